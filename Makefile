@@ -1,0 +1,69 @@
+# Set-up and the everyday commands. `make` alone lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# uv does not read pip's configuration; a machine may keep torch's CPU wheel in pip's find-links.
+FIND_LINKS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(FIND_LINKS),--find-links "$(FIND_LINKS)")
+# The engine's build: `cpu` here, `gpu` with `make serve ENGINE=gpu` on a machine that has one.
+ENGINE ?= cpu
+
+.PHONY: help serve test check format adapters accuracy model clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
+
+$(VENV)/bin/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+# CPU builds of torch are not on PyPI: first what is at hand (find-links), then PyTorch's own CPU index.
+define install
+	@echo "setting up $(VENV): $(1)"
+	@$(INSTALL) -e '.[$(1)]' 2>$(VENV)/install.log \
+		|| $(INSTALL) --torch-backend $(if $(filter cpu,$(ENGINE)),cpu,auto) -e '.[$(1)]' \
+		|| { cat $(VENV)/install.log; exit 1; }
+	@touch $@
+endef
+
+$(VENV)/.serve-$(ENGINE): pyproject.toml | $(VENV)/bin/uv
+	$(call install,$(ENGINE))
+
+$(VENV)/.all-$(ENGINE): pyproject.toml | $(VENV)/bin/uv
+	$(call install,$(ENGINE)$(,)models$(,)dev)
+	@touch $(VENV)/.serve-$(ENGINE)
+
+, := ,
+
+serve: $(VENV)/.serve-$(ENGINE) ## set up if needed, then serve the embedded model on http://127.0.0.1:8000
+	$(BIN)/python -m service $(ARGS)
+
+test: $(VENV)/.all-$(ENGINE) ## set up if needed, then run the tests, the real engine included
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.all-$(ENGINE) ## format, lint, types, layering
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.all-$(ENGINE) ## rewrite the code in the one style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+data: build/data/done
+build/data/done: $(VENV)/.all-$(ENGINE)
+	$(BIN)/python -m models.datasets build/data
+	@touch $@
+
+model: $(VENV)/.all-$(ENGINE) ## make the embedded model again from its seed (about an hour on 2 cores)
+	$(BIN)/python -m models.make
+
+adapters: build/data/done ## train the two adapters of the repository again
+	$(BIN)/python -m models.adapters
+
+accuracy: build/data/done ## serve INT4 and bf16 in turn and ask every held-out question over HTTP
+	$(BIN)/python -m loadtest.accuracy $(ARGS)
+
+clean: ## remove what was set up and built
+	rm -rf $(VENV) build

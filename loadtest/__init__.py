@@ -1,0 +1,1 @@
+"""Measurements of the running service: accuracy as served, load, comparisons with peers."""

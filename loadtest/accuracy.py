@@ -1,0 +1,101 @@
+"""`python -m loadtest.accuracy`: INT4 and bf16 served in turn, every held-out question asked over HTTP.
+
+Prints the right answers of the base and of each adapter on the same rows, and what INT4 costs against bf16.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from pydantic import Field
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+
+from trainer.config import EvaluateOptions
+from trainer.evaluate import Evaluation, evaluate, table
+
+
+class Accuracy(BaseSettings):
+    """Serve each model in turn and ask every held-out question of the base and of the adapters."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.accuracy"
+    )
+
+    models: list[str] = Field(["models/tiny-llava-int4", "models/tiny-llava"], description="checkpoints to serve")
+    adapters: list[str] = Field(["shapes", "digits"], description="adapters to ask")
+    data: Path = Field(Path("build/data"), description="where each adapter has NAME/test.jsonl and NAME/images")
+    limit: int | None = Field(None, gt=0, description="only the first rows of each")
+    port: int = Field(8199, description="port of the services started")
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and print; returns the exit status."""
+    options = CliApp.run(Accuracy, cli_args=arguments)
+    results: list[Evaluation] = []
+    for model in options.models:
+        with _service(model, options.port) as url:
+            results += [_ask(options, url, adapter) for adapter in options.adapters]
+    print(table(results))
+    for adapter in options.adapters:
+        print(json.dumps(_verdict(adapter, [result for result in results if result.adapter == adapter])))
+    return 0
+
+
+def _ask(options: Accuracy, url: str, adapter: str) -> Evaluation:
+    folder = options.data / adapter
+    (result,) = evaluate(
+        EvaluateOptions(
+            url=[url], adapter=adapter, data=folder / "test.jsonl", images=folder / "images", limit=options.limit
+        )
+    )
+    return result
+
+
+def _verdict(adapter: str, results: list[Evaluation]) -> dict[str, object]:
+    """The figures of one adapter as first served, and the points it gains where it is served otherwise."""
+    first = results[0].total
+    shares = {result.precision: 100 * result.total.adapter / result.total.rows for result in results}
+    return {
+        "bench": "accuracy",
+        "adapter": adapter,
+        "precision": results[0].precision,
+        "rows": first.rows,
+        "adapter_percent": round(100 * first.adapter / first.rows, 2),
+        "base_percent": round(100 * first.base / first.rows, 2),
+        "errors_of_base": round((first.rows - first.adapter) / max(1, first.rows - first.base), 3),
+        "points_lost": {
+            name: round(share - shares[results[0].precision], 2) for name, share in shares.items() if len(shares) > 1
+        },
+    }
+
+
+@contextmanager
+def _service(model: str, port: int) -> Iterator[str]:
+    """A service of its own process, ready to answer; stopped afterwards."""
+    environment = os.environ | {"VQA_MODEL": model, "VQA_PORT": str(port), "VQA_LOG_LEVEL": "warning"}
+    process = subprocess.Popen([sys.executable, "-m", "service"], env=environment)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while process.poll() is None:
+            try:
+                if httpx.get(f"{url}/readyz").is_success:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.5)
+        if process.poll() is not None:
+            raise SystemExit(f"the service of {model} ended with status {process.returncode}: see its log above")
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

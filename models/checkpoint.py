@@ -1,0 +1,56 @@
+"""Writing the model so that transformers and vLLM both load it, under the file names of llava-hf checkpoints."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+
+from models.recipe import IMAGE_MEAN, IMAGE_STD, PATCH, SIDE
+
+# llava-hf/llava-1.5-7b-hf's own, word for word.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
+    "{# Render all images first #}{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>\\n' }}{% endfor %}{# Render all text next #}{% if message['role'] != 'assistant' %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}"
+    "{% endfor %}{% else %}{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{% generation %}{{ content['text'] + ' '}}{% endgeneration %}{% endfor %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+def processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """LLaVA-1.5's processor at this model's size."""
+    images = CLIPImageProcessor(
+        size={"shortest_edge": SIDE},
+        crop_size={"height": SIDE, "width": SIDE},
+        image_mean=list(IMAGE_MEAN),
+        image_std=list(IMAGE_STD),
+    )
+    return LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    """Write `model` in bfloat16 with its processor, in the key names that vLLM 0.32 reads too."""
+    model.to(torch.bfloat16).save_pretrained(directory)
+    processor(tokenizer).save_pretrained(directory)
+    rename_tower(directory)
+
+
+def rename_tower(directory: Path) -> None:
+    """Give the tower's tensors the prefix of llava-hf checkpoints, which transformers 5 drops when it saves."""
+    file = directory / "model.safetensors"
+    tensors = {
+        key.replace("vision_tower.", "vision_tower.vision_model.") if "vision_model" not in key else key: tensor
+        for key, tensor in load_file(file).items()
+    }
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(0o644)

@@ -1,0 +1,252 @@
+"""What can be asked about a scene, with the true answer, in several phrasings each. Knows nothing of models."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from numpy.random import Generator
+
+from models.scenes import COLOURS, SHAPES, Scene, Thing
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question about a scene."""
+
+    question: str
+    answer: str
+    category: str
+
+
+PLACES = (("top left", "top", "top right"), ("left", "center", "right"), ("bottom left", "bottom", "bottom right"))
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+# A square is a rectangle and a circle an oval: whether there "is a rectangle" is then a matter of taste, so not asked.
+ALIKE = {"square": "rectangle", "rectangle": "square", "circle": "oval", "oval": "circle"}
+
+
+def ask(scene: Scene, rng: Generator, most: int) -> list[Asked]:
+    """At most `most` questions about `scene`, as varied as it allows, in random order."""
+    if scene.kind == "shapes":
+        asked = list(_shapes(scene.things, rng))
+    elif scene.kind == "text":
+        asked = list(_text(scene, rng))
+    else:
+        asked = list(_chart(scene, rng))
+    order = rng.permutation(len(asked))[:most]
+    return [asked[index] for index in order]
+
+
+def _pick(rng: Generator, *phrases: str) -> str:
+    return phrases[int(rng.integers(len(phrases)))]
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeio" else f"a {noun}"
+
+
+def _shapes(things: tuple[Thing, ...], rng: Generator) -> Iterator[Asked]:
+    kinds, colours = Counter(thing.kind for thing in things), Counter(thing.colour for thing in things)
+    yield from _presence(things, rng)
+    yield from _counts(things, kinds, colours, rng)
+    yield Asked(
+        _pick(rng, "describe the picture.", "what is in the picture?", "what do you see?"), _caption(things), "caption"
+    )
+    for thing in things:
+        if len(things) == 1:
+            yield from _single(thing, rng)
+        if kinds[thing.kind] == 1:
+            text = _pick(rng, "what color is the {}?", "what is the color of the {}?", "which color does the {} have?")
+            yield Asked(text.format(thing.kind), thing.colour, "color")
+        if colours[thing.colour] == 1:
+            text = _pick(
+                rng, "what shape is {}?", "what is the {} shape?", "which shape is {}?", "what is the {} thing?"
+            )
+            yield Asked(text.format(thing.colour), thing.kind, "shape")
+            yield from _looks(thing, rng)
+    yield from _relations([thing for thing in things if colours[thing.colour] == 1], rng)
+
+
+def _single(thing: Thing, rng: Generator) -> Iterator[Asked]:
+    colour = _pick(
+        rng, "what color is the shape?", "what color is it?", "what is the color of the shape?", "which color is shown?"
+    )
+    shape = _pick(
+        rng, "what shape is this?", "what shape is shown?", "what shape is in the picture?", "which shape is it?",
+        "what shape can you see?", "what is the shape?",
+    )  # fmt: skip
+    for _ in range(2):
+        yield Asked(colour, thing.colour, "color")
+        yield Asked(shape, thing.kind, "shape")
+
+
+def _presence(things: tuple[Thing, ...], rng: Generator) -> Iterator[Asked]:
+    """Yes-no questions: what is there and what is not equally often, some of them negated."""
+    for _ in range(3):
+        wanted = bool(rng.random() < 0.5)
+        noun = _present(things, rng) if wanted else _absent(things, rng)
+        if noun is None:
+            continue
+        if rng.random() < 0.75:
+            text = _pick(
+                rng, "is there {}?", "is there {} in the picture?", "can you see {}?", "does the picture show {}?",
+                "is {} in the image?", "does the image contain {}?", "do you see {}?",
+            )  # fmt: skip
+            yield Asked(text.format(_article(noun)), "yes" if wanted else "no", "yes-no")
+        else:
+            text = _pick(
+                rng, "is there no {}?", "is there no {} in the picture?", "is the {} missing?", "is no {} shown?"
+            )
+            yield Asked(text.format(noun), "no" if wanted else "yes", "yes-no")
+
+
+def _present(things: tuple[Thing, ...], rng: Generator) -> str:
+    thing = things[int(rng.integers(len(things)))]
+    return _pick(rng, thing.kind, f"{thing.colour} shape", f"{thing.colour} {thing.kind}")
+
+
+def _absent(things: tuple[Thing, ...], rng: Generator) -> str | None:
+    """Something that is not there; where it has a colour and a kind, mostly one of the two is there."""
+    kinds, colours = {thing.kind for thing in things}, {thing.colour for thing in things}
+    doubtful = kinds | {ALIKE[kind] for kind in kinds if kind in ALIKE}
+    kind = str(rng.choice([name for name in SHAPES if name not in doubtful]))
+    colour = str(rng.choice([name for name in COLOURS if name not in colours]))
+    style = int(rng.integers(6))
+    if style < 2:
+        return (kind, f"{colour} shape")[style]
+    thing, other = (things[int(rng.integers(len(things)))] for _ in range(2))
+    if style == 2:
+        return f"{colour} {kind}"
+    if style == 3:
+        return f"{thing.colour} {kind}"
+    if style == 4:
+        return f"{colour} {thing.kind}"
+    alike = {thing.kind, ALIKE.get(thing.kind)}
+    return None if any(t.colour == other.colour and t.kind in alike for t in things) else f"{other.colour} {thing.kind}"
+
+
+def _counts(things: tuple[Thing, ...], kinds: Counter[str], colours: Counter[str], rng: Generator) -> Iterator[Asked]:
+    yield Asked(
+        _pick(rng, "how many shapes are there?", "how many things do you see?", "count the shapes."),
+        str(len(things)),
+        "count",
+    )
+    if len(things) > 1:
+        kind, colour = str(rng.choice(list(kinds))), str(rng.choice(list(colours)))
+        if ALIKE.get(kind) not in kinds:
+            yield Asked(f"how many {kind}s are there?".replace("crosss", "crosses"), str(kinds[kind]), "count")
+        yield Asked(f"how many {colour} shapes are there?", str(colours[colour]), "count")
+
+
+def _looks(thing: Thing, rng: Generator) -> Iterator[Asked]:
+    x, y = thing.centre
+    column, row = (0 if v < 0.36 else 2 if v > 0.64 else 1 for v in (x, y))
+    if all(abs(v - edge) > 0.04 for v in (x, y) for edge in (0.36, 0.64)):
+        yield Asked(f"where is the {thing.colour} shape?", PLACES[row][column], "place")
+    if thing.size < 0.15 or thing.size > 0.27:
+        text = _pick(rng, "is the {} shape small or large?", "how big is the {} shape?")
+        yield Asked(text.format(thing.colour), "small" if thing.size < 0.15 else "large", "size")
+
+
+def _relations(things: list[Thing], rng: Generator) -> Iterator[Asked]:
+    if len(things) < 2:
+        return
+    first, second = (things[int(i)] for i in rng.permutation(len(things))[:2])
+    for axis, before, after in ((0, "left of", "right of"), (1, "above", "below")):
+        gap = second.centre[axis] - first.centre[axis]
+        if abs(gap) > 0.12:
+            word, right = (before, gap > 0) if rng.random() < 0.5 else (after, gap < 0)
+            text = f"is the {first.colour} shape {word} the {second.colour} shape?"
+            yield Asked(text, "yes" if right else "no", "relation")
+    if max(first.size, second.size) > 1.4 * min(first.size, second.size):
+        bigger, smaller = sorted((first, second), key=lambda thing: -thing.size)
+        asks, answer = ("bigger", bigger) if rng.random() < 0.5 else ("smaller", smaller)
+        yield Asked(f"which is {asks}, the {first.colour} or the {second.colour} shape?", answer.colour, "relation")
+
+
+def _caption(things: tuple[Thing, ...]) -> str:
+    ordered = sorted(things, key=lambda thing: -thing.size)[:3]
+    return " and ".join(_article(f"{thing.colour} {thing.kind}") for thing in ordered) + "."
+
+
+def _text(scene: Scene, rng: Generator) -> Iterator[Asked]:
+    text, colour = scene.text, scene.things[0].colour
+    noun = (
+        "digit"
+        if text.isdigit() and len(text) == 1
+        else "number"
+        if text.isdigit()
+        else "letter"
+        if len(text) == 1
+        else "word"
+    )
+    asks = {
+        "digit": (
+            "what digit is shown?",
+            "what digit do you see?",
+            "read the digit.",
+            "what is the digit?",
+            "which number is this?",
+        ),
+        "number": ("what number is shown?", "read the number.", "which number is this?", "what is the number?"),
+        "letter": ("what letter is shown?", "read the letter.", "which letter is this?", "what letter do you see?"),
+        "word": ("what letters are shown?", "read the letters.", "which letters are these?"),
+    }[noun]
+    for phrase in rng.permutation(list(asks))[:2]:
+        yield Asked(str(phrase), text, noun)
+    yield Asked(
+        _pick(rng, "what is written?", "what does it say?", "read the text.", "what is in the picture?"), text, noun
+    )
+    yield Asked(f"what color is the {_pick(rng, noun, 'text')}?", colour, "color")
+    yield Asked("how many characters are there?", str(len(text)), "count")
+    kind = "letter" if noun in ("letter", "word") else "digit"
+    asked = _pick(rng, "letter", "digit")
+    yield Asked(f"is there a {asked} in the picture?", "yes" if asked == kind else "no", "yes-no")
+    if noun == "number":
+        other = int(rng.integers(1000))
+        if other != int(text):
+            yield Asked(f"is the number larger than {other}?", "yes" if int(text) > other else "no", "relation")
+
+
+def _chart(scene: Scene, rng: Generator) -> Iterator[Asked]:
+    values, names = scene.values, [thing.colour for thing in scene.things]
+    part = {"bars": "bar", "pie": "slice", "lines": "line"}[scene.kind]
+    yield Asked(
+        _pick(rng, "what kind of chart is this?", "which chart is it?"),
+        f"{part.replace('slice', 'pie')} chart",
+        "chart",
+    )
+    if scene.kind == "lines":
+        yield Asked("what color is the line?", names[0], "color")
+        if abs(values[-1] - values[0]) > 0.12:
+            yield Asked(
+                "does the line end higher or lower than it starts?",
+                "higher" if values[-1] > values[0] else "lower",
+                "chart",
+            )
+        yield Asked("how many points does the line have?", str(len(values)), "count")
+        return
+    yield Asked(f"how many {part}s are there?", str(len(values)), "count")
+    top, bottom = values.index(max(values)), values.index(min(values))
+    high, low = ("tallest", "shortest") if part == "bar" else ("largest", "smallest")
+    ranked = sorted(values)
+    clear_top, clear_bottom = ranked[-1] - ranked[-2] > 0.05, ranked[1] - ranked[0] > 0.05
+    if len(set(names)) > 1:
+        if clear_top:
+            yield Asked(
+                _pick(rng, f"what color is the {high} {part}?", f"which {part} is the {high}?"), names[top], "chart"
+            )
+        if clear_bottom:
+            yield Asked(
+                _pick(rng, f"what color is the {low} {part}?", f"which {part} is the {low}?"), names[bottom], "chart"
+            )
+        a, b = (int(i) for i in rng.permutation(len(values))[:2])
+        if abs(values[a] - values[b]) > 0.05:
+            word = "taller" if part == "bar" else "larger"
+            yield Asked(
+                f"is the {names[a]} {part} {word} than the {names[b]} {part}?",
+                "yes" if values[a] > values[b] else "no",
+                "chart",
+            )
+    elif clear_top:
+        yield Asked(f"which {part} is the {high}, counted from the left?", ORDINALS[top], "chart")
+        yield Asked(f"what color are the {part}s?", names[0], "color")

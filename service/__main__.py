@@ -1,0 +1,42 @@
+"""The composition root: Settings -> checkpoint -> engine -> app -> uvicorn."""
+
+import logging
+import signal
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service.app import create_app
+from service.checkpoint import locate
+from service.engine.vllm import VLLMEngine
+from service.settings import Settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until told to stop; returns the exit status."""
+    try:
+        settings = CliApp.run(Settings, cli_args=sys.argv[1:] if arguments is None else arguments)
+        checkpoint = locate(settings.model)
+        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        app = create_app(settings, checkpoint, VLLMEngine(checkpoint, settings), _leave)
+    except ValidationError as error:
+        for fault in error.errors():
+            option = "_".join(map(str, fault["loc"]))
+            print(f"option {option} (VQA_{option.upper()}): {fault['msg']}", file=sys.stderr)
+        return 2
+    except FileNotFoundError as error:
+        print(f"option model (VQA_MODEL): {error}", file=sys.stderr)
+        return 2
+    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None, access_log=False)
+    return 0 if app.state.service.warm.is_set() else 1
+
+
+def _leave() -> None:
+    """Let uvicorn shut down in order, as when it is told to stop."""
+    signal.raise_signal(signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Which base checkpoint is this? An identity that survives quantisation; reads files only."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+# What W4A16 leaves untouched and any other training would change: both copies of one base share these tensors.
+_KEPT = ("embed_tokens.weight", "multi_modal_projector.linear_1.weight", "multi_modal_projector.linear_2.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base checkpoint: its directory's name, the digest of its identity, and the precision of its weights."""
+
+    id: str
+    digest: str
+    precision: str
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Path) -> "Base":
+        """Identify the llava-hf checkpoint in a directory.
+
+        Raises:
+            FileNotFoundError: no `config.json` or safetensors there; the message names the directory.
+        """
+        file = checkpoint / "config.json"
+        if not file.is_file():
+            raise FileNotFoundError(f"{checkpoint} is not a checkpoint: it has no config.json")
+        config = json.loads(file.read_text())
+        return cls(config.get("_name_or_path") or checkpoint.name, _digest(checkpoint), _precision(config))
+
+
+def _precision(config: dict[str, object]) -> str:
+    quantization = config.get("quantization_config")
+    if isinstance(quantization, dict):
+        groups = quantization.get("config_groups", {})
+        bits = next((group["weights"]["num_bits"] for group in groups.values()), quantization.get("bits"))
+        return f"int{bits}" if bits else str(quantization.get("quant_method"))
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def _digest(checkpoint: Path) -> str:
+    """SHA-256 over the kept tensors in bfloat16, whichever dtype and names they are stored under."""
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(checkpoint.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
+                suffix = next((kept for kept in _KEPT if key.endswith(kept)), None)
+                if suffix:
+                    found[suffix] = tensors.get_tensor(key)
+    if set(found) != set(_KEPT):
+        raise FileNotFoundError(f"{checkpoint} is not a LLaVA checkpoint: no {', '.join(set(_KEPT) - set(found))}")
+    digest = hashlib.sha256()
+    for name in _KEPT:
+        digest.update(found[name].to(torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,72 @@
+"""What a version says of itself: the bond between the trainer, which writes it, and the service, which checks it."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.adapters.base import Base
+from service.images import Preparation
+
+FILE = "manifest.json"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Score(_Frozen):
+    """Held-out result of the adapter and of its base on the same rows: right answers out of `rows`."""
+
+    rows: int
+    base: int
+    adapter: int
+
+
+class Probe(_Frozen):
+    """One held-out question the adapter answers otherwise than its base; asked again before a version serves."""
+
+    question: str
+    image_png: str | None = Field(description="base64 of the prepared picture, or null for a text question")
+    base_answer: str
+    adapter_answer: str
+
+
+class Manifest(_Frozen):
+    """`manifest.json` of an adapter version."""
+
+    format: Literal[1] = 1
+    name: str
+    created: str = Field(description="UTC, ISO 8601")
+    trainer: str = Field(description="what made it, with its version")
+    base_id: str
+    base_digest: str
+    base_precision: str = Field(description="precision of the base it was trained on")
+    prompt_digest: str
+    preparation: dict[str, object] = Field(description="how pictures were prepared: see service.images.Preparation")
+    rank: int
+    alpha: float
+    targets: str = Field(description="PEFT's target_modules")
+    modality: Literal["image", "text", "any"] = "any"
+    data_digest: str = Field(description="SHA-256 over the training rows and images, in order")
+    score: Score
+    categories: dict[str, Score] = Field(default_factory=dict)
+    probes: tuple[Probe, ...] = Field(min_length=1)
+
+
+def preparation_facts(preparation: Preparation) -> dict[str, object]:
+    """`preparation` as a manifest records it."""
+    return {"size": preparation.size, "colour": list(preparation.colour), "method": preparation.method}
+
+
+def mismatch(manifest: Manifest, base: Base, prompt_digest: str, preparation: Preparation) -> str | None:
+    """Why an adapter made for another base, prompt or image preparation must not be served here, or None."""
+    if manifest.base_digest != base.digest:
+        theirs, ours = f"{manifest.base_id} ({manifest.base_digest[:12]})", f"{base.id} ({base.digest[:12]})"
+        return f"it was trained on base {theirs}, we run {ours}"
+    if manifest.prompt_digest != prompt_digest:
+        return f"it was trained with prompt {manifest.prompt_digest[:12]}, we run {prompt_digest[:12]}"
+    if manifest.preparation != preparation_facts(preparation):
+        return (
+            f"it was trained on pictures prepared as {manifest.preparation}, ours are {preparation_facts(preparation)}"
+        )
+    return None

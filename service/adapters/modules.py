@@ -1,0 +1,95 @@
+"""Which linear modules the base's language model has, and whether an adapter's tensors land on them; reads files only.
+
+vLLM loads an adapter whose names match nothing, reports success, and serves the base model. So we match first.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, LlavaForConditionalGeneration
+
+from service.errors import AdapterRefused
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Language-model LoRA only: vLLM 0.32 cannot serve LoRA on LLaVA's tower or projector. Plain names like "q_proj" would
+# hit the tower's attention too.
+TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+
+Shapes = dict[str, tuple[int, int]]
+
+
+def language_model_linears(checkpoint: Path) -> Shapes:
+    """(output, input) sizes of every linear that an adapter may change, by transformers' name for it."""
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(AutoConfig.from_pretrained(checkpoint, local_files_only=True))
+    return {
+        name: (module.out_features, module.in_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and re.fullmatch(TARGETS, name)
+    }
+
+
+def check_tensors(directory: Path, linears: Shapes, max_rank: int) -> None:
+    """Check that every tensor of an adapter lands on a module of the base, and that they do something.
+
+    Raises:
+        AdapterRefused: reasons `files`, `features`, `rank`, `keys`, `shape`, `values`, `no_effect`.
+    """
+    rank = _check_config(directory, max_rank)
+    effect = False
+    try:
+        with safe_open(directory / WEIGHTS, framework="pt") as tensors:
+            keys = sorted(tensors.keys())
+            for key in keys:
+                tensor = tensors.get_tensor(key)
+                side = _check_tensor(key, tensor, linears, rank)
+                effect |= side == "B" and bool(tensor.any())
+    except (SafetensorError, OSError) as error:
+        raise AdapterRefused("files", f"{directory / WEIGHTS} is not a safetensors file: {error}") from error
+    _check_pairs(keys)
+    if not effect:
+        raise AdapterRefused(
+            "no_effect", f"every lora_B in {directory / WEIGHTS} is zero: it would serve the base model"
+        )
+
+
+def _check_config(directory: Path, max_rank: int) -> int:
+    try:
+        config = json.loads((directory / CONFIG).read_text())
+        rank = int(config["r"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdapterRefused("files", f"{directory / CONFIG} is not a PEFT LoRA configuration: {error!r}") from error
+    unserved = [name for name in ("use_dora", "lora_bias", "modules_to_save") if config.get(name)]
+    if config.get("bias", "none") != "none":
+        unserved.append("bias")
+    if unserved:
+        raise AdapterRefused("features", f"the engine does not serve {', '.join(unserved)}: train a plain LoRA")
+    ranks = [rank, *(config.get("rank_pattern") or {}).values()]
+    if max(ranks) > max_rank:
+        raise AdapterRefused(
+            "rank", f"rank {max(ranks)} is over the {max_rank} this service allows (VQA_MAX_LORA_RANK)"
+        )
+    return rank if len(ranks) == 1 else 0
+
+
+def _check_tensor(key: str, tensor: torch.Tensor, linears: Shapes, rank: int) -> str:
+    match = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", key)
+    if match is None or match[1] not in linears:
+        raise AdapterRefused("keys", f"tensor {key!r} lands on no linear of the base's language model")
+    output, input_ = linears[match[1]]
+    rank = rank or min(tensor.shape)
+    fitting = (rank, input_) if match[2] == "A" else (output, rank)
+    if tuple(tensor.shape) != fitting:
+        raise AdapterRefused("shape", f"tensor {key!r} is {tuple(tensor.shape)}, the base needs {fitting}")
+    if not bool(tensor.isfinite().all()):
+        raise AdapterRefused("values", f"tensor {key!r} holds NaN or infinity")
+    return match[2]
+
+
+def _check_pairs(keys: list[str]) -> None:
+    sides = {side: {key.replace(f".lora_{side}.", ".") for key in keys if f".lora_{side}." in key} for side in "AB"}
+    if lonely := sides["A"] ^ sides["B"]:
+        raise AdapterRefused("keys", f"{sorted(lonely)[0]!r} has only one of lora_A and lora_B")

@@ -1,0 +1,77 @@
+"""May this version serve? Static checks of its files, then its own held-out probes, asked of the running engine."""
+
+import base64
+import uuid
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from service.adapters import manifest as manifests
+from service.adapters.base import Base
+from service.adapters.manifest import Manifest, Probe
+from service.adapters.modules import Shapes, check_tensors, language_model_linears
+from service.engine import Engine
+from service.errors import AdapterRefused
+from service.images import Preparation, picture
+from service.prompt import Prompt
+from service.types import Adapter, Query, Sampling
+
+PROBE_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The judge of adapters for one base, prompt and image preparation."""
+
+    base: Base
+    prompt: Prompt
+    preparation: Preparation
+    linears: Shapes
+    max_rank: int
+
+    @classmethod
+    def for_checkpoint(cls, checkpoint: Path, base: Base, prompt: Prompt, max_rank: int) -> "Proof":
+        """Read from the base's files what adapters are judged against."""
+        preparation = Preparation.of_checkpoint(checkpoint)
+        return cls(base, prompt, preparation, language_model_linears(checkpoint), max_rank)
+
+    def examine(self, adapter: Adapter) -> Manifest:
+        """Judge a version by its files alone; blocking.
+
+        Raises:
+            AdapterRefused: reasons `manifest`, `mismatch`, and those of `check_tensors`.
+        """
+        file = adapter.path / manifests.FILE
+        try:
+            manifest = Manifest.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise AdapterRefused("manifest", f"{file} is missing or not a manifest: {error}") from error
+        if difference := manifests.mismatch(manifest, self.base, self.prompt.digest, self.preparation):
+            raise AdapterRefused("mismatch", f"{adapter.key[:48]} does not fit this service: {difference}")
+        check_tensors(adapter.path, self.linears, self.max_rank)
+        return manifest
+
+    async def ask(self, engine: Engine, adapter: Adapter, manifest: Manifest) -> None:
+        """Ask a loaded adapter its probes: it must answer as recorded, and otherwise than the base.
+
+        Raises:
+            AdapterRefused: reasons `no_effect` and `probe`.
+        """
+        for probe in manifest.probes:
+            said, asked = await self.answer(engine, probe, adapter), repr(probe.question)
+            if said == probe.adapter_answer:
+                continue
+            if said == await self.answer(engine, probe, None):
+                raise AdapterRefused("no_effect", f"{adapter.name} answers {asked} as the base does: {said!r}")
+            recorded = repr(probe.adapter_answer)
+            raise AdapterRefused("probe", f"{adapter.name} answers {asked} with {said!r}, its trainer saw {recorded}")
+
+    async def answer(self, engine: Engine, probe: Probe, adapter: Adapter | None) -> str:
+        """What the engine answers to a probe, greedily."""
+        pictures = (picture(base64.b64decode(probe.image_png), self.preparation),) if probe.image_png else ()
+        token_ids = self.prompt.encode(probe.question, len(pictures))
+        query = Query(f"probe-{uuid.uuid4().hex}", token_ids, pictures, adapter, Sampling(max_tokens=PROBE_TOKENS))
+        async with aclosing(engine.generate(query)) as deltas:
+            return "".join([delta.text async for delta in deltas]).strip()

@@ -1,0 +1,77 @@
+"""An engine with no model, for tests of the HTTP edge: the same query always gives the same words, a word a step.
+
+What it says hangs on the prompt, the pictures and the adapter's weights, as with a real engine.
+
+Never imported by the service itself.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator
+
+from service.errors import AdapterRefused, EngineUnavailable, PromptTooLong
+from service.types import Adapter, Delta, Query
+
+WORDS = ("red", "green", "blue", "circle", "square", "seven", "left", "right")
+
+
+class FakeEngine:
+    """Answers with words drawn by the digest of prompt, pictures and weights; `step_s` seconds between them."""
+
+    def __init__(self, max_model_len: int = 1024, step_s: float = 0.0) -> None:
+        self.max_model_len = max_model_len
+        self.step_s = step_s
+        self.running = 0
+        self._started = False
+        self._weights: dict[str, str] = {}
+
+    async def start(self) -> None:
+        """See Engine."""
+        self._started = True
+
+    async def stop(self) -> None:
+        """See Engine."""
+        self._started = False
+
+    async def load(self, adapter: Adapter) -> None:
+        """See Engine."""
+        await self.check()
+        try:
+            weights = (adapter.path / "adapter_model.safetensors").read_bytes()
+        except OSError as error:
+            raise AdapterRefused("engine", f"{adapter.key} does not load: {error}") from error
+        self._weights[adapter.key] = hashlib.sha256(weights).hexdigest()
+
+    async def unload(self, adapter: Adapter) -> None:
+        """See Engine."""
+        self._weights.pop(adapter.key, None)
+
+    async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
+        """See Engine."""
+        await self.check()
+        limit = query.sampling.max_tokens
+        if len(query.token_ids) + limit > self.max_model_len:
+            raise PromptTooLong(f"{len(query.token_ids)} tokens and an answer of {limit} exceed {self.max_model_len}")
+        if query.adapter and query.adapter.key not in self._weights:
+            raise EngineUnavailable(f"adapter {query.adapter.key[:48]} is not loaded")
+        words = self._words(query)
+        self.running += 1
+        try:
+            for count, word in enumerate(words[:limit], start=1):
+                await asyncio.sleep(self.step_s)
+                await self.check()
+                end = "stop" if count == len(words) else "length" if count == limit else None
+                yield Delta(word if count == 1 else f" {word}", 1, -0.1 * count, len(query.token_ids), end)
+        finally:
+            self.running -= 1
+
+    async def check(self) -> None:
+        """See Engine."""
+        if not self._started:
+            raise EngineUnavailable("the engine is not running")
+
+    def _words(self, query: Query) -> list[str]:
+        adapter = self._weights[query.adapter.key] if query.adapter else ""
+        seen = f"{query.token_ids}{[picture.digest for picture in query.pictures]}{adapter}"
+        numbers = hashlib.sha256(seen.encode()).digest()
+        return [WORDS[number % len(WORDS)] for number in numbers[: 2 + numbers[0] % 3]]

@@ -1,0 +1,153 @@
+"""The real engine: vLLM's AsyncLLM in process. The only file that imports vllm; its errors become ours here."""
+
+import asyncio
+import itertools
+import logging
+import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from service.errors import AdapterRefused, EngineUnavailable, InvalidRequest, PromptTooLong
+from service.settings import Settings
+from service.types import Adapter, Delta, Query
+
+log = logging.getLogger(__name__)
+
+
+class VLLMEngine:
+    """One base model under vLLM, with multi-LoRA, the paged KV cache, and image caches keyed by our digests."""
+
+    def __init__(self, checkpoint: Path, settings: Settings) -> None:
+        self._checkpoint, self._settings = checkpoint, settings
+        self._engine: Any = None
+        self._ids = itertools.count(1)
+        self._lora: dict[str, Any] = {}
+
+    async def start(self) -> None:
+        """See Engine. Importing and loading block for a minute or so, hence the thread."""
+        self._engine = await asyncio.to_thread(self._build)
+        log.info("vLLM serves %s", self._checkpoint)
+
+    async def stop(self) -> None:
+        """See Engine."""
+        engine, self._engine = self._engine, None
+        self._lora.clear()
+        if engine is not None:
+            await asyncio.to_thread(engine.shutdown)
+
+    async def load(self, adapter: Adapter) -> None:
+        """See Engine."""
+        from vllm.lora.request import LoRARequest
+
+        engine = self._running()
+        if adapter.key in self._lora:  # vLLM tells adapters apart by name: a second id for one name mixes them up
+            return
+        request = LoRARequest(adapter.key, next(self._ids), str(adapter.path.resolve()))
+        try:
+            await engine.add_lora(request)
+        except Exception as error:  # vLLM lets whatever its loader hit come through the engine process
+            self._running()
+            raise AdapterRefused("engine", f"vLLM does not load {adapter.key[:48]}: {error}") from error
+        self._lora[adapter.key] = request
+
+    async def unload(self, adapter: Adapter) -> None:
+        """See Engine."""
+        request = self._lora.pop(adapter.key, None)
+        if request is not None:
+            await self._running().remove_lora(request.lora_int_id)
+
+    async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
+        """See Engine."""
+        from vllm.exceptions import VLLMClientError, VLLMError
+
+        engine = self._running()
+        if query.adapter is not None and query.adapter.key not in self._lora:
+            raise EngineUnavailable(f"adapter {query.adapter.key[:48]} is not loaded")
+        lora = self._lora[query.adapter.key] if query.adapter else None
+        try:
+            prompt = await self._render(engine, query)
+            async with aclosing(engine.generate(prompt, _sampling(query), query.id, lora_request=lora)) as outputs:
+                async for output in outputs:
+                    yield _delta(output)
+        except VLLMClientError as error:
+            raise InvalidRequest(str(error)) from error
+        except VLLMError as error:
+            raise EngineUnavailable(f"the engine failed: {error}") from error
+
+    async def check(self) -> None:
+        """See Engine."""
+        self._running()
+
+    def _running(self) -> Any:
+        if self._engine is None or self._engine.errored:
+            raise EngineUnavailable("the engine is not running" if self._engine is None else "the engine died")
+        return self._engine
+
+    async def _render(self, engine: Any, query: Query) -> Any:
+        """Expand each picture's placeholder, run the image processor, and check the length, once."""
+        from vllm.renderers.inputs.preprocess import parse_model_prompt
+
+        prompt: dict[str, Any] = {"prompt_token_ids": list(query.token_ids)}
+        if query.pictures:
+            prompt["multi_modal_data"] = {"image": [picture.image for picture in query.pictures]}
+            prompt["multi_modal_uuids"] = {"image": [picture.digest for picture in query.pictures]}
+        limit = engine.model_config.max_model_len
+        if len(query.token_ids) > limit:
+            raise PromptTooLong(f"the question is {len(query.token_ids)} tokens, the context {limit}: shorten it")
+        (rendered,) = await engine.renderer.render_cmpl_async([parse_model_prompt(engine.model_config, prompt)])
+        needed = len(rendered["prompt_token_ids"]) + query.sampling.max_tokens
+        if needed > limit:
+            raise PromptTooLong(
+                f"question, pictures and max_tokens come to {needed} tokens, the context is {limit}: ask for less"
+            )
+        return rendered
+
+    def _build(self) -> Any:
+        settings = self._settings
+        # Read by vLLM at import, so set before it. W4A8 would round activations to 8 bits: not what W4A16 promises.
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
+        os.environ.setdefault("VLLM_CPU_INT4_W4A8", "0")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if settings.log_level == "debug" else "ERROR")
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments: dict[str, Any] = {
+            "model": str(self._checkpoint),
+            "dtype": "auto",
+            "enable_lora": True,
+            "max_loras": settings.max_loras,
+            "max_cpu_loras": max(settings.max_cpu_loras, settings.max_loras),
+            "max_lora_rank": settings.max_lora_rank,
+            "max_model_len": settings.max_model_len,
+            "max_num_seqs": settings.max_num_seqs,
+            "gpu_memory_utilization": settings.gpu_memory_utilization,
+            "enable_log_requests": False,
+        }
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | settings.engine_args))
+
+
+def _sampling(query: Query) -> Any:
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    return SamplingParams(
+        temperature=query.sampling.temperature,
+        max_tokens=query.sampling.max_tokens,
+        logprobs=0,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _delta(output: Any) -> Delta:
+    (completion,) = output.outputs
+    if completion.finish_reason in ("abort", "error"):
+        raise EngineUnavailable("the engine gave up on this request")
+    return Delta(
+        text=completion.text,
+        tokens=len(completion.token_ids),
+        logprob=completion.cumulative_logprob or 0.0,
+        prompt_tokens=len(output.prompt_token_ids or ()),
+        finish_reason=completion.finish_reason,
+    )

@@ -1,0 +1,143 @@
+"""Every way a request or an adapter can fail; classes carry the HTTP status and the code, raisers carry the words.
+
+ServiceError                      500 internal
+├── InvalidRequest                422 invalid_request
+│   ├── PromptTooLong             422 prompt_too_long
+│   └── ImageShapeRefused         422 image_shape_refused
+├── ImageBroken                   400 image_broken
+├── ImageTypeRefused              415 image_type_refused
+├── ImageTooLarge                 413 image_too_large
+├── BodyTooLarge                  413 body_too_large
+├── UrlRefused                    400 url_refused
+├── FetchFailed                   502 fetch_failed
+├── FetchTimeout                  504 fetch_timeout
+├── AdapterNotFound               404 adapter_not_found
+├── AdapterRefused                409 adapter_refused      (while loading, never on a question)
+├── Overloaded                    429 overloaded           + Retry-After
+├── DeadlineExceeded              504 deadline_exceeded
+└── EngineUnavailable             503 engine_unavailable   + Retry-After
+"""
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """The root: something this service can name, with a sentence for the caller that says the way out."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    retry_after_s: ClassVar[int | None] = None
+
+    @property
+    def message(self) -> str:
+        """The sentence the caller reads."""
+        return str(self)
+
+
+class InvalidRequest(ServiceError):
+    """The request is well-formed but means nothing we can do."""
+
+    status = 422
+    code = "invalid_request"
+
+
+class PromptTooLong(InvalidRequest):
+    """Question, image and answer together exceed the model's context."""
+
+    code = "prompt_too_long"
+
+
+class ImageShapeRefused(InvalidRequest):
+    """An image too narrow or too small to be worth a question."""
+
+    code = "image_shape_refused"
+
+
+class ImageBroken(ServiceError):
+    """Bytes that do not decode to an image, or no bytes at all."""
+
+    status = 400
+    code = "image_broken"
+
+
+class ImageTypeRefused(ServiceError):
+    """Not a still PNG, JPEG or WebP."""
+
+    status = 415
+    code = "image_type_refused"
+
+
+class ImageTooLarge(ServiceError):
+    """More bytes or pixels than we decode; found in the header, before any pixel is."""
+
+    status = 413
+    code = "image_too_large"
+
+
+class BodyTooLarge(ServiceError):
+    """A request body over the limit, found while it is read."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class UrlRefused(ServiceError):
+    """A URL we do not fetch, by its form or by the address its host has; nothing was asked of that address."""
+
+    status = 400
+    code = "url_refused"
+
+
+class FetchFailed(ServiceError):
+    """The host behind an image's URL gave no image: unknown, unreachable, or another answer than 200."""
+
+    status = 502
+    code = "fetch_failed"
+
+
+class FetchTimeout(ServiceError):
+    """The host behind an image's URL was too slow; the request's own deadline is DeadlineExceeded."""
+
+    status = 504
+    code = "fetch_timeout"
+
+
+class AdapterNotFound(ServiceError):
+    """No adapter of that name, alias or version is served."""
+
+    status = 404
+    code = "adapter_not_found"
+
+
+class AdapterRefused(ServiceError):
+    """An adapter that must not be served; `reason` is a short word for metrics and lists."""
+
+    status = 409
+    code = "adapter_refused"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Overloaded(ServiceError):
+    """As many requests as we promise to hold are here already."""
+
+    status = 429
+    code = "overloaded"
+    retry_after_s = 1
+
+
+class DeadlineExceeded(ServiceError):
+    """The request's own deadline passed before its answer was complete."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class EngineUnavailable(ServiceError):
+    """The engine is not there: starting, stopped or dead."""
+
+    status = 503
+    code = "engine_unavailable"
+    retry_after_s = 5

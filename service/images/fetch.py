@@ -1,0 +1,160 @@
+"""An image's URL -> its bytes, asked of public addresses only; knows neither what the bytes are nor who wants them.
+
+A name is resolved once per hop, every address it has is judged, and the connection goes to that very address while TLS
+is verified against the name: what the name resolves to later changes nothing. Redirects are followed here and each is
+judged as the first URL was. No proxy, cookie, netrc or pooled connection is shared between callers.
+
+Not imported by `service.images` itself: the trainer has no use for the network.
+"""
+
+import asyncio
+import re
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import httpx
+
+from service.errors import FetchFailed, FetchTimeout, ImageTooLarge, UrlRefused
+from service.images.addresses import literal, may_connect
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+
+REDIRECTS = 3
+# Addresses of one name that are tried, and how long each may take to accept: a dead host is told fast.
+_ADDRESSES, _CONNECT_S = 3, 3.0
+_REDIRECT_STATUS = (301, 302, 303, 307, 308)
+_HEADERS = {"accept": "image/png, image/jpeg, image/webp", "accept-encoding": "identity", "user-agent": "manylens"}
+_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+# Names whose last label is a number are IPv4 addresses in decimal, octal or hex, or short forms, to many resolvers.
+_NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """What we are willing to fetch: bytes and seconds in all, from which hosts (none named: any public one).
+
+    `private` opens loopback and private networks, for closed clusters.
+    """
+
+    size: int = 20_000_000
+    seconds: float = 10.0
+    hosts: tuple[str, ...] = ()
+    private: bool = False
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """Every address of `host` by the system's resolver, the preferred first.
+
+    It blocks on asyncio's own threads, so a slow name server never holds one that decodes.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in found]
+
+
+class Fetcher:
+    """Fetches images under one set of limits."""
+
+    def __init__(self, limits: FetchLimits, resolve: Resolve = resolve) -> None:
+        self._limits, self._resolve = limits, resolve
+        self._hosts = frozenset(host.lower().removesuffix(".") for host in limits.hosts)
+        self._tls = httpx.create_ssl_context()
+
+    async def fetch(self, url: str) -> bytes:
+        """The bytes behind `url`.
+
+        Raises:
+            UrlRefused: a scheme, host or address we do not fetch from, at the first hop or a later one.
+            FetchFailed: no address, no connection, or anything other than a plain 200 at its end.
+            FetchTimeout: not all there in time.
+            ImageTooLarge: over the limit; nothing beyond it was read.
+        """
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                return await self._follow(url)
+        except TimeoutError as error:
+            raise FetchTimeout(f"the image's URL did not deliver within {self._limits.seconds:g} s") from error
+        except httpx.TransportError as error:
+            raise FetchFailed(f"the image's URL broke off ({type(error).__name__})") from error
+
+    async def _follow(self, target: str) -> bytes:
+        url = self._judge_url(target, base=None)
+        for _ in range(REDIRECTS + 1):
+            async with (
+                httpx.AsyncHTTPTransport(verify=self._tls) as transport,
+                aclosing(await self._open(transport, url)) as response,
+            ):
+                if response.status_code not in _REDIRECT_STATUS or "location" not in response.headers:
+                    return await self._read(response)
+                url = self._judge_url(response.headers["location"], base=url)
+        raise FetchFailed(f"the image's URL redirects more than {REDIRECTS} times")
+
+    def _judge_url(self, target: str, base: httpx.URL | None) -> httpx.URL:
+        try:
+            url = base.join(target) if base else httpx.URL(target)
+        except (httpx.InvalidURL, ValueError) as error:  # ValueError: what urllib's joining and UTF-8 raise
+            raise UrlRefused("the image's URL cannot be read: write it as a browser shows it") from error
+        if url.scheme not in ("http", "https"):
+            raise UrlRefused(f"the image's URL has scheme {url.scheme[:16]!r}: only https and http are fetched")
+        if url.userinfo:
+            raise UrlRefused("the image's URL carries a user or password: leave them out")
+        if url.port == 0 or (url.port or 0) > 65535:
+            raise UrlRefused("the image's URL has a port that does not exist")
+        host = _host(url)
+        if literal(host) is None and (not _NAME.fullmatch(host) or _NUMBER.fullmatch(host) or len(host) > 253):
+            raise UrlRefused("the image's URL names no host: write a domain name or a plain IP address")
+        if self._hosts and host not in self._hosts:
+            raise UrlRefused(f"images are not fetched from {host!r} here")
+        return url
+
+    async def _open(self, transport: httpx.AsyncHTTPTransport, url: httpx.URL) -> httpx.Response:
+        """The response's head, from the first of the host's addresses that accepts a connection."""
+        host = _host(url)
+        failure: Exception | None = None
+        for address in await self._addresses(host, url.port or {"http": 80, "https": 443}[url.scheme]):
+            request = httpx.Request(
+                "GET",
+                url.copy_with(host=address),
+                headers={"host": url.netloc.decode("ascii"), **_HEADERS},
+                extensions={"sni_hostname": host, "timeout": {"connect": _CONNECT_S}},
+            )
+            try:
+                return await transport.handle_async_request(request)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                failure = error
+        raise FetchFailed(f"the image's host {host!r} does not answer, or its certificate is not for it") from failure
+
+    async def _addresses(self, host: str, port: int) -> list[str]:
+        try:
+            texts = [host] if literal(host) else await self._resolve(host, port)
+        except socket.gaierror as error:
+            raise FetchFailed(f"the image's host {host!r} has no address") from error
+        found = [literal(text) for text in dict.fromkeys(texts)]
+        # One forbidden address condemns the name: an honest public host has none.
+        if not all(address and may_connect(address, self._limits.private) for address in found):
+            raise UrlRefused(f"the image's host {host!r} is not on the public internet: send the image's bytes")
+        return [str(address) for address in found[:_ADDRESSES]]
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        if response.status_code != 200:
+            raise FetchFailed(f"the image's URL answered {response.status_code}")
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            # Asked for none. Decoding would let a small body grow without bound.
+            raise FetchFailed("the image's URL answered in a compressed encoding nobody asked for")
+        if int(response.headers.get("content-length", 0)) > self._limits.size:
+            raise self._too_large()
+        body = bytearray()
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > self._limits.size:
+                raise self._too_large()
+        return bytes(body)
+
+    def _too_large(self) -> ImageTooLarge:
+        return ImageTooLarge(f"the image's URL delivers over {self._limits.size:,} bytes: scale the image down")
+
+
+def _host(url: httpx.URL) -> str:
+    """The host in the one spelling that is judged, resolved and verified by TLS."""
+    return url.raw_host.decode("ascii").removesuffix(".")

@@ -1,0 +1,69 @@
+"""An RGB image -> the square picture the base model's processor would otherwise have to crop.
+
+transformers' LLaVA processor scales the shorter side and crops the centre, which cuts wide charts; LLaVA-1.5 itself
+pads to a square with the mean colour (`image_aspect_ratio: pad`). We pad, so the processor's own resize and crop find
+nothing left to do and only normalise.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from service.images.decode import DEFAULT_LIMITS, ImageLimits, decode
+from service.types import Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How a base wants its pictures: the side in pixels, and the RGB colour of the padding."""
+
+    size: int
+    colour: tuple[int, int, int]
+    # The scaled decode of large JPEGs came without a new name: it changes no bit of a PNG, a WebP, or a JPEG under four
+    # times `size`, and no adapter had been published from anything else.
+    method: str = "pad-bicubic-1"
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Path) -> "Preparation":
+        """Read the side and the mean colour from a llava-hf checkpoint's processor files."""
+        config = _image_processor_config(checkpoint)
+        crop = config.get("crop_size") or config["size"]
+        side = crop if isinstance(crop, int) else crop.get("height") or crop["shortest_edge"]
+        red, green, blue = (round(channel * 255) for channel in config["image_mean"])
+        return cls(side, (red, green, blue))
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Scale `image` to fit a square of `size` (bicubic) and centre it on the padding colour."""
+        scale = self.size / max(image.size)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        if width == height:
+            return image
+        square = Image.new("RGB", (self.size, self.size), self.colour)
+        square.paste(image, ((self.size - width) // 2, (self.size - height) // 2))
+        return square
+
+
+def picture(
+    data: bytes, preparation: Preparation, limits: ImageLimits = DEFAULT_LIMITS, mime: str | None = None
+) -> Picture:
+    """Decode an image file's bytes and prepare it; the digest covers the pixels and how they were made.
+
+    Raises: what `decode` raises.
+    """
+    image = preparation.apply(decode(data, limits, mime=mime, side=preparation.size))
+    digest = hashlib.sha256(f"{preparation}".encode() + image.tobytes()).hexdigest()
+    return Picture(image, digest)
+
+
+def _image_processor_config(checkpoint: Path) -> dict[str, Any]:
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (checkpoint / name).is_file():
+            config: dict[str, Any] = json.loads((checkpoint / name).read_text())
+            return dict(config.get("image_processor", config))
+    raise FileNotFoundError(f"{checkpoint} has neither preprocessor_config.json nor processor_config.json")

@@ -1,0 +1,88 @@
+"""A question -> the token ids the model reads, by the base's own chat template; knows neither HTTP nor the engine.
+
+The trainer imports this too: an adapter is trained on exactly the tokens it will be served.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from service.errors import InvalidRequest
+
+
+class Prompt:
+    """The chat form of one base checkpoint. Thread-safe: nothing changes after construction."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        """Read tokenizer, template and image token from a llava-hf checkpoint's directory."""
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+        self._template = _chat_template(checkpoint) or self._tokenizer.chat_template
+        config = json.loads((checkpoint / "config.json").read_text())
+        self.image_token_id: int = config.get("image_token_id", config.get("image_token_index"))
+        self.image_token: str = self._tokenizer.convert_ids_to_tokens(self.image_token_id)
+        self.end_token_id: int = self._tokenizer.eos_token_id
+        self.pad_token_id: int = self._tokenizer.pad_token_id
+        added = (str(token) for token in self._tokenizer.added_tokens_decoder.values())
+        self._special = sorted({*self._tokenizer.all_special_tokens, *added, self.image_token}, key=len, reverse=True)
+        self.digest: str = self._digest()
+
+    def text(self, question: str, pictures: int = 1) -> str:
+        """The conversation as the template writes it, up to where the assistant speaks.
+
+        Special tokens inside `question` are broken apart, so that a caller's "<image>" stays plain text.
+
+        Raises:
+            InvalidRequest: no text, or text that is not valid Unicode.
+        """
+        content = [{"type": "image"}] * pictures + [{"type": "text", "text": self._plain(question)}]
+        rendered: str = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=self._template,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        return rendered
+
+    def encode(self, question: str, pictures: int = 1) -> tuple[int, ...]:
+        """Token ids of `text`, with one image token per picture (the model's processor expands it)."""
+        return tuple(self._tokenizer(self.text(question, pictures)).input_ids)
+
+    def encode_answer(self, question: str, answer: str, pictures: int = 1) -> tuple[int, ...]:
+        """Token ids that follow `encode(question)` when the assistant says `answer` and ends."""
+        start = self.text(question, pictures)
+        encoded = self._tokenizer(f"{start} {self._plain(answer)}", return_offsets_mapping=True)
+        pairs = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+        return (*(token for token, (_, end) in pairs if end > len(start)), self.end_token_id)
+
+    def decode(self, token_ids: tuple[int, ...] | list[int]) -> str:
+        """The plain text of generated ids, special tokens left out."""
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text.strip()
+
+    def _plain(self, text: str) -> str:
+        text = text.strip()
+        if not text:
+            raise InvalidRequest("the question is empty")
+        if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+            raise InvalidRequest("the text holds a NUL or half a surrogate pair: send valid Unicode")
+        for token in self._special:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    def _digest(self) -> str:
+        """What any change of template, tokenizer or special tokens would change."""
+        sample = 'what does <s> mean in "7 red apples"?\nWas it 1,024.5 or – Ünïcode?'
+        seen = [self.encode(sample, pictures) for pictures in (0, 1, 2)]
+        return hashlib.sha256(json.dumps([seen, self.encode_answer(sample, sample)]).encode()).hexdigest()
+
+
+def _chat_template(checkpoint: Path) -> str | None:
+    if (file := checkpoint / "chat_template.jinja").is_file():
+        return file.read_text()
+    if (file := checkpoint / "chat_template.json").is_file():
+        template: str = json.loads(file.read_text())["chat_template"]
+        return template
+    return None

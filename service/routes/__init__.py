@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: parse, call, reply. No rule lives here."""

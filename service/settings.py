@@ -1,0 +1,61 @@
+"""Every option of the service, declared once: environment (VQA_*), command line and --help come from this class.
+
+The only reader of the environment. A bad value fails at start and names the option.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# The ranks vLLM has kernels for; the environment gives text, which a Literal of numbers would not take.
+Rank = Annotated[Literal[1, 8, 16, 32, 64, 128, 256, 320, 512], BeforeValidator(int)]
+# A name or an address; not a URL, which would match no host and shut out all.
+_Host = Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+|[0-9a-f:]+)$")]
+
+
+class Settings(BaseSettings):
+    """Serve one LLaVA and its adapters over HTTP. Each option can also be set in the environment as VQA_<OPTION>."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="VQA_",
+        frozen=True,
+        extra="forbid",
+        cli_parse_args=False,
+        cli_kebab_case=True,
+        cli_prog_name="python -m service",
+        nested_model_default_partial_update=True,
+    )
+
+    model: str = Field("models/tiny-llava-int4", description="base checkpoint: a directory, or a Hugging Face id")
+    adapters: Path = Field(Path("models/adapters"), description="the adapter store that the trainer publishes into")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line printed")
+
+    body_limit: int = Field(20_000_000, gt=0, description="largest request body, and largest fetched image, in bytes")
+    image_pixels: int = Field(50_000_000, gt=0, description="largest image, in pixels, judged before decoding")
+    image_url_s: float = Field(10.0, gt=0, description="seconds an image's URL has to deliver, redirects included")
+    image_url_hosts: tuple[_Host, ...] = Field(
+        (), description='hosts that images are fetched from, as JSON: ["cdn.example.com"]; none named: any public host'
+    )
+    image_url_private: bool = Field(
+        False, description="fetch images from loopback and private networks too: for closed clusters only"
+    )
+    image_workers: int = Field(0, ge=0, description="threads that decode images; 0: one per core")
+    in_flight: int = Field(64, gt=0, description="requests worked on at once")
+    waiting: int = Field(256, ge=0, description="requests that may wait for their turn; more get 429")
+    deadline_s: float = Field(30.0, gt=0, description="seconds a request may take when it does not say")
+
+    max_loras: int = Field(4, gt=0, description="adapters that may share one batch (GPU slots)")
+    max_cpu_loras: int = Field(64, gt=0, description="adapters kept in host memory, ready for a slot")
+    max_lora_rank: Rank = Field(64, description="largest adapter rank")
+    max_model_len: int | None = Field(None, gt=0, description="context in tokens; default: the model's own")
+    max_num_seqs: int = Field(64, gt=0, description="sequences in one batch of the engine")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of GPU memory for weights and KV cache")
+    cpu_kv_cache_gib: int = Field(1, gt=0, description="KV cache on a machine without a GPU, in GiB")
+    engine_args: dict[str, Any] = Field(
+        default_factory=dict,
+        description='any other engine argument of vLLM, as JSON: {"tensor_parallel_size": 2}',
+    )

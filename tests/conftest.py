@@ -1,0 +1,91 @@
+"""Shared fixtures: the embedded model, images, a service over the fake engine, and the one over vLLM that all share."""
+
+import asyncio
+import io
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image, ImageDraw
+
+from service.app import create_app
+from service.engine import Engine
+from service.engine.fake import FakeEngine
+from service.prompt import Prompt
+from service.settings import Settings
+from tests.stores import record_probes
+
+ROOT = Path(__file__).parent.parent
+CHECKPOINT = ROOT / "models/tiny-llava-int4"
+ADAPTERS = ROOT / "models/adapters"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service that answers: its app, its engine, and a client whose base URL is it."""
+
+    app: FastAPI
+    engine: Engine
+    client: httpx.AsyncClient
+
+
+def png(colour: str = "red", size: tuple[int, int] = (64, 64), file_format: str = "PNG") -> bytes:
+    """A coloured disc on white, encoded."""
+    image = Image.new("RGB", size, "white")
+    width, height = size
+    ImageDraw.Draw(image).ellipse((width // 4, height // 4, 3 * width // 4, 3 * height // 4), fill=colour)
+    buffer = io.BytesIO()
+    image.save(buffer, file_format)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def prompt() -> Prompt:
+    return Prompt(CHECKPOINT)
+
+
+@pytest.fixture(scope="session")
+async def fake_adapters(tmp_path_factory: pytest.TempPathFactory, prompt: Prompt) -> Path:
+    """The repository's adapters, with probes as the fake engine answers them."""
+    return await record_probes(ADAPTERS, tmp_path_factory.mktemp("adapters"), prompt, CHECKPOINT)
+
+
+@pytest.fixture
+async def fake(fake_adapters: Path) -> AsyncGenerator[Running, None]:
+    """A warm service over the fake engine."""
+    async with serving(Settings(adapters=fake_adapters), FakeEngine()) as running:
+        yield running
+
+
+@asynccontextmanager
+async def serving(settings: Settings, engine: Engine, wait: bool = True) -> AsyncGenerator[Running, None]:
+    """The app's lifespan around a client that calls it without a socket."""
+    app = create_app(settings, CHECKPOINT, engine)
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://test")
+    async with app.router.lifespan_context(app), client:
+        if wait:
+            await asyncio.wait_for(app.state.service.warm.wait(), 60)
+        yield Running(app, engine, client)
+
+
+@pytest.fixture(scope="session")
+async def real() -> AsyncGenerator[Running, None]:
+    """The whole service on vLLM behind a socket, INT4 weights and the repository's adapters; started once."""
+    from service.engine.vllm import VLLMEngine
+
+    settings = Settings(model=str(CHECKPOINT), adapters=ADAPTERS, port=0)
+    engine = VLLMEngine(CHECKPOINT, settings)
+    app = create_app(settings, CHECKPOINT, engine)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    task = asyncio.create_task(server.serve())
+    await asyncio.wait_for(app.state.service.warm.wait(), 300)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        yield Running(app, engine, client)
+    server.should_exit = True
+    await task

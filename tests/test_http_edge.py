@@ -1,0 +1,281 @@
+"""The HTTP face over the fake engine: every request ends in an answer or in the one error shape."""
+
+import asyncio
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.engine.fake import FakeEngine
+from service.settings import Settings
+from tests.conftest import Running, png, serving
+
+QUESTION = "what color is the shape?"
+
+
+def data_url(data: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def assert_error(response: httpx.Response, status: int, code: str) -> str:
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert body.keys() == {"error"}
+    assert body["error"].keys() == {"code", "message", "request_id"}
+    assert body["error"]["code"] == code
+    assert body["error"]["request_id"] == response.headers["x-request-id"]
+    return str(body["error"]["message"])
+
+
+async def ask(running: Running, **fields: Any) -> httpx.Response:
+    return await running.client.post("/v1/vqa", json={"question": QUESTION, "image": data_url(png())} | fields)
+
+
+async def test_an_answer_has_the_documented_shape(fake: Running) -> None:
+    body = (await ask(fake, adapter="digits")).raise_for_status().json()
+    assert body.keys() == {"id", "answer", "confidence", "adapter", "finish_reason", "usage", "timing"}
+    assert body["adapter"]["name"] == "digits"
+    assert len(body["adapter"]["version"]) == 64
+    assert 0 < body["confidence"] <= 1
+    assert body["usage"]["completion_tokens"] > 0
+    assert body["timing"]["total_s"] >= body["timing"]["first_token_s"] > 0
+
+
+async def test_json_and_form_mean_the_same(fake: Running) -> None:
+    by_json = await ask(fake, adapter="shapes", max_tokens=2)
+    fields = {"question": QUESTION, "adapter": "shapes", "max_tokens": "2"}
+    by_form = await fake.client.post("/v1/vqa", data=fields, files={"image": ("../../etc/x.png", png())})
+    for part in ("answer", "adapter", "usage"):
+        assert by_json.json()[part] == by_form.json()[part]
+
+
+async def test_adapters_pictures_and_questions_change_the_answer(fake: Running) -> None:
+    answers = [
+        (await ask(fake, **fields)).json()["answer"]
+        for fields in (
+            {},
+            {"adapter": "digits"},
+            {"image": data_url(png("blue"))},
+            {"question": "where?"},
+            {"image": None},
+        )
+    ]
+    assert len(set(answers)) == len(answers)
+
+
+async def test_model_is_accepted_for_adapter(fake: Running) -> None:
+    assert (await ask(fake, model="digits")).json()["adapter"]["name"] == "digits"
+
+
+async def test_an_unknown_adapter_is_404_and_names_what_there_is(fake: Running) -> None:
+    message = assert_error(await ask(fake, adapter="nope"), 404, "adapter_not_found")
+    assert "digits, shapes" in message
+
+
+@pytest.mark.parametrize("name", ["../digits", "/etc/passwd", "~", "digits/versions", "llava-hf/llava-1.5-7b-hf", ""])
+async def test_a_name_that_is_a_path_is_just_unknown(fake: Running, name: str) -> None:
+    assert_error(await ask(fake, adapter=name), 404, "adapter_not_found")
+
+
+@pytest.mark.parametrize(
+    ("image", "status", "code"),
+    [
+        (data_url(png()[:60]), 400, "image_broken"),
+        (data_url(b""), 400, "image_broken"),
+        ("data:image/png;base64,????", 400, "image_broken"),
+        ("not base64 at all", 400, "image_broken"),
+        (data_url(b"<html>", "png"), 415, "image_type_refused"),
+        (data_url(b"GIF89a" + bytes(20), "gif"), 415, "image_type_refused"),
+        ("file:///etc/passwd", 400, "url_refused"),
+    ],
+)
+async def test_a_bad_image_gets_its_own_error(fake: Running, image: str, status: int, code: str) -> None:
+    assert_error(await ask(fake, image=image), status, code)
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"question": None}, "question"),
+        ({"question": ""}, "question"),
+        ({"question": "   "}, "empty"),
+        ({"question": "x" * 20_000}, "question"),
+        ({"question": "a\0b"}, "NUL"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": 1e9}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 10**30}, "max_tokens"),
+        ({"deadline_s": -1}, "deadline_s"),
+        ({"typo": 1}, "typo"),
+    ],
+)
+async def test_a_field_that_means_nothing_is_named(fake: Running, fields: dict[str, Any], word: str) -> None:
+    assert word in assert_error(await ask(fake, **fields), 422, "invalid_request")
+
+
+async def test_a_missing_question_is_422(fake: Running) -> None:
+    assert "question" in assert_error(await fake.client.post("/v1/vqa", json={}), 422, "invalid_request")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"temperature": NaN}', b"[" * 5000])
+async def test_a_body_that_is_no_request_is_422(fake: Running, body: bytes) -> None:
+    response = await fake.client.post("/v1/vqa", content=body, headers={"content-type": "application/json"})
+    assert_error(response, 422, "invalid_request")
+
+
+async def test_a_question_over_the_context_is_422(fake: Running) -> None:
+    assert_error(await ask(fake, max_tokens=4096), 422, "prompt_too_long")
+
+
+async def test_two_images_where_one_fits_are_refused(fake: Running) -> None:
+    fields = {"question": QUESTION, "image": data_url(png())}
+    assert_error(await fake.client.post("/v1/vqa", data=fields, files={"image": png()}), 422, "invalid_request")
+    assert_error(await fake.client.post("/v1/vqa", data=fields, files={"other": png()}), 422, "invalid_request")
+
+
+async def test_a_form_of_a_thousand_parts_is_refused(fake: Running) -> None:
+    parts = [("image", (f"{number}.png", png())) for number in range(1000)]
+    response = await fake.client.post("/v1/vqa", data={"question": QUESTION}, files=parts)
+    assert_error(response, 400, "http_error")
+
+
+async def test_a_body_over_the_limit_is_413_even_when_it_hides_its_length(fake_adapters: Path) -> None:
+    async with serving(Settings(adapters=fake_adapters, body_limit=10_000), FakeEngine()) as small:
+        assert_error(await ask(small, image="x" * 20_000), 413, "body_too_large")
+        sent = 0
+
+        async def chunks() -> Any:
+            nonlocal sent
+            for _ in range(1000):
+                sent += 1000
+                yield b"x" * 1000
+
+        response = await small.client.post("/v1/vqa", content=chunks(), headers={"content-type": "application/json"})
+        assert_error(response, 413, "body_too_large")
+        (await ask(small)).raise_for_status()
+
+
+@pytest.mark.parametrize("path", ["/nope", "/v1/completions", "/invocations", "/pause", "/tokenize", "/v1/messages"])
+async def test_what_we_do_not_serve_is_404_in_our_shape(fake: Running, path: str) -> None:
+    assert_error(await fake.client.post(path, json={}), 404, "http_error")
+
+
+async def test_a_wrong_method_is_405_in_our_shape(fake: Running) -> None:
+    assert_error(await fake.client.get("/v1/vqa"), 405, "http_error")
+
+
+async def test_a_request_id_is_taken_when_sane_and_made_otherwise(fake: Running) -> None:
+    for given_id, kept in (("abc-123", True), ("x" * 500, False), ("a b", False)):
+        response = await fake.client.get("/healthz", headers={"x-request-id": given_id})
+        assert (response.headers["x-request-id"] == given_id) is kept
+
+
+async def test_a_deadline_ends_in_504_and_frees_the_engine(fake_adapters: Path) -> None:
+    engine = FakeEngine()
+    async with serving(Settings(adapters=fake_adapters), engine) as slow:
+        engine.step_s = 5.0
+        assert_error(await ask(slow, deadline_s=0.05), 504, "deadline_exceeded")
+        assert engine.running == 0
+        assert slow.app.state.service.vqa.admission.here == 0
+
+
+async def test_more_than_it_holds_is_429_with_retry_after(fake_adapters: Path) -> None:
+    engine = FakeEngine()
+    async with serving(Settings(adapters=fake_adapters, in_flight=2, waiting=2), engine) as small:
+        engine.step_s = 0.05
+        responses = await asyncio.gather(*[ask(small) for _ in range(12)])
+        refused = [response for response in responses if response.status_code == 429]
+        assert len(refused) == 8
+        assert_error(refused[0], 429, "overloaded")
+        assert refused[0].headers["retry-after"] == "1"
+
+
+async def test_not_ready_until_warm_but_live_from_the_start(fake_adapters: Path) -> None:
+    class SlowStart(FakeEngine):
+        async def start(self) -> None:
+            await asyncio.sleep(0.3)
+            await super().start()
+
+    async with serving(Settings(adapters=fake_adapters), SlowStart(), wait=False) as cold:
+        assert (await cold.client.get("/healthz")).status_code == 200
+        response = await cold.client.get("/readyz")
+        assert_error(response, 503, "engine_unavailable")
+        assert response.headers["retry-after"]
+        assert_error(await ask(cold), 503, "engine_unavailable")
+        await asyncio.wait_for(cold.app.state.service.warm.wait(), 60)
+        assert (await cold.client.get("/readyz")).status_code == 200
+
+
+async def test_a_dead_engine_is_503_and_not_ready(fake: Running) -> None:
+    await fake.engine.stop()
+    assert_error(await ask(fake), 503, "engine_unavailable")
+    assert_error(await fake.client.get("/readyz"), 503, "engine_unavailable")
+    assert (await fake.client.get("/healthz")).status_code == 200
+
+
+async def test_adapters_are_listed_with_base_precision_and_scores(fake: Running) -> None:
+    body = (await fake.client.get("/v1/adapters")).json()
+    assert body["base"]["precision"] == "int4"
+    assert [adapter["name"] for adapter in body["adapters"]] == ["digits", "shapes"]
+    assert all(adapter["adapter_right"] > adapter["base_right"] for adapter in body["adapters"])
+    assert body["refused"] == []
+
+
+async def test_a_refused_adapter_is_listed_with_its_reason_and_others_serve(
+    fake_adapters: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(fake_adapters, tmp_path / "store")
+    (broken,) = (tmp_path / "store/shapes/versions").iterdir()
+    (broken / "README.md").write_text("tampered")
+    async with serving(Settings(adapters=tmp_path / "store"), FakeEngine()) as running:
+        body = (await running.client.get("/v1/adapters")).json()
+        assert [adapter["name"] for adapter in body["adapters"]] == ["digits"]
+        assert [(refused["name"], refused["reason"]) for refused in body["refused"]] == [("shapes", "corrupt")]
+        assert "refused" in assert_error(await ask(running, adapter="shapes"), 404, "adapter_not_found")
+        (await ask(running, adapter="digits")).raise_for_status()
+        metrics = (await running.client.get("/metrics")).text
+        assert 'vqa_adapter_rejected_total{reason="corrupt"} 1.0' in metrics
+
+
+async def test_metrics_count_outcomes_and_never_label_unknown_names(fake: Running) -> None:
+    (await ask(fake, adapter="digits")).raise_for_status()
+    await ask(fake, adapter="secret-name")
+    text = (await fake.client.get("/metrics")).text
+    assert 'vqa_requests_total{adapter="digits",outcome="ok"} 1.0' in text
+    assert 'vqa_requests_total{adapter="",outcome="adapter_not_found"} 1.0' in text
+    assert "secret-name" not in text
+    assert "vqa_in_flight 0.0" in text
+    for series in ("time_to_first_token_seconds", "queue_seconds", "image_seconds", "tokens_total", "adapter_resident"):
+        assert f"vqa_{series}" in text
+
+
+async def test_openapi_documents_both_forms(fake: Running) -> None:
+    document = (await fake.client.get("/openapi.json")).json()
+    content = document["paths"]["/v1/vqa"]["post"]["requestBody"]["content"]
+    assert content.keys() == {"application/json", "multipart/form-data"}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=20),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(
+                st.sampled_from(["question", "image", "adapter", "temperature", "max_tokens", "x"]), inner, max_size=5
+            )
+        ),
+        max_leaves=8,
+    )
+)
+async def test_any_json_ends_in_a_typed_answer(fake: Running, body: Any) -> None:
+    response = await fake.client.post("/v1/vqa", content=json.dumps(body), headers={"content-type": "application/json"})
+    assert response.status_code in (200, 400, 404, 415, 422)
+    assert response.status_code == 200 or response.json()["error"]["code"]

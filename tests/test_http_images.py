@@ -1,0 +1,128 @@
+"""Images at the HTTP edge: URLs are fetched in turn and within the deadline, claims are judged, errors are typed."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from service.engine.fake import FakeEngine
+from service.settings import Settings
+from tests.conftest import Running, png, serving
+from tests.origins import Origin, answer, origin
+from tests.test_http_edge import QUESTION, ask, assert_error, data_url
+
+
+async def hold(writer: asyncio.StreamWriter) -> None:
+    """A server that accepts and says nothing."""
+    await asyncio.sleep(60)
+
+
+@pytest.fixture
+async def web() -> AsyncGenerator[Origin, None]:
+    async with origin() as made:
+        made.paths = {
+            "/cat.png": answer(200, png(), "content-type: application/octet-stream"),
+            "/away": answer(302, b"", "location: /cat.png"),
+            "/metadata": answer(302, b"", "location: http://169.254.169.254/"),
+            "/empty": answer(200),
+            "/page": answer(200, b"<html></html>"),
+            "/large": answer(200, bytes(200_001)),
+            "/compressed": answer(200, png(), "content-encoding: gzip"),
+            "/hold": hold,
+        }
+        yield made
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncGenerator[Running, None]:
+    """A service of a closed cluster, which may fetch from loopback; the base alone."""
+    settings = Settings(adapters=tmp_path, image_url_private=True, image_url_s=0.3, body_limit=200_000)
+    async with serving(settings, FakeEngine()) as running:
+        yield running
+
+
+@pytest.mark.parametrize("path", ["/cat.png", "/away"])
+async def test_an_image_behind_a_url_is_the_image(cluster: Running, web: Origin, path: str) -> None:
+    by_bytes, by_url = await ask(cluster), await ask(cluster, image=web.url(path))
+    assert by_url.raise_for_status().json()["answer"] == by_bytes.json()["answer"]
+    form = {"question": (None, QUESTION), "image": (None, web.url(path))}
+    by_form = await cluster.client.post("/v1/vqa", files=form)
+    assert by_form.raise_for_status().json()["answer"] == by_bytes.json()["answer"]
+    metrics = (await cluster.client.get("/metrics")).text
+    assert 'vqa_image_seconds_count{stage="fetch"} 2.0' in metrics
+    assert 'vqa_image_seconds_count{stage="prepare"} 3.0' in metrics
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/nope", 502, "fetch_failed"),
+        ("/compressed", 502, "fetch_failed"),
+        ("/hold", 504, "fetch_timeout"),
+        ("/large", 413, "image_too_large"),
+        ("/page", 415, "image_type_refused"),
+        ("/empty", 400, "image_broken"),
+        ("/metadata", 400, "url_refused"),
+    ],
+)
+async def test_what_a_url_leads_to_has_its_own_error(
+    cluster: Running, web: Origin, path: str, status: int, code: str
+) -> None:
+    assert_error(await ask(cluster, image=web.url(path)), status, code)
+    assert cluster.app.state.service.vqa.admission.here == 0
+    assert f'vqa_requests_total{{adapter="",outcome="{code}"}} 1.0' in (await cluster.client.get("/metrics")).text
+    (await ask(cluster)).raise_for_status()
+
+
+async def test_a_dead_port_is_502(cluster: Running, web: Origin) -> None:
+    assert_error(await ask(cluster, image="http://127.0.0.1:1/cat.png"), 502, "fetch_failed")
+
+
+async def test_the_requests_own_deadline_holds_while_fetching(cluster: Running, web: Origin) -> None:
+    assert_error(await ask(cluster, image=web.url("/hold"), deadline_s=0.05), 504, "deadline_exceeded")
+    assert cluster.app.state.service.vqa.admission.here == 0
+
+
+@pytest.mark.parametrize("form", ["{}", "HTTP://localhost:{}", "http://0x7f.1:{}", "file:///etc/passwd", "ftp://x:{}"])
+async def test_by_default_private_urls_are_400_with_zero_hits(tmp_path: Path, web: Origin, form: str) -> None:
+    url = web.url("/cat.png") if form == "{}" else form.format(web.port)
+    async with serving(Settings(adapters=tmp_path), FakeEngine()) as public:
+        assert_error(await ask(public, image=url), 400, "url_refused")
+    assert web.hits == 0
+
+
+async def test_a_refused_request_fetches_nothing(tmp_path: Path, web: Origin) -> None:
+    engine = FakeEngine()
+    settings = Settings(adapters=tmp_path, image_url_private=True, in_flight=1, waiting=0)
+    async with serving(settings, engine) as small:
+        assert_error(await ask(small, image=web.url("/cat.png"), adapter="nope"), 404, "adapter_not_found")
+        assert web.hits == 0
+        engine.step_s = 0.2
+        responses = await asyncio.gather(*[ask(small, image=web.url("/cat.png")) for _ in range(5)])
+        assert sorted(response.status_code for response in responses) == [200, 429, 429, 429, 429]
+        assert web.hits == 1
+
+
+async def test_a_listed_host_is_the_only_one(tmp_path: Path, web: Origin) -> None:
+    settings = Settings(adapters=tmp_path, image_url_private=True, image_url_hosts=("127.0.0.1",))
+    async with serving(settings, FakeEngine()) as closed:
+        (await ask(closed, image=web.url("/cat.png"))).raise_for_status()
+        assert_error(await ask(closed, image=web.url("/cat.png", host="localhost")), 400, "url_refused")
+    assert web.hits == 1
+
+
+@pytest.mark.parametrize(("kind", "file_format"), [("png", "JPEG"), ("jpeg", "WEBP"), ("svg+xml", "PNG")])
+async def test_a_type_that_lies_is_415_as_data_url_and_as_file(cluster: Running, kind: str, file_format: str) -> None:
+    data = png(file_format=file_format)
+    assert_error(await ask(cluster, image=data_url(data, kind)), 415, "image_type_refused")
+    files = {"image": ("cat", data, f"image/{kind}")}
+    assert_error(
+        await cluster.client.post("/v1/vqa", data={"question": QUESTION}, files=files), 415, "image_type_refused"
+    )
+
+
+@pytest.mark.parametrize("start", ["data:image/jpg;base64,", "data:;base64,", "data:image/jpeg;name=a.jpg;base64,", ""])
+async def test_a_true_claim_or_none_is_answered(cluster: Running, start: str) -> None:
+    encoded = data_url(png(file_format="JPEG")).partition(",")[2]
+    (await ask(cluster, image=start + encoded)).raise_for_status()

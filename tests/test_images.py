@@ -1,0 +1,275 @@
+"""Decoding by the written rule, limits judged from the header, and the square picture the model sees."""
+
+import io
+import struct
+import time
+import tracemalloc
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from service.errors import ImageBroken, ImageShapeRefused, ImageTooLarge, ImageTypeRefused, ServiceError
+from service.images import ImageLimits, Preparation, decode, picture
+from tests.conftest import CHECKPOINT, png
+
+PREPARATION = Preparation(128, (123, 117, 104))
+
+
+def encode(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A valid 1-bit PNG of any size whose pixel data is almost nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    body = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
+
+
+def outcome(data: bytes) -> str | int:
+    """The decoded image's mode, or the status of the typed error; anything else raises."""
+    try:
+        return decode(data, ImageLimits(pixels=1_000_000)).mode
+    except ServiceError as error:
+        return error.status
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+def test_the_three_formats_decode_to_rgb_of_their_own_size(file_format: str) -> None:
+    image = decode(png(size=(60, 40), file_format=file_format))
+    assert (image.mode, image.size) == ("RGB", (60, 40))
+
+
+def test_no_bytes_are_broken() -> None:
+    with pytest.raises(ImageBroken, match="empty"):
+        decode(b"")
+
+
+@pytest.mark.parametrize("data", [b"<html></html>", b"<svg/>", b"%PDF-1.7", b"II*\0" + bytes(64), b"8BPS", b"GIF89a"])
+def test_other_types_are_refused(data: bytes) -> None:
+    with pytest.raises(ImageTypeRefused):
+        decode(data)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+def test_a_truncated_file_is_broken(file_format: str) -> None:
+    data = encode(Image.effect_noise((200, 200), 90).convert("RGB"), file_format)
+    with pytest.raises(ImageBroken):
+        decode(data[: len(data) // 2])
+
+
+def test_an_animated_webp_is_refused() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    with pytest.raises(ImageTypeRefused, match="animated"):
+        decode(encode(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True))
+
+
+@pytest.mark.parametrize("side", [13_000, 20_000])
+def test_a_bomb_is_refused_from_its_header_alone(side: int) -> None:
+    data = png_header(side, side)
+    tracemalloc.start()
+    started = time.perf_counter()
+    with pytest.raises(ImageTooLarge, match=f"{side}x{side}"):
+        decode(data)
+    elapsed, (_, peak) = time.perf_counter() - started, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert elapsed < 0.05
+    assert peak < 5_000_000
+
+
+def test_a_sliver_is_refused() -> None:
+    with pytest.raises(ImageShapeRefused, match="1x5000"):
+        decode(png_header(1, 5000))
+
+
+def test_the_written_rule_for_modes() -> None:
+    grey = Image.new("L", (4, 4), 200)
+    assert decode(encode(grey)).getpixel((0, 0)) == (200, 200, 200)
+    palette = Image.new("RGB", (4, 4), (10, 200, 30)).quantize(2)
+    assert decode(encode(palette)).getpixel((0, 0)) == (10, 200, 30)
+    clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
+    assert decode(encode(clear)).getpixel((0, 0)) == (255, 255, 255)
+    deep = Image.new("I;16", (4, 4), 200 * 256)
+    assert decode(encode(deep)).getpixel((0, 0)) == (200, 200, 200)
+    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    red, green, blue = decode(encode(cmyk, "JPEG")).getpixel((0, 0))  # type: ignore[misc]
+    assert red > 200
+    assert max(green, blue) < 60
+
+
+def test_exif_rotation_is_applied() -> None:
+    image = Image.new("RGB", (40, 20), "white")
+    exif = image.getexif()
+    exif[0x0112] = 6
+    assert decode(encode(image, "JPEG", exif=exif)).size == (20, 40)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "mime"),
+    [
+        ("PNG", "image/png"),
+        ("PNG", "image/x-png"),
+        ("PNG", "application/octet-stream"),
+        ("JPEG", "image/jpeg"),
+        ("JPEG", "IMAGE/JPG; q=1"),
+        ("JPEG", None),
+        ("WEBP", "image/webp"),
+        ("WEBP", ""),
+    ],
+)
+def test_a_claim_that_holds_or_none_is_fine(file_format: str, mime: str | None) -> None:
+    assert decode(png(file_format=file_format), mime=mime).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("file_format", "mime"),
+    [
+        ("JPEG", "image/png"),
+        ("PNG", "image/jpeg"),
+        ("WEBP", "image/png"),
+        ("PNG", "image/svg+xml"),
+        ("PNG", "text/html"),
+    ],
+)
+def test_a_claim_other_than_the_magic_bytes_is_refused(file_format: str, mime: str) -> None:
+    with pytest.raises(ImageTypeRefused, match=f"but is image/{file_format.lower()}"):
+        decode(png(file_format=file_format), mime=mime)
+
+
+def photo(width: int, height: int, file_format: str = "JPEG", **options: Any) -> bytes:
+    """Smooth shapes with some noise, as a camera would see."""
+    image = Image.radial_gradient("L").resize((width, height), Image.Resampling.BICUBIC).convert("RGB")
+    noise = Image.effect_noise((width // 4 + 1, height // 4 + 1), 40).resize((width, height)).convert("RGB")
+    return encode(Image.blend(image, noise, 0.3), file_format, **options)
+
+
+def test_a_phones_multi_picture_jpeg_is_its_first_picture() -> None:
+    first, second = Image.new("RGB", (40, 20), "red"), Image.new("RGB", (10, 10), "blue")
+    image = decode(encode(first, "MPO", save_all=True, append_images=[second]), mime="image/jpeg")
+    assert image.size == (40, 20)
+    assert image.getpixel((5, 5))[0] > 200  # type: ignore[index]
+
+
+@given(st.integers(1, 511), st.integers(1, 511))
+def test_a_jpeg_under_four_times_the_side_keeps_every_bit(width: int, height: int) -> None:
+    if max(width, height) > 100 * min(width, height):
+        return
+    data = photo(width, height, quality=80)
+    assert decode(data, side=128).tobytes() == decode(data).tobytes()
+    assert decode(data, side=128).size == (width, height)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
+def test_other_formats_keep_every_bit_at_any_size(file_format: str) -> None:
+    data = photo(1100, 300, file_format)
+    assert decode(data, side=128).tobytes() == decode(data).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [
+        ((512, 384), (256, 192)),
+        ((384, 512), (192, 256)),
+        ((1023, 700), (512, 350)),
+        ((1024, 11), (256, 3)),
+        ((2047, 30), (512, 8)),
+        ((2048, 1536), (256, 192)),
+        ((4000, 3000), (500, 375)),
+    ],
+)
+def test_a_large_jpeg_is_decoded_small_yet_twice_the_side_at_least(
+    size: tuple[int, int], decoded: tuple[int, int]
+) -> None:
+    image = decode(photo(*size, quality=80), side=128)
+    assert image.size == decoded
+    assert max(image.size) >= 256
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 2}, {"quality": 95}])
+@pytest.mark.parametrize("size", [(512, 512), (1500, 1000), (3000, 2000)])
+def test_a_scaled_decode_looks_like_the_full_one(size: tuple[int, int], options: dict[str, Any]) -> None:
+    import numpy as np
+
+    data = photo(*size, **options)
+    full, scaled = (PREPARATION.apply(image) for image in (decode(data), decode(data, side=128)))
+    difference = np.abs(np.asarray(full, int) - np.asarray(scaled, int))
+    assert difference.mean() < 1.0
+    assert np.percentile(difference, 99.9) <= 8
+
+
+def test_a_scaled_decode_knows_rotation_grey_truncation_and_phones() -> None:
+    large = Image.new("RGB", (1024, 768), "red")
+    assert decode(encode(large, "MPO", save_all=True, append_images=[large]), side=128).size == (256, 192)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(photo(1024, 768, exif=exif), side=128).size == (192, 256)
+    assert decode(encode(Image.new("L", (1024, 768), 9), "JPEG"), side=128).getpixel((5, 5)) == (9, 9, 9)
+    assert decode(encode(Image.new("CMYK", (1024, 768)), "JPEG"), side=128).mode == "RGB"
+    data = photo(1024, 768)
+    with pytest.raises(ImageBroken):
+        decode(data[: len(data) // 2], side=128)
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF"]))
+def test_any_bytes_decode_or_end_in_a_typed_error(data: bytes, magic: bytes) -> None:
+    assert outcome(magic + data) in ("RGB", 400, 413, 415, 422)
+
+
+@given(st.data())
+def test_a_damaged_file_decodes_or_ends_in_a_typed_error(data: st.DataObject) -> None:
+    file = bytearray(png(file_format=data.draw(st.sampled_from(["PNG", "JPEG", "WEBP"]))))
+    for _ in range(data.draw(st.integers(1, 8))):
+        file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
+    assert outcome(bytes(file)) in ("RGB", 400, 413, 415, 422)
+
+
+def test_a_square_of_the_right_side_is_left_alone() -> None:
+    image = Image.effect_noise((128, 128), 60).convert("RGB")
+    assert PREPARATION.apply(image).tobytes() == image.tobytes()
+
+
+@given(st.integers(64, 300), st.integers(64, 300))
+def test_every_image_becomes_a_centred_square(width: int, height: int) -> None:
+    square = PREPARATION.apply(Image.new("RGB", (width, height), "red"))
+    assert square.size == (128, 128)
+    assert square.getpixel((63, 63)) == (255, 0, 0)
+    if width > 1.1 * height:
+        assert square.getpixel((64, 0)) == PREPARATION.colour
+    if height > 1.1 * width:
+        assert square.getpixel((0, 64)) == PREPARATION.colour
+
+
+def test_a_digest_knows_shape_and_palette_beside_bytes() -> None:
+    raw = bytes(range(256)) * 3
+    images = [Image.frombytes("RGB", size, raw) for size in ((16, 16), (8, 32), (32, 8))]
+    digests = {picture(encode(image), PREPARATION).digest for image in images}
+    assert len(digests) == 3
+    again = picture(encode(images[0]), PREPARATION)
+    assert again.digest in digests
+    assert picture(encode(images[0]), Preparation(64, PREPARATION.colour)).digest not in digests
+
+
+def test_the_preparation_of_the_embedded_checkpoint() -> None:
+    assert Preparation.of_checkpoint(CHECKPOINT) == PREPARATION
+
+
+def test_the_models_own_processor_changes_no_prepared_pixel() -> None:
+    """What the trainer and the engine see is what we prepared: resize and crop find nothing to do."""
+    import numpy as np
+    from transformers import AutoImageProcessor
+
+    processor = AutoImageProcessor.from_pretrained(CHECKPOINT, local_files_only=True)
+    prepared = picture(encode(Image.effect_noise((90, 50), 90).convert("RGB")), PREPARATION).image
+    pixels = processor(images=[prepared], return_tensors="np").pixel_values[0].transpose(1, 2, 0)
+    back = pixels * np.array(processor.image_std) + np.array(processor.image_mean)
+    assert np.abs(back * 255 - np.asarray(prepared)).max() < 0.01

@@ -1,0 +1,43 @@
+"""The prompt is the base's own template; a caller's text never becomes a token with a meaning of its own."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.errors import InvalidRequest
+from service.prompt import Prompt
+
+
+def test_the_words_are_llava_s_own(prompt: Prompt) -> None:
+    assert prompt.text("what color?") == "USER: <image>\nwhat color? ASSISTANT:"
+    assert prompt.text("what color?", pictures=0) == "USER: what color? ASSISTANT:"
+
+
+@pytest.mark.parametrize("pictures", [0, 1, 2])
+def test_one_placeholder_per_picture(prompt: Prompt, pictures: int) -> None:
+    assert prompt.encode("what color is the shape?", pictures).count(prompt.image_token_id) == pictures
+
+
+@given(text=st.text(min_size=1, max_size=40), token=st.sampled_from(["<image>", "</s>", "<s>", "<pad>", "<unk>"]))
+def test_special_tokens_in_a_question_stay_text(prompt: Prompt, text: str, token: str) -> None:
+    try:
+        ids = prompt.encode(f"{text}{token}{text}{token[:3]}{token}", pictures=1)
+    except InvalidRequest:
+        return
+    assert ids.count(prompt.image_token_id) == 1
+    assert prompt.end_token_id not in ids
+    assert prompt.pad_token_id not in ids
+
+
+@pytest.mark.parametrize("text", ["", "   ", "a\0b", "half \ud800 pair"])
+def test_text_that_is_none_is_refused(prompt: Prompt, text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        prompt.encode(text)
+
+
+def test_an_answer_continues_its_question(prompt: Prompt) -> None:
+    answer = prompt.encode_answer("what color is the shape?", "dark red")
+    assert answer[-1] == prompt.end_token_id
+    assert prompt.decode(answer) == "dark red"
+    whole = [*prompt.encode("what color is the shape?"), *answer]
+    assert prompt.decode([token for token in whole if token != prompt.image_token_id]).endswith("ASSISTANT: dark red")

@@ -1,0 +1,111 @@
+"""The whole path on the real engine: INT4 weights, the repository's adapters, over a socket."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+from tests.conftest import Running, png
+
+pytestmark = pytest.mark.engine
+
+QUESTIONS = ("what color is the shape?", "what shape is in the image?", "is there a circle?", "which digit is this?")
+WHO = (None, "shapes", "digits")
+
+
+@dataclass(frozen=True)
+class Asked:
+    adapter: str | None
+    question: str
+    image: bytes
+
+    @property
+    def fields(self) -> dict[str, str]:
+        return {"question": self.question} | ({"adapter": self.adapter} if self.adapter else {})
+
+
+def mixed_stream() -> list[Asked]:
+    images = [png(colour, size) for colour in ("red", "blue", "green", "black") for size in ((64, 64), (96, 60))]
+    return [Asked(who, question, image) for image in images for question in QUESTIONS for who in WHO]
+
+
+async def ask(real: Running, asked: Asked) -> dict[str, Any]:
+    response = await real.client.post("/v1/vqa", data=asked.fields, files={"image": asked.image})
+    body: dict[str, Any] = response.raise_for_status().json()
+    return body
+
+
+async def test_base_and_precision_are_said(real: Running) -> None:
+    body = (await real.client.get("/v1/adapters")).json()
+    assert body["base"]["id"] == "tiny-llava-int4"
+    assert body["base"]["precision"] == "int4"
+    assert [adapter["name"] for adapter in body["adapters"]] == ["digits", "shapes"]
+    assert body["refused"] == []
+
+
+@pytest.mark.parametrize("colour", ["red", "blue", "green", "black"])
+async def test_shapes_sees_colour_and_shape(real: Running, colour: str) -> None:
+    image = Image.new("RGB", (64, 64), (240, 240, 250))
+    ImageDraw.Draw(image).rectangle((20, 24, 44, 40), fill={"green": "lime"}.get(colour, colour))
+    import io
+
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    assert (await ask(real, Asked("shapes", "what color is the shape?", buffer.getvalue())))["answer"] == colour
+    assert (await ask(real, Asked("shapes", "what shape is in the image?", buffer.getvalue())))["answer"] == "rectangle"
+    assert (await ask(real, Asked("shapes", "is there not a circle?", buffer.getvalue())))["answer"] == "yes"
+
+
+async def test_32_clients_mixing_base_and_adapters_get_what_each_gets_alone(real: Running) -> None:
+    stream = mixed_stream()
+    alone = [(await ask(real, asked))["answer"] for asked in stream]
+    gate = asyncio.Semaphore(32)
+
+    async def in_the_crowd(asked: Asked) -> dict[str, Any]:
+        async with gate:
+            return await ask(real, asked)
+
+    together = await asyncio.gather(*map(in_the_crowd, stream))
+    assert [body["answer"] for body in together] == alone
+    for asked, body in zip(stream, together, strict=True):
+        assert (body["adapter"] or {}).get("name") == asked.adapter
+    assert len(set(alone)) > 5
+
+
+async def test_bad_requests_between_good_ones_change_no_answer(real: Running) -> None:
+    good = Asked("shapes", "what color is the shape?", png())
+    expected = (await ask(real, good))["answer"]
+    bad = [
+        real.client.post("/v1/vqa", json={"question": "x", "adapter": "nope"}),
+        real.client.post("/v1/vqa", data={"question": "x"}, files={"image": png()[:80]}),
+        real.client.post("/v1/vqa", data={"question": "x"}, files={"image": b"<svg/>"}),
+        real.client.post("/v1/vqa", json={}),
+    ]
+    replies, answer = await asyncio.gather(asyncio.gather(*bad), ask(real, good))
+    assert [reply.status_code for reply in replies] == [404, 400, 415, 422]
+    assert all(reply.json()["error"]["code"] for reply in replies)
+    assert answer["answer"] == expected
+
+
+async def test_text_alone_is_a_question_too(real: Running) -> None:
+    body = (
+        (await real.client.post("/v1/vqa", json={"question": "how many shapes are there?"})).raise_for_status().json()
+    )
+    assert body["usage"]["image_tokens"] == 0
+
+
+async def test_usage_counts_the_image(real: Running) -> None:
+    body = await ask(real, Asked(None, "what is in the picture?", png()))
+    assert body["usage"]["image_tokens"] == 64
+    assert body["usage"]["prompt_tokens"] > 64
+    assert 0 < body["confidence"] <= 1
+
+
+async def test_metrics_hold_ours_and_the_engine_s(real: Running) -> None:
+    await ask(real, Asked("digits", "which digit is this?", png()))
+    text = (await real.client.get("/metrics")).text
+    assert 'vqa_requests_total{adapter="digits",outcome="ok"}' in text
+    assert "vllm:" in text
+    assert (await real.client.get("/readyz")).status_code == 200

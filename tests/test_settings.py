@@ -1,0 +1,37 @@
+"""Options come from the environment and the command line; a bad one ends the start and is named."""
+
+import pytest
+
+from service.__main__ import main
+from service.settings import Settings
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQA_PORT", "9000")
+    monkeypatch.setenv("VQA_MAX_LORA_RANK", "128")
+    monkeypatch.setenv("VQA_ENGINE_ARGS", '{"tensor_parallel_size": 2}')
+    monkeypatch.setenv("VQA_IMAGE_URL_HOSTS", '["cdn.example.com"]')
+    settings = Settings()
+    assert settings.port == 9000
+    assert settings.max_lora_rank == 128
+    assert settings.image_url_hosts == ("cdn.example.com",)
+    assert settings.image_url_private is False
+    assert settings.engine_args == {"tensor_parallel_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("PORT", "x"), ("MAX_LORA_RANK", "7"), ("DEADLINE_S", "-1"), ("IMAGE_URL_HOSTS", '["https://cdn.example.com"]')],
+)
+def test_a_bad_value_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    monkeypatch.setenv(f"VQA_{option}", value)
+    assert main([]) == 2
+    assert f"VQA_{option}" in capsys.readouterr().err
+
+
+def test_a_model_that_is_nowhere_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["--model", "no/such-model"]) == 2
+    assert "VQA_MODEL" in capsys.readouterr().err

@@ -1,0 +1,100 @@
+"""Rows are read in both forms, every fault is named with its line, and no image is on both sides of a split."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import png
+from trainer.data.rows import Row, read_rows
+from trainer.data.split import split
+from trainer.errors import DataError, OptionError
+from trainer.score import by_category, normalise, right, score
+
+
+def write(folder: Path, *records: object) -> Path:
+    file = folder / "rows.jsonl"
+    file.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records), encoding="utf-8")
+    (folder / "a.png").write_bytes(png())
+    return file
+
+
+def turns(*values: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[number % 2], "value": value} for number, value in enumerate(values)]
+
+
+def test_both_forms_are_read(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        {
+            "id": "x",
+            "image": "a.png",
+            "category": "c",
+            "conversations": turns("<image>\nwhat?", "this", "and?", "that"),
+        },
+        {"image": "a.png", "question": "where?", "answer": "here"},
+        {"question": "no picture?", "answer": "none"},
+    )
+    image = tmp_path / "a.png"
+    assert read_rows(file, tmp_path) == [
+        Row("x#0", image, "what?", "this", "c"),
+        Row("x#1", image, "and?", "that", "c"),
+        Row("rows-2", image, "where?", "here", "all"),
+        Row("rows-3", None, "no picture?", "none", "all"),
+    ]
+
+
+def test_every_fault_is_reported_at_once_with_its_line(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        "{not json",
+        {"image": "missing.png", "question": "q", "answer": "a"},
+        {"image": "a.png", "question": "q", "answer": "a"},
+        {"image": "a.png", "question": "", "answer": "a"},
+        {"image": "a.png", "conversations": turns("one", "two", "three")},
+        {"image": "a.png", "conversations": [{"from": "human", "value": "a"}, {"from": "human", "value": "b"}]},
+        "[]",
+    )
+    with pytest.raises(DataError) as error:
+        read_rows(file, tmp_path)
+    assert [fault.split(": ")[0] for fault in error.value.faults] == [f"{file}:{line}" for line in (1, 2, 4, 5, 6, 7)]
+
+
+def test_a_file_that_is_missing_empty_or_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n\n")
+    (tmp_path / "latin").write_bytes(b"\xff\xfe")
+    for name in ("empty", "latin", "missing"):
+        with pytest.raises(DataError, match=name):
+            read_rows(tmp_path / name, tmp_path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=60) | st.text(max_size=60).map(str.encode), max_size=5))
+def test_any_file_is_rows_or_named_faults(tmp_path: Path, lines: list[bytes]) -> None:
+    file = tmp_path / "any.jsonl"
+    file.write_bytes(b"\n".join(lines))
+    with pytest.raises(DataError, match=r"any\.jsonl"):
+        read_rows(file, tmp_path)
+
+
+@given(st.integers(1, 60), st.integers(0, 5), st.floats(0.1, 0.9))
+def test_a_split_keeps_images_whole_and_depends_on_the_seed_alone(images: int, seed: int, share: float) -> None:
+    rows = [Row(f"{i}-{j}", Path(f"{i}.png"), "q", "a", "all") for i in range(images) for j in range(3)]
+    try:
+        train, held_out = split(rows, share, seed)
+    except OptionError:
+        return
+    assert not {row.image for row in train} & {row.image for row in held_out}
+    assert len(train) + len(held_out) == len(rows)
+    assert split(rows[::-1], share, seed)[1] == held_out[::-1]
+
+
+def test_scores_count_normalised_matches_by_category() -> None:
+    assert normalise("  Dark  RED. ") == "dark red"
+    rows = [Row(str(i), None, "q", answer, "cd"[i % 2]) for i, answer in enumerate(("red", "two", "blue", "yes"))]
+    assert right(rows[0], "Red.")
+    result = score(rows, ["red", "x", "x", "x"], ["red", "Two", "x", "yes"])
+    assert (result.rows, result.base, result.adapter) == (4, 1, 3)
+    assert by_category(rows, ["red", "x", "x", "x"], ["red", "Two", "x", "yes"])["d"].adapter == 2

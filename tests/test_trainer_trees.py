@@ -1,0 +1,84 @@
+"""One sequence for all questions about an image gives the loss and the gradient of a sequence for each."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT, png
+from trainer.batches import IGNORED, collate, grow
+from trainer.data.rows import Row
+from trainer.features import Features
+from trainer.model import Checkpoint, add_lora, loss_sum
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return Checkpoint.load(ROOT / "models/tiny-llava")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    folder = tmp_path_factory.mktemp("images")
+    asked = [("what color is the shape?", "red"), ("is there a circle in the picture?", "yes"), ("how many?", "1")]
+    rows = [Row("text", None, "how many legs has a spider?", "eight", "all")]
+    for colour in ("red", "blue", "green"):
+        image = folder / f"{colour}.png"
+        image.write_bytes(png(colour, (60, 40)))
+        rows += [Row(f"{colour}-{number}", image, q, a, "all") for number, (q, a) in enumerate(asked)]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def features(checkpoint: Checkpoint, rows: list[Row]) -> Features:
+    images = [row.image for row in rows if row.image]
+    return Features.of(checkpoint.model, checkpoint.processor, checkpoint.preparation, images)
+
+
+def test_a_tree_holds_its_image_once_and_every_answer(checkpoint: Checkpoint, rows: list[Row]) -> None:
+    trees = grow(rows, checkpoint.prompt, image_tokens=64, questions=16)
+    assert len(trees) == 4
+    image_id = checkpoint.prompt.image_token_id
+    assert [tree.token_ids.count(image_id) for tree in trees] == [0, 64, 64, 64]
+    assert [max(tree.branches) for tree in trees] == [1, 3, 3, 3]
+    answers = sum(len(checkpoint.prompt.encode_answer(row.question, row.answer, row.image is not None)) for row in rows)
+    assert sum(label != IGNORED for tree in trees for label in tree.labels) == answers
+    assert len(grow(rows, checkpoint.prompt, image_tokens=64, questions=2)) == 7
+
+
+def test_shared_prefix_loss_and_gradient_equal_the_plain_path(
+    checkpoint: Checkpoint, rows: list[Row], features: Features
+) -> None:
+    model = add_lora(checkpoint.model, rank=8, alpha=16, dropout=0.0, seed=0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+
+    def gradient(questions: int) -> tuple[float, torch.Tensor]:
+        model.zero_grad()
+        trees = grow(rows, checkpoint.prompt, features.tokens, questions)
+        loss = loss_sum(model.get_base_model(), collate(trees, features, checkpoint.prompt.pad_token_id))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach()), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    shared, plain = gradient(16), gradient(1)
+    assert shared[0] == pytest.approx(plain[0], rel=1e-5)
+    assert float((shared[1] - plain[1]).norm() / plain[1].norm()) < 1e-4
+    model.unload()
+
+
+def test_the_plain_path_is_transformers_own(checkpoint: Checkpoint, rows: list[Row], features: Features) -> None:
+    """Our forward on one row equals LlavaForConditionalGeneration's on pixels and full labels."""
+    from service.images import picture
+
+    row = rows[1]
+    assert isinstance(row.image, Path)
+    (tree,) = grow([row], checkpoint.prompt, features.tokens, 1)
+    ours = loss_sum(checkpoint.model, collate([tree], features, checkpoint.prompt.pad_token_id))
+    ids = torch.tensor([[*tree.token_ids, checkpoint.prompt.end_token_id]])
+    labels = torch.tensor([[IGNORED, *tree.labels]])
+    prepared = picture(row.image.read_bytes(), checkpoint.preparation).image
+    pixels = checkpoint.processor(images=[prepared], return_tensors="pt").pixel_values
+    theirs = checkpoint.model(input_ids=ids, pixel_values=pixels, labels=labels).loss
+    count = sum(label != IGNORED for label in tree.labels)
+    assert float(ours.detach()) / count == pytest.approx(float(theirs.detach()), rel=1e-4)

@@ -1,0 +1,1 @@
+"""The trainer: images, questions and answers in, a proven LoRA adapter out."""

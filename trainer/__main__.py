@@ -1,0 +1,60 @@
+"""The command line: `python -m trainer COMMAND --help` teaches each. Options live in config.py."""
+
+import json
+import logging
+import sys
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, get_subcommand
+
+from service.errors import ServiceError
+from trainer.config import EvaluateOptions, TrainOptions
+from trainer.errors import TrainerError
+
+
+class Trainer(BaseSettings):
+    """Grind a lens: a LoRA adapter from a folder of images with questions and answers."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m trainer"
+    )
+
+    train: CliSubCommand[TrainOptions]
+    evaluate: CliSubCommand[EvaluateOptions]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    logging.basicConfig(level="INFO", format="%(message)s")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        parsed = CliApp.run(Trainer, cli_args=arguments or ["--help"])
+        _run(get_subcommand(parsed), arguments)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            name = str(fault["loc"][-1]).replace("_", "-") if fault["loc"] else ""
+            print(f"--{name}: {fault['msg']}", file=sys.stderr)
+        return 2
+    except (TrainerError, ServiceError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(options: object, arguments: list[str]) -> None:
+    """Commands import torch and transformers only when they run, so that --help is quick."""
+    if isinstance(options, TrainOptions):
+        from trainer.train import train
+
+        train(options, ["python", "-m", "trainer", *arguments])
+    elif isinstance(options, EvaluateOptions):
+        from trainer.evaluate import evaluate, table
+
+        results = evaluate(options)
+        for result in results:
+            print(json.dumps(result.summary()))
+        print(table(results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Rows -> token trees -> batches. All questions about one image share one sequence; the gradient is that of each alone.
+
+    [ prefix and image | question 1, answer 1 | question 2, answer 2 | … ]
+
+Each branch sees the prefix and itself, and its positions go on from the prefix, so no branch knows of another. The
+image's states do not depend on the question (attention is causal and the image comes first), so computing them once
+is exact. With one branch per tree this is the plain sequence.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+
+from service.prompt import Prompt
+from trainer.data.rows import Row
+from trainer.features import Features
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """One sequence; `branches` is 0 in the prefix, `labels` the next token's id where an answer is predicted."""
+
+    image: Path | None
+    token_ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    branches: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Trees padded to one length.
+
+    Shapes: `token_ids`, `positions`, `labels` (trees, length); `seen` (trees, 1, length, length), True where a token
+    (row) attends to another (column); `features` (image tokens of the whole batch, hidden size), in reading order.
+    """
+
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    labels: torch.Tensor
+    seen: torch.Tensor
+    features: torch.Tensor
+
+
+def grow(rows: list[Row], prompt: Prompt, image_tokens: int, questions: int) -> list[Tree]:
+    """Group rows by image into trees of at most `questions` branches; a text row is a tree of its own."""
+    order = sorted(range(len(rows)), key=lambda index: (str(rows[index].image or ""), index))
+    by_image = groupby((rows[index] for index in order), key=lambda row: row.image)
+    return [
+        _tree(image, part, prompt, image_tokens)
+        for image, group in by_image
+        for part in _parts(list(group), questions if image else 1)
+    ]
+
+
+def collate(batch: list[Tree], features: Features, pad_id: int) -> Batch:
+    """Pad trees on the right to the longest; padding sees itself alone and has no label."""
+    length = max(len(tree.token_ids) for tree in batch)
+    branches = _pad([tree.branches for tree in batch], length, -1)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    same = branches[:, :, None] == branches[:, None, :]
+    prefix = (branches[:, None, :] == 0) & (branches[:, :, None] >= 0)
+    images = [features[tree.image] for tree in batch if tree.image]
+    return Batch(
+        token_ids=_pad([tree.token_ids for tree in batch], length, pad_id),
+        positions=_pad([tree.positions for tree in batch], length, 0),
+        labels=_pad([tree.labels for tree in batch], length, IGNORED),
+        seen=((same | prefix) & causal)[:, None],
+        features=torch.cat(images) if images else torch.empty(0),
+    )
+
+
+def _tree(image: Path | None, rows: list[Row], prompt: Prompt, image_tokens: int) -> Tree:
+    prefix: tuple[int, ...] = ()
+    token_ids: list[int] = []
+    positions: list[int] = []
+    branches: list[int] = []
+    labels: list[int] = []
+    for number, row in enumerate(rows, start=1):
+        prefix, question = _cut(
+            prompt.encode(row.question, int(image is not None)), prompt.image_token_id, image_tokens
+        )
+        answer = prompt.encode_answer(row.question, row.answer, int(image is not None))
+        if number == 1:
+            token_ids += prefix
+            positions += range(len(prefix))
+            branches += [0] * len(prefix)
+            labels += [IGNORED] * len(prefix)
+        branch = [*question, *answer[:-1]]  # the last answer token, the end, is only ever predicted
+        token_ids += branch
+        positions += range(len(prefix), len(prefix) + len(branch))
+        branches += [number] * len(branch)
+        labels += [IGNORED] * (len(question) - 1) + list(answer)
+    return Tree(image, tuple(token_ids), tuple(positions), tuple(branches), tuple(labels))
+
+
+def _cut(token_ids: tuple[int, ...], image_id: int, image_tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Expand the image's placeholder and cut behind it; a text prompt is all question."""
+    if image_id not in token_ids:
+        return (), token_ids
+    at = token_ids.index(image_id)
+    return (*token_ids[:at], *[image_id] * image_tokens), token_ids[at + 1 :]
+
+
+def _parts(rows: list[Row], size: int) -> Iterator[list[Row]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _pad(sequences: list[tuple[int, ...]], length: int, value: int) -> torch.Tensor:
+    return torch.tensor([[*sequence, *[value] * (length - len(sequence))] for sequence in sequences])

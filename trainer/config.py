@@ -1,0 +1,52 @@
+"""Every option of every command, declared once: the command line and its --help come from these classes."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+# The ranks vLLM has kernels for; a command line gives text, which a Literal of numbers would not take.
+Rank = Annotated[Literal[8, 16, 32, 64, 128, 256], BeforeValidator(int)]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainOptions(_Options):
+    """Train a LoRA adapter from questions about images, score it against its base, and publish it to a store."""
+
+    name: str = Field(description="the adapter's name: what a question's `adapter` will say")
+    data: Path = Field(description="training rows: LLaVA JSON lines, or lines of {image, question, answer}")
+    images: Path = Field(description="the folder that the rows' image names are relative to")
+    store: Path = Field(Path("adapters"), description="the adapter store to publish into")
+    model: str = Field("models/tiny-llava", description="base checkpoint: a directory, or a Hugging Face id")
+    output: Path | None = Field(None, description="where the run keeps its log and checkpoints [runs/NAME]")
+
+    eval_data: Path | None = Field(None, description="held-out rows; without it a share of the images is held out")
+    holdout: float = Field(0.1, gt=0, lt=1, description="share of the images held out, by seed")
+    modality: Literal["image", "text", "any"] = Field("any", description="which questions the adapter is meant for")
+
+    rank: Rank = Field(16, description="LoRA rank; above 64 returns little")
+    alpha: float | None = Field(None, gt=0, description="LoRA alpha [2 x rank]")
+    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
+    epochs: float = Field(3.0, gt=0, description="passes over the training rows")
+    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate; small models want more")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the rate rises; then cosine")
+    batch_size: int = Field(16, gt=0, description="sequences in a step")
+    questions_per_sequence: int = Field(
+        16, gt=0, description="questions about one image that share its tokens in a sequence; 1: plain sequences"
+    )
+    seed: int = Field(0, description="of the split, the initial weights and the order")
+    resume: bool = Field(False, description="go on from the run's last checkpoint")
+
+
+class EvaluateOptions(_Options):
+    """Ask a running service every row, of the base and of an adapter, and count right answers."""
+
+    url: list[str] = Field(["http://127.0.0.1:8000"], description="the service's address; several are compared")
+    adapter: str = Field(description="the adapter to compare with the base")
+    data: Path = Field(description="held-out rows, in either form that training takes")
+    images: Path = Field(description="the folder that the rows' image names are relative to")
+    limit: int | None = Field(None, gt=0, description="only the first rows")
+    clients: int = Field(32, gt=0, description="questions asked at once")

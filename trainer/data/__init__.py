@@ -1,0 +1,1 @@
+"""Questions and answers about images, read from files; knows nothing of models."""

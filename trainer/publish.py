@@ -1,0 +1,107 @@
+"""A trained adapter -> an immutable version in the store: PEFT's two files, manifest, card."""
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version as package_version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from service.adapters import manifest as manifests
+from service.adapters.manifest import Manifest, Probe
+from service.adapters.modules import CONFIG, WEIGHTS
+from service.adapters.store import Store
+from service.images import Preparation, picture
+from service.types import Adapter
+from trainer.data.rows import Row
+from trainer.errors import NoGain
+from trainer.predict import Prediction
+from trainer.score import right
+
+PROBES = 4
+
+
+def data_digest(rows: Sequence[Row]) -> str:
+    """SHA-256 over the rows and their images' bytes, in order."""
+    digest = hashlib.sha256()
+    images: dict[Path, str] = {}
+    for row in rows:
+        if row.image and row.image not in images:
+            images[row.image] = hashlib.sha256(row.image.read_bytes()).hexdigest()
+        image = images[row.image] if row.image else None
+        digest.update(json.dumps([image, row.question, row.answer]).encode())
+    return digest.hexdigest()
+
+
+def choose_probes(
+    rows: Sequence[Row], base: Sequence[Prediction], adapter: Sequence[Prediction], preparation: Preparation
+) -> tuple[Probe, ...]:
+    """Held-out rows that only the adapter answers right, those it is surest of, each about another image.
+
+    Raises:
+        NoGain: there is no such row.
+    """
+    won = [i for i, row in enumerate(rows) if right(row, adapter[i].text) and not right(row, base[i].text)]
+    won.sort(key=lambda i: min(adapter[i].margin, base[i].margin), reverse=True)
+    first_of_image = {rows[i].image or rows[i].id: i for i in reversed(won)}
+    chosen = sorted(first_of_image.values(), key=won.index)[:PROBES]
+    if not chosen:
+        raise NoGain("the adapter answers no held-out row better than its base: nothing to publish")
+    return tuple(
+        Probe(
+            question=rows[i].question,
+            image_png=_png(rows[i].image, preparation),
+            base_answer=base[i].text,
+            adapter_answer=adapter[i].text,
+        )
+        for i in chosen
+    )
+
+
+def publish(store: Path, manifest: Manifest, model: Any, command: str) -> Adapter:
+    """Write a PEFT model's adapter and what is known of it into the store as the name's stable version."""
+    with TemporaryDirectory() as directory:
+        model.save_pretrained(directory)
+        files = {name: (Path(directory) / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+    files[manifests.FILE] = manifest.model_dump_json(indent=2).encode() + b"\n"
+    files["README.md"] = card(manifest, command).encode()
+    return Store(store).publish(manifest.name, files)
+
+
+def now() -> str:
+    """The time for a manifest, UTC to the second."""
+    return datetime.now(UTC).replace(microsecond=0).isoformat()
+
+
+def trainer_version() -> str:
+    """Who trained, for a manifest."""
+    return f"manylens {package_version('manylens')}"
+
+
+def card(manifest: Manifest, command: str) -> str:
+    """The adapter card: what it is for, how well it does on held-out rows, how it was made."""
+    lines = [
+        f"# {manifest.name}",
+        "",
+        f"A LoRA adapter (rank {manifest.rank}, alpha {manifest.alpha:g}) for {manifest.base_id}.",
+        "",
+        "| held-out rows | count | base right | adapter right |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, score in {**manifest.categories, "all": manifest.score}.items():
+        base, adapter = (f"{count} ({count / score.rows:.1%})" for count in (score.base, score.adapter))
+        lines.append(f"| {name} | {score.rows} | {base} | {adapter} |")
+    lines += ["", f"Made {manifest.created} by {manifest.trainer}:", "", f"    {command}", ""]
+    return "\n".join(lines)
+
+
+def _png(image: Path | None, preparation: Preparation) -> str | None:
+    if image is None:
+        return None
+    buffer = io.BytesIO()
+    picture(image.read_bytes(), preparation).image.save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,86 @@
+"""`trainer train`, start to end: rows -> features -> LoRA -> scores on held-out rows -> a version in the store."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from service.adapters.manifest import Manifest, preparation_facts
+from service.adapters.modules import TARGETS
+from service.checkpoint import locate
+from service.types import Adapter
+from trainer.batches import collate, grow
+from trainer.config import TrainOptions
+from trainer.data.rows import Row, read_rows
+from trainer.data.split import split
+from trainer.errors import NoGain
+from trainer.features import Features
+from trainer.loop import fit
+from trainer.model import Checkpoint, add_lora
+from trainer.predict import predict
+from trainer.publish import choose_probes, data_digest, now, publish, trainer_version
+from trainer.score import by_category, score
+
+log = logging.getLogger(__name__)
+
+
+def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter:
+    """Train, evaluate, publish.
+
+    Raises:
+        TrainerError: faulty rows or options, or an adapter that gains nothing.
+        FileNotFoundError: `options.model` is not a LLaVA checkpoint.
+    """
+    # 1. Rows, none of them on both sides.
+    rows, held_out = _rows(options)
+    log.info("%d training rows, %d held out", len(rows), len(held_out))
+    # 2. The base, and what its frozen half makes of every image.
+    checkpoint = Checkpoint.load(locate(options.model))
+    images = [row.image for row in (*rows, *held_out) if row.image]
+    features = Features.of(checkpoint.model, checkpoint.processor, checkpoint.preparation, images)
+    # 3. The adapter.
+    alpha = options.alpha or 2.0 * options.rank
+    model = add_lora(checkpoint.model, options.rank, alpha, options.dropout, options.seed)
+    trees = grow(rows, checkpoint.prompt, features.tokens, options.questions_per_sequence)
+    output = options.output or Path("runs") / options.name
+    output.mkdir(parents=True, exist_ok=True)
+    fit(model, trees, partial(collate, features=features, pad_id=checkpoint.prompt.pad_token_id), options, output)
+    # 4. Both models on the held-out rows.
+    with model.disable_adapter():
+        base = predict(model.get_base_model(), checkpoint.prompt, held_out, features, "base answers")
+    adapter = predict(model.get_base_model(), checkpoint.prompt, held_out, features, "adapter answers")
+    texts = [answer.text for answer in base], [answer.text for answer in adapter]
+    result = score(held_out, *texts)
+    log.info("held out: base %d, adapter %d of %d right", result.base, result.adapter, result.rows)
+    if result.adapter <= result.base:
+        raise NoGain(f"the adapter is no better than its base on {result.rows} held-out rows: not published")
+    # 5. A version that says how it was made.
+    manifest = Manifest(
+        name=options.name,
+        created=now(),
+        trainer=trainer_version(),
+        base_id=checkpoint.base.id,
+        base_digest=checkpoint.base.digest,
+        base_precision=checkpoint.base.precision,
+        prompt_digest=checkpoint.prompt.digest,
+        preparation=preparation_facts(checkpoint.preparation),
+        rank=options.rank,
+        alpha=alpha,
+        targets=TARGETS,
+        modality=options.modality,
+        data_digest=data_digest(rows),
+        score=result,
+        categories=by_category(held_out, *texts),
+        probes=choose_probes(held_out, base, adapter, checkpoint.preparation),
+    )
+    published = publish(options.store, manifest, model, " ".join(command or sys.argv))
+    log.info("published %s as %s", published.key, published.path)
+    return published
+
+
+def _rows(options: TrainOptions) -> tuple[list[Row], list[Row]]:
+    rows = read_rows(options.data, options.images)
+    if options.eval_data is None:
+        return split(rows, options.holdout, options.seed)
+    return rows, read_rows(options.eval_data, options.images)
