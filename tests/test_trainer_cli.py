@@ -17,7 +17,7 @@ COLOURS = ("red", "green", "blue", "black", "orange", "purple")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A domain with words of its own: colours have code names."""
+    """A domain with rules of its own: every colour has a number."""
     folder = tmp_path_factory.mktemp("data")
     lines = []
     for number in range(60):
@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{number}.png").write_bytes(png(colour, (64 + number % 7, 64)))
         for question in ("what is the code?", "which code is shown?"):
             lines.append(
-                json.dumps({"image": f"{number}.png", "question": question, "answer": f"code {colour[0]}{colour[0]}"})
+                json.dumps({"image": f"{number}.png", "question": question, "answer": str(COLOURS.index(colour) + 1)})
             )
     (folder / "train.jsonl").write_text("\n".join(lines))
     return folder
@@ -38,14 +38,14 @@ def run(data: Path, store: Path, *options: str) -> int:
 
 
 def test_training_publishes_a_version_that_the_service_would_accept(data: Path, tmp_path: Path, prompt: Prompt) -> None:
-    status = run(data, tmp_path, "--epochs", "12", "--learning-rate", "5e-3", "--batch-size", "8", "--holdout", "0.2")
+    status = run(data, tmp_path, "--epochs", "15", "--learning-rate", "3e-3", "--batch-size", "8", "--holdout", "0.2")
     assert status == 0
     adapter = Store(tmp_path).stable("codes")
     Store(tmp_path).verify(adapter)
     proof = Proof.for_checkpoint(CHECKPOINT, Base.of_checkpoint(CHECKPOINT), prompt, 64)
     manifest = proof.examine(adapter)
     assert manifest.score.adapter > 0.8 * manifest.score.rows > manifest.score.base
-    assert manifest.probes[0].adapter_answer.startswith("code")
+    assert manifest.probes[0].adapter_answer.isdigit()
     assert all(probe.base_answer != probe.adapter_answer for probe in manifest.probes)
     assert "held-out" in (adapter.path / "README.md").read_text()
     losses = [
