@@ -51,7 +51,11 @@ def _ask(options: Accuracy, url: str, adapter: str) -> Evaluation:
     folder = options.data / adapter
     (result,) = evaluate(
         EvaluateOptions(
-            url=[url], adapter=adapter, data=folder / "test.jsonl", images=folder / "images", limit=options.limit
+            url=[url],
+            adapter=adapter,
+            data=str(folder / "test.jsonl"),
+            images=str(folder / "images"),
+            limit=options.limit,
         )
     )
     return result

@@ -22,7 +22,7 @@ def main(model: Path, work: Path) -> None:
         scene, asked = numbered_scene(SEED, HELD_OUT + number)
         image = work / f"{number}.png"
         scene.image.save(image)
-        rows += [Row(f"{number}-{n}", image, a.question, a.answer, a.category) for n, a in enumerate(asked)]
+        rows += [Row(f"{number}-{n}", str(image), a.question, a.answer, a.category) for n, a in enumerate(asked)]
     loaded = Checkpoint.load(model)
     images = [row.image for row in rows if row.image]
     features = Features.of(loaded.model, loaded.processor, loaded.preparation, images)

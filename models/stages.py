@@ -69,7 +69,7 @@ def prepare_lessons(tower: Any, seed: int, first: int, scenes: int) -> Lessons:
 
 def _trees(lessons: Lessons, prompt: Prompt, categories: set[str] | None, tokens: int) -> list[Tree]:
     rows = [
-        Row(str(number), Path(f"{number:07}"), each.question, each.answer, each.category)
+        Row(str(number), f"{number:07}", each.question, each.answer, each.category)
         for number, questions in enumerate(lessons.asked)
         for each in questions
         if categories is None or each.category in categories
@@ -107,7 +107,7 @@ def learn(
     llava.train()
     with tqdm(_batches(trees, batch, steps, seed), total=steps, desc=name, unit="step", mininterval=5) as progress:
         for chosen in progress:
-            states = lessons.states[[int(str(tree.image)) for tree in chosen]].float()
+            states = lessons.states[[int(tree.image or 0) for tree in chosen]].float()
             with torch.autocast("cpu", torch.bfloat16):
                 features = llava.model.multi_modal_projector(states).flatten(0, 1)
                 logits, labels = answer_logits(llava, replace(_collate(chosen, prompt), features=features))

@@ -1,12 +1,11 @@
 """One sequence for all questions about an image gives the loss and the gradient of a sequence for each."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from tests.conftest import ROOT, png
 from trainer.batches import IGNORED, collate, grow
+from trainer.data.files import read
 from trainer.data.rows import Row
 from trainer.features import Features
 from trainer.model import Checkpoint, add_lora, loss_sum
@@ -25,7 +24,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     for colour in ("red", "blue", "green"):
         image = folder / f"{colour}.png"
         image.write_bytes(png(colour, (60, 40)))
-        rows += [Row(f"{colour}-{number}", image, q, a, "all") for number, (q, a) in enumerate(asked)]
+        rows += [Row(f"{colour}-{number}", str(image), q, a, "all") for number, (q, a) in enumerate(asked)]
     return rows
 
 
@@ -72,12 +71,12 @@ def test_the_plain_path_is_transformers_own(checkpoint: Checkpoint, rows: list[R
     from service.images import picture
 
     row = rows[1]
-    assert isinstance(row.image, Path)
+    assert row.image
     (tree,) = grow([row], checkpoint.prompt, features.tokens, 1)
     ours = loss_sum(checkpoint.model, collate([tree], features, checkpoint.prompt.pad_token_id))
     ids = torch.tensor([[*tree.token_ids, checkpoint.prompt.end_token_id]])
     labels = torch.tensor([[IGNORED, *tree.labels]])
-    prepared = picture(row.image.read_bytes(), checkpoint.preparation).image
+    prepared = picture(read(row.image), checkpoint.preparation).image
     pixels = checkpoint.processor(images=[prepared], return_tensors="pt").pixel_values
     theirs = checkpoint.model(input_ids=ids, pixel_values=pixels, labels=labels).loss
     count = sum(label != IGNORED for label in tree.labels)

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfi
 
 from service.errors import ServiceError
 from trainer.config import EvaluateOptions, TrainOptions
+from trainer.data.config import DataOptions
 from trainer.errors import TrainerError
 
 
@@ -21,6 +22,7 @@ class Trainer(BaseSettings):
 
     train: CliSubCommand[TrainOptions]
     evaluate: CliSubCommand[EvaluateOptions]
+    data: CliSubCommand[DataOptions]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,6 +56,10 @@ def _run(options: object, arguments: list[str]) -> None:
         for result in results:
             print(json.dumps(result.summary()))
         print(table(results))
+    elif isinstance(options, DataOptions):
+        from trainer.data.commands import run
+
+        print(run(get_subcommand(options)))
 
 
 if __name__ == "__main__":

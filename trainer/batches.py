@@ -10,7 +10,6 @@ is exact. With one branch per tree this is the plain sequence.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import torch
 
@@ -25,7 +24,7 @@ IGNORED = -100
 class Tree:
     """One sequence; `branches` is 0 in the prefix, `labels` the next token's id where an answer is predicted."""
 
-    image: Path | None
+    image: str | None
     token_ids: tuple[int, ...]
     positions: tuple[int, ...]
     branches: tuple[int, ...]
@@ -75,7 +74,7 @@ def collate(batch: list[Tree], features: Features, pad_id: int) -> Batch:
     )
 
 
-def _tree(image: Path | None, rows: list[Row], prompt: Prompt, image_tokens: int) -> Tree:
+def _tree(image: str | None, rows: list[Row], prompt: Prompt, image_tokens: int) -> Tree:
     prefix: tuple[int, ...] = ()
     token_ids: list[int] = []
     positions: list[int] = []

@@ -17,13 +17,15 @@ class TrainOptions(_Options):
     """Train a LoRA adapter from questions about images, score it against its base, and publish it to a store."""
 
     name: str = Field(description="the adapter's name: what a question's `adapter` will say")
-    data: Path = Field(description="training rows: LLaVA JSON lines, or lines of {image, question, answer}")
-    images: Path = Field(description="the folder that the rows' image names are relative to")
+    data: str = Field(
+        description="training rows, a path or URL: LLaVA JSON lines, or lines of {image, question, answer}"
+    )
+    images: str = Field(description="the folder, a path or URL, that the rows' image names are relative to")
     store: Path = Field(Path("adapters"), description="the adapter store to publish into")
     model: str = Field("models/tiny-llava", description="base checkpoint: a directory, or a Hugging Face id")
     output: Path | None = Field(None, description="where the run keeps its log and checkpoints [runs/NAME]")
 
-    eval_data: Path | None = Field(None, description="held-out rows; without it a share of the images is held out")
+    eval_data: str | None = Field(None, description="held-out rows; without it a share of the images is held out")
     holdout: float = Field(0.1, gt=0, lt=1, description="share of the images held out, by seed")
     modality: Literal["image", "text", "any"] = Field("any", description="which questions the adapter is meant for")
 
@@ -46,7 +48,7 @@ class EvaluateOptions(_Options):
 
     url: list[str] = Field(["http://127.0.0.1:8000"], description="the service's address; several are compared")
     adapter: str = Field(description="the adapter to compare with the base")
-    data: Path = Field(description="held-out rows, in either form that training takes")
-    images: Path = Field(description="the folder that the rows' image names are relative to")
+    data: str = Field(description="held-out rows, in either form that training takes")
+    images: str = Field(description="the folder that the rows' image names are relative to")
     limit: int | None = Field(None, gt=0, description="only the first rows")
     clients: int = Field(32, gt=0, description="questions asked at once")

@@ -12,11 +12,11 @@ class TrainerError(Exception):
 
 
 class DataError(TrainerError):
-    """Rows that cannot be trained on; all faults at once."""
+    """Rows that cannot be trained on; `faults` has all, the message the first `shown`."""
 
-    def __init__(self, faults: list[str]) -> None:
-        shown = faults[:20] + ([f"… and {len(faults) - 20} more"] if len(faults) > 20 else [])
-        super().__init__("\n".join(shown))
+    def __init__(self, faults: list[str], shown: int = 20) -> None:
+        more = [f"… and {len(faults) - shown} more: `data check` shows all"] if len(faults) > shown else []
+        super().__init__("\n".join(faults[:shown] + more))
         self.faults = faults
 
 

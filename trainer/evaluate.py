@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from service.adapters.manifest import Score
 from trainer.config import EvaluateOptions
+from trainer.data.files import read
 from trainer.data.rows import Row, read_rows
 from trainer.errors import OptionError
 from trainer.score import by_category, score
@@ -108,7 +109,7 @@ async def _ask(client: httpx.AsyncClient, row: Row, adapter: str | None) -> str:
     if row.image is None:
         response = await client.post("/v1/vqa", json=fields)
     else:
-        response = await client.post("/v1/vqa", data=fields, files={"image": row.image.read_bytes()})
+        response = await client.post("/v1/vqa", data=fields, files={"image": read(row.image)})
     if response.is_error:
         raise OptionError(f"row {row.id}: the service answered {response.status_code}: {response.text[:300]}")
     answer: str = response.json()["answer"]

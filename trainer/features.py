@@ -1,12 +1,12 @@
 """Image files -> what the frozen tower and projector make of them, once per image however many questions ask."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from service.images import Preparation, picture
+from trainer.data.files import read
 
 BATCH = 64
 
@@ -14,10 +14,10 @@ BATCH = 64
 class Features:
     """Projected image tokens of shape (image tokens, hidden size), by image file; float32 on the CPU."""
 
-    def __init__(self, by_image: dict[Path, torch.Tensor]) -> None:
+    def __init__(self, by_image: dict[str, torch.Tensor]) -> None:
         self._by_image = by_image
 
-    def __getitem__(self, image: Path) -> torch.Tensor:
+    def __getitem__(self, image: str) -> torch.Tensor:
         return self._by_image[image]
 
     @property
@@ -26,17 +26,17 @@ class Features:
         return len(next(iter(self._by_image.values()), ()))
 
     @classmethod
-    def of(cls, model: Any, processor: Any, preparation: Preparation, images: list[Path]) -> "Features":
+    def of(cls, model: Any, processor: Any, preparation: Preparation, images: list[str]) -> "Features":
         """Run `images` (each once, in the given order) through the model's tower and projector.
 
         Raises:
             service.errors.ServiceError: an image that does not decode; the service would refuse it too.
         """
         unique = list(dict.fromkeys(images))
-        by_image: dict[Path, torch.Tensor] = {}
+        by_image: dict[str, torch.Tensor] = {}
         for start in tqdm(range(0, len(unique), BATCH), desc="image features", unit="batch"):
             batch = unique[start : start + BATCH]
-            pictures = [picture(image.read_bytes(), preparation).image for image in batch]
+            pictures = [picture(read(image), preparation).image for image in batch]
             pixels = processor(images=pictures, return_tensors="pt").pixel_values
             with torch.inference_mode():
                 features = model.get_image_features(pixels.to(model.device, model.dtype)).pooler_output

@@ -17,6 +17,7 @@ from service.adapters.modules import CONFIG, WEIGHTS
 from service.adapters.store import Store
 from service.images import Preparation, picture
 from service.types import Adapter
+from trainer.data.files import read
 from trainer.data.rows import Row
 from trainer.errors import NoGain
 from trainer.predict import Prediction
@@ -28,10 +29,10 @@ PROBES = 4
 def data_digest(rows: Sequence[Row]) -> str:
     """SHA-256 over the rows and their images' bytes, in order."""
     digest = hashlib.sha256()
-    images: dict[Path, str] = {}
+    images: dict[str, str] = {}
     for row in rows:
         if row.image and row.image not in images:
-            images[row.image] = hashlib.sha256(row.image.read_bytes()).hexdigest()
+            images[row.image] = hashlib.sha256(read(row.image)).hexdigest()
         image = images[row.image] if row.image else None
         digest.update(json.dumps([image, row.question, row.answer]).encode())
     return digest.hexdigest()
@@ -99,9 +100,9 @@ def card(manifest: Manifest, command: str) -> str:
     return "\n".join(lines)
 
 
-def _png(image: Path | None, preparation: Preparation) -> str | None:
+def _png(image: str | None, preparation: Preparation) -> str | None:
     if image is None:
         return None
     buffer = io.BytesIO()
-    picture(image.read_bytes(), preparation).image.save(buffer, "PNG", optimize=True)
+    picture(read(image), preparation).image.save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -1,99 +1,165 @@
-r"""JSON lines -> rows. Two forms are read, LLaVA's conversations and the flat one; every fault is found in one pass.
+r"""JSON lines -> rows, a line at a time. Two forms are read, LLaVA's conversations and the flat one.
 
-    {"id", "image", "category"?, "conversations": [{"from": "human", "value": "<image>\n…"}, {"from": "gpt", "value"}]}
-    {"id"?, "image", "category"?, "question", "answer"}
+    {"id"?, "image"?, "category"?, "conversations": [{"from": "human", "value": "<image>\n…"}, {"from": "gpt", …}]}
+    {"id"?, "image"?, "category"?, "question", "answer"}
 
-Each human-gpt pair of a conversation is one row: visual question answering asks them independently.
+Each human-gpt pair of a conversation is one row: visual question answering asks them independently. Every fault of
+every line is found in one pass; pixels are not looked at (check.py does).
 """
 
 import json
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.data import files
 from trainer.errors import DataError
 
 PLACEHOLDER = "<image>"
+SPEAKERS = ("human", "gpt")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One question and its answer; `image` is an existing file, or None for a text question."""
+    """One question and its answer; `image` is the path or URL of a file, or None for a text question."""
 
     id: str
-    image: Path | None
+    image: str | None
     question: str
     answer: str
     category: str
 
 
-def read_rows(file: Path, images: Path) -> list[Row]:
-    """Read every row of a JSON lines file whose image names are relative to `images`.
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What one line holds: its rows, or its faults. `id` is the one the line itself gives."""
+
+    number: int
+    id: str | None
+    rows: tuple[Row, ...]
+    faults: tuple[str, ...]
+
+
+def read_rows(file: str | Path, images: str | Path) -> list[Row]:
+    """Every row of a JSON lines file whose image names are relative to `images`.
 
     Raises:
         DataError: the file cannot be read, or rows are faulty; the message has a line for each, as file:line: fault.
     """
-    rows: list[Row] = []
+    return list(scan(file, images))
+
+
+def scan(file: str | Path, images: str | Path) -> Iterator[Row]:
+    """`read_rows` one by one; faults are raised behind the last row.
+
+    Raises:
+        DataError: as `read_rows`.
+    """
     faults: list[str] = []
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError([f"{file}: cannot be read as UTF-8 text: {error}"]) from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.extend(_parse(line, f"{file.stem}-{number}", images))
-        except ValueError as fault:
-            faults.append(f"{file}:{number}: {fault}")
-    if not rows and not faults:
+    empty = True
+    for line in read_lines(file, images):
+        empty = False
+        faults += [f"{file}:{line.number}: {fault}" for fault in line.faults]
+        yield from line.rows
+    if empty:
         faults.append(f"{file}: holds no rows")
     if faults:
         raise DataError(faults)
-    return rows
 
 
-def _parse(line: str, default_id: str, images: Path) -> Iterator[Row]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise ValueError("not a JSON object")
-    image = _image(record.get("image"), images)
-    pairs = list(_pairs(record))
-    for turn, (question, answer) in enumerate(pairs):
-        id_ = str(record.get("id", default_id)) + (f"#{turn}" if len(pairs) > 1 else "")
-        yield Row(id_, image, question, answer, str(record.get("category", "all")))
+def read_lines(file: str | Path, images: str | Path) -> Iterator[Line]:
+    """What each line holds, good or not; blank lines are passed over.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    parser = Parser(str(images), files.stem(str(file)))
+    for number, line in enumerate(files.lines(str(file)), start=1):
+        if line.strip():
+            yield parser.line(number, line)
 
 
-def _image(name: Any, images: Path) -> Path | None:
-    if name is None:
-        return None
-    if not isinstance(name, str) or not (images / name).is_file():
-        raise ValueError(f"image {name!r} is not a file in {images}")
-    return images / name
+class Parser:
+    """Judges one record after the other; remembers which images exist, so that each is looked up once."""
+
+    def __init__(self, images: str, default_id: str) -> None:
+        self._images = images
+        self._default_id = default_id
+        self._exists: dict[str, bool] = {}
+
+    def line(self, number: int, line: bytes) -> Line:
+        """Parse the JSON text of one record."""
+        try:
+            return self.record(number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+        except UnicodeDecodeError as error:
+            fault = f"not UTF-8 text at byte {error.start + 1}: save the file as UTF-8"
+        except (ValueError, RecursionError) as error:
+            fault = f"not JSON: {error}"
+        return Line(number, None, (), (fault,))
+
+    def record(self, number: int, record: Any) -> Line:
+        """Judge one record."""
+        if not isinstance(record, dict):
+            return Line(number, None, (), ("not a JSON object",))
+        faults: list[str] = []
+        image = self._image(record.get("image"), faults)
+        pairs = _pairs(record, faults)
+        given = record.get("id")
+        id_ = f"{self._default_id}-{number}" if given is None else str(given)
+        category = str(record.get("category", "all"))
+        rows = (
+            Row(f"{id_}#{turn}" if len(pairs) > 1 else id_, image, question, answer, category)
+            for turn, (question, answer) in enumerate(pairs)
+        )
+        return Line(number, None if given is None else id_, () if faults else tuple(rows), tuple(faults))
+
+    def _image(self, name: Any, faults: list[str]) -> str | None:
+        if name is None:
+            return None
+        if not isinstance(name, str) or not name:
+            faults.append(f"image {name!r} is not a file's name")
+            return None
+        if posixpath.isabs(name) or posixpath.normpath(name).startswith(".."):
+            faults.append(f"image {name!r} lies outside of {self._images}: name it relative to that folder")
+            return None
+        url = files.join(self._images, name)
+        if url not in self._exists:
+            self._exists[url] = files.is_file(url)
+        if not self._exists[url]:
+            faults.append(f"image {name!r} is not a file in {self._images}")
+        return url
 
 
-def _pairs(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _pairs(record: dict[str, Any], faults: list[str]) -> list[tuple[str, str]]:
+    image = record.get("image") is not None
     if "conversations" not in record:
-        yield _text(record, "question"), _text(record, "answer")
-        return
+        return [(_text(record, "question", int(image), faults), _text(record, "answer", 0, faults))]
     turns = record["conversations"]
-    if not isinstance(turns, list) or not turns or len(turns) % 2:
-        raise ValueError("conversations is not a list of human and gpt turns in pairs")
-    for number, (human, gpt) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
-        if not isinstance(human, dict) or not isinstance(gpt, dict):
-            raise ValueError("a turn of conversations is not an object")
-        if (human.get("from"), gpt.get("from")) != ("human", "gpt"):
-            raise ValueError(f"turns {2 * number + 1} and {2 * number + 2} are not from human and gpt")
-        yield _text(human, "value"), _text(gpt, "value")
+    if not isinstance(turns, list) or not turns:
+        faults.append("conversations is not a list of human and gpt turns")
+        return []
+    texts = []
+    for number, turn in enumerate(turns):
+        speaker, other = SPEAKERS[number % 2], SPEAKERS[1 - number % 2]
+        found = turn.get("from") if isinstance(turn, dict) else None
+        if found != speaker:
+            twice = f"two {other} turns in a row" if number and found == other else f"not from {speaker}"
+            faults.append(f"turn {number + 1} of conversations is from {found!r}: {twice}")
+            return []
+        texts.append(_text(turn, "value", int(image and number == 0), faults, f" of turn {number + 1}"))
+    if len(texts) % 2:
+        faults.append("the last turn of conversations has no answer")
+    return list(zip(texts[::2], texts[1::2], strict=False))
 
 
-def _text(record: dict[str, Any], field: str) -> str:
+def _text(record: dict[str, Any], field: str, placeholders: int, faults: list[str], where: str = "") -> str:
     value = record.get(field)
+    found = value.count(PLACEHOLDER) if isinstance(value, str) else 0
     text = value.replace(PLACEHOLDER, "").strip() if isinstance(value, str) else ""
     if not text:
-        raise ValueError(f"field {field!r} is missing or empty")
+        faults.append(f"field {field!r}{where} is missing or empty")
+    if found > placeholders:
+        faults.append(f"field {field!r}{where} has {found} {PLACEHOLDER} placeholders, at most {placeholders} can be")
     return text

@@ -1,8 +1,13 @@
 """Rows -> training and held-out rows, by image, so that no image is on both sides; seeded."""
 
 import hashlib
+import posixpath
 
-from trainer.data.rows import Row
+from tqdm import tqdm
+
+from trainer.data.config import SplitOptions
+from trainer.data.rows import Row, scan
+from trainer.data.write import Report, writing
 from trainer.errors import OptionError
 
 
@@ -12,7 +17,7 @@ def split(rows: list[Row], holdout: float, seed: int) -> tuple[list[Row], list[R
     Raises:
         OptionError: one side would be empty.
     """
-    held = [_fraction(row, seed) < holdout for row in rows]
+    held = [held_out(row, holdout, seed) for row in rows]
     train = [row for row, out in zip(rows, held, strict=True) if not out]
     test = [row for row, out in zip(rows, held, strict=True) if out]
     if not train or not test:
@@ -20,6 +25,29 @@ def split(rows: list[Row], holdout: float, seed: int) -> tuple[list[Row], list[R
     return train, test
 
 
-def _fraction(row: Row, seed: int) -> float:
-    key = f"{seed}:{row.image.name if row.image else row.id}"
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
+def held_out(row: Row, holdout: float, seed: int) -> bool:
+    """Which side a row is on: all rows of an image, wherever it lies, are on the same."""
+    key = f"{seed}:{posixpath.basename(row.image) if row.image else row.id}"
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "backslashreplace")).digest()[:8]) / 2**64 < holdout
+
+
+def split_file(options: SplitOptions) -> str:
+    """`data split`: write both sides, row by row.
+
+    Raises:
+        DataError: faulty rows, or a file that cannot be read or written.
+        OptionError: one side would be empty.
+    """
+    if options.output == options.held_out:
+        raise OptionError(f"--held-out {options.held_out}: is --output too; give it another name")
+    larger, smaller = Report(), Report()
+    with (
+        writing(options.output, options.images, larger) as train,
+        writing(options.held_out, options.images, smaller) as test,
+    ):
+        for row in tqdm(scan(options.data, options.images), desc="split", unit="row"):
+            (test if held_out(row, options.holdout, options.seed) else train).write(row)
+        if not larger.kept or not smaller.kept:
+            rows = larger.kept + smaller.kept
+            raise OptionError(f"--holdout {options.holdout} of {rows} rows leaves one side empty: choose another")
+    return f"{options.output}: {larger}\n{options.held_out}: {smaller}"

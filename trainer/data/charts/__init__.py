@@ -1,0 +1,42 @@
+"""`data charts`: images, and JSON lines of questions with true answers; a chart depends on seed and number alone."""
+
+import numpy as np
+from tqdm import tqdm
+
+from trainer.data import files
+from trainer.data.charts.chart import invent
+from trainer.data.charts.drawing import draw
+from trainer.data.charts.endpoint import Endpoint
+from trainer.data.charts.questions import ask
+from trainer.data.config import ChartOptions
+from trainer.data.rows import Row
+from trainer.data.write import Report, writing
+
+
+def make(options: ChartOptions) -> str:
+    """Draw, ask and write; say where.
+
+    Raises:
+        DataError: a file cannot be written.
+        OptionError: an endpoint that cannot be asked.
+    """
+    endpoint = Endpoint(options) if options.questions_url or options.questions_model else None
+    report = Report()
+    images = files.join(options.output, "images")
+    rows = files.join(options.output, "charts.jsonl")
+    with writing(rows, images, report) as writer:
+        for number in tqdm(range(options.charts), desc="charts", unit="chart"):
+            rng = np.random.default_rng((options.seed, number))
+            chart = invent(options.kinds[number % len(options.kinds)], options, rng)
+            name = f"{chart.kind}-{options.seed}-{number:06}"
+            image = files.join(images, f"{name}.png")
+            files.write(image, draw(chart, options.size, rng))
+            questions = ask(chart, options.ask, options.questions, rng)
+            if endpoint:
+                written, refused = endpoint.ask(chart, options.questions)
+                questions += written
+                for _ in range(refused):
+                    report.note("refused, the endpoint's answer is no short text", name)
+            for turn, question in enumerate(questions):
+                writer.write(Row(f"{name}#{turn}", image, question.text, question.answer, question.kind))
+    return f"{report}\n--data {rows} --images {images}"

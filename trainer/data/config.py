@@ -1,0 +1,112 @@
+"""Every option of the `data` commands, declared once; see trainer/config.py."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import CliSubCommand
+
+Form = Literal["llava", "chartqa", "scienceqa", "csv", "huggingface"]
+Kind = Literal["pie", "funnel", "bar", "grouped", "line", "scatter"]
+Asked = Literal["value", "compare", "sum", "extreme", "trend", "count"]
+KINDS: tuple[Kind, ...] = ("pie", "funnel", "bar", "grouped", "line", "scatter")
+ASKED: tuple[Asked, ...] = ("value", "compare", "sum", "extreme", "trend", "count")
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Rows(_Options):
+    data: str = Field(description="rows, a path or URL: LLaVA JSON lines, or lines of {image, question, answer}")
+    images: str = Field(description="the folder, a path or URL, that the rows' image names are relative to")
+
+
+class CheckOptions(_Rows):
+    """Read every line and decode every image; name all faults as file:line: fault, or say what the set holds."""
+
+    max_text: int = Field(2000, gt=0, description="characters a question or an answer may have")
+
+
+class DedupeOptions(_Rows):
+    """Drop questions asked twice of images that look the same; those images become one, so no split parts them."""
+
+    output: str = Field(description="the JSON lines file to write, a path or URL; image names stay as they are")
+    distance: int = Field(6, ge=0, le=64, description="bits of the 64-bit perceptual hash in which copies may differ")
+    tolerance: int = Field(
+        24, ge=0, le=255, description="colour steps, of 255, by which copies may differ anywhere at 16x16 pixels"
+    )
+
+
+class SplitOptions(_Rows):
+    """Write two files that share no image; a row's side depends on its image's name and the seed alone."""
+
+    output: str = Field(description="the JSON lines file for the larger side, usually training")
+    held_out: str = Field(description="the JSON lines file for the rows held out")
+    holdout: float = Field(0.1, gt=0, lt=1, description="share of the images held out")
+    seed: int = Field(0, description="another seed holds out other images")
+
+
+class FilterOptions(_Rows):
+    """Drop rows whose image is broken, small, blank or a strip; rows without an image pass."""
+
+    output: str = Field(description="the JSON lines file to write, a path or URL; image names stay as they are")
+    min_side: int = Field(32, gt=0, description="pixels the shorter side must have")
+    max_aspect: float = Field(5.0, ge=1, description="how many times longer than the other a side may be")
+    min_contrast: float = Field(2.0, ge=0, description="standard deviation of grey, of 255, below which it is blank")
+
+
+class ImportOptions(_Options):
+    """Turn another data set's form into JSON lines; what cannot be a row is dropped and named."""
+
+    form: Form = Field(
+        description="llava: one JSON list of conversations; chartqa: a list of {imgname, query, label}; scienceqa: "
+        "problems.json, images as SPLIT/ID/image.png; csv: a header and rows; huggingface: a save_to_disk directory"
+    )
+    source: str = Field(description="the file to read, a path or URL; for huggingface a local directory")
+    images: str = Field(description="the folder image names are relative to; huggingface: the folder to write them to")
+    output: str = Field(description="the JSON lines file to write, a path or URL")
+    columns: dict[str, str] = Field(
+        {}, description="csv and huggingface: where a field has another name, e.g. question=query,answer=label"
+    )
+
+
+class MixOptions(_Options):
+    """Mix several sets by weight, shuffled; give --data, --images and --weight once per set, in the same order."""
+
+    data: list[str] = Field(min_length=1, description="a set's rows")
+    images: list[str] = Field(min_length=1, description="the set's image folder; all lie under one folder")
+    weight: list[float] = Field(min_length=1, description="the set's share, relative to the others'")
+    output: str = Field(description="the JSON lines file to write; the last line printed says its image folder")
+    rows: int | None = Field(None, gt=0, description="rows in all [as many as the weights and the smallest set allow]")
+    seed: int = Field(0, description="of the choice and the order")
+
+
+class ChartOptions(_Options):
+    """Draw charts and ask about them: images and JSON lines with true answers, the same for the same seed."""
+
+    output: str = Field(description="the folder to write, a path or URL: charts.jsonl, and the images in images/")
+    charts: int = Field(100, gt=0, description="charts to draw")
+    kinds: list[Kind] = Field(list(KINDS), min_length=1, description="kinds of chart, taken in turn")
+    ask: list[Asked] = Field(list(ASKED), min_length=1, description="kinds of question; each becomes a category")
+    questions: int = Field(4, gt=0, description="questions per chart, at most; each of another kind or thing")
+    size: int = Field(128, ge=64, le=2048, description="side in pixels; below 128 labels blur")
+    parts: int = Field(5, ge=3, le=8, description="bars, slices or stages at most; few stay readable")
+    values: Literal["any", "even", "bell", "skewed"] = Field(
+        "any", description="how values are spread: evenly, around a middle, or many small and few large"
+    )
+    seed: int = Field(0, description="another seed draws other charts")
+    questions_url: str | None = Field(None, description="OpenAI-compatible endpoint, …/v1, that writes more questions")
+    questions_model: str | None = Field(None, description="the endpoint's model")
+    questions_key: SecretStr | None = Field(None, description="the endpoint's API key, if it wants one")
+
+
+class DataOptions(_Options):
+    """Check, clean, convert, mix and draw training rows."""
+
+    check: CliSubCommand[CheckOptions] = Field(description="name every fault of a set, or say what it holds")
+    dedupe: CliSubCommand[DedupeOptions] = Field(description="drop questions asked twice of the same picture")
+    split: CliSubCommand[SplitOptions] = Field(description="write two files that share no image")
+    filter: CliSubCommand[FilterOptions] = Field(description="drop small, blank and broken images")
+    import_: CliSubCommand[ImportOptions] = Field(alias="import", description="convert from another form")
+    mix: CliSubCommand[MixOptions] = Field(description="mix several sets by weight")
+    charts: CliSubCommand[ChartOptions] = Field(description="draw charts, with questions and true answers")

@@ -1,0 +1,121 @@
+"""Bytes and lines at a path or any fsspec URL (s3://, gs://, memory://…); knows nothing of rows or pixels."""
+
+import posixpath
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from trainer.errors import DataError, OptionError
+
+# A plain path may hold "::" or "://" further in; only this at the front makes it a URL.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
+
+
+def join(folder: str, name: str) -> str:
+    """`name` under `folder`, in one spelling: "./a.png" and "a.png" are the same file."""
+    return f"{folder.rstrip('/')}/{posixpath.normpath(name)}"
+
+
+def relative(url: str, folder: str) -> str:
+    """The name that `join` would need to find `url` under `folder`."""
+    return url.removeprefix(folder.rstrip("/") + "/")
+
+
+def stem(url: str) -> str:
+    """A file's name without folder and ending."""
+    return posixpath.splitext(posixpath.basename(url))[0]
+
+
+def is_file(url: str) -> bool:
+    """Whether a file is there.
+
+    Raises:
+        OptionError: no file system goes by the URL's protocol.
+        DataError: its store cannot be asked.
+    """
+    with _naming(url):
+        fs, path = _locate(url)
+        return bool(fs.isfile(path))
+
+
+def read(url: str) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with _naming(url):
+        fs, path = _locate(url)
+        data: bytes = fs.cat_file(path)
+        return data
+
+
+def lines(url: str) -> Iterator[bytes]:
+    """A file's lines, one by one, without their ends; memory holds one.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with _naming(url):
+        fs, path = _locate(url)
+        with fs.open(path, "rb") as file:
+            for line in file:
+                yield line.rstrip(b"\r\n")
+
+
+@contextmanager
+def writing(url: str) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only when the block ends well; folders are made.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    fs, path = _locate(url)
+    part = f"{path}.part"
+    with _naming(url, "written"):
+        fs.makedirs(posixpath.dirname(path), exist_ok=True)
+        file = fs.open(part, "wb")
+    try:
+        with file:
+            yield file
+    except BaseException:
+        fs.rm_file(part)
+        raise
+    with _naming(url, "written"):
+        fs.mv(part, path)
+
+
+def write(url: str, data: bytes) -> None:
+    """Make or replace a file.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    with writing(url) as file:
+        file.write(data)
+
+
+def _locate(url: str) -> tuple[Any, str]:
+    if not _URL.match(url):
+        fs = LocalFileSystem()
+        return fs, fs._strip_protocol(url)
+    try:
+        fs, path = url_to_fs(url)
+    except (ValueError, ImportError) as error:  # an unknown protocol; one whose package is missing, which it names
+        raise OptionError(f"{url}: {error}") from error
+    return fs, path
+
+
+@contextmanager
+def _naming(url: str, what: str = "read") -> Iterator[None]:
+    """Whatever a file system raises becomes one line with the URL; clouds' clients share no error class."""
+    try:
+        yield
+    except (DataError, OptionError, GeneratorExit):
+        raise
+    except Exception as error:
+        raise DataError([f"{url}: cannot be {what}: {type(error).__name__}: {error}"]) from error

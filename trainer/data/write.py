@@ -1,0 +1,71 @@
+"""Rows -> JSON lines of the flat form, and a report of what was left out and why."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from trainer.data import files
+from trainer.data.rows import Row
+
+SHOWN = 5
+
+
+class Report:
+    """Counts of rows written, and of rows dropped or changed by reason, with the first few names of each."""
+
+    def __init__(self) -> None:
+        self.kept = 0
+        self.notes: Counter[str] = Counter()
+        self._names: dict[str, list[str]] = {}
+
+    def note(self, reason: str, name: str) -> None:
+        """One more row, or line, that this happened to."""
+        self.notes[reason] += 1
+        names = self._names.setdefault(reason, [])
+        if len(names) < SHOWN:
+            names.append(name)
+
+    def __str__(self) -> str:
+        lines = [f"{self.kept} rows written"]
+        for reason, count in self.notes.most_common():
+            more = ", …" if count > SHOWN else ""
+            lines.append(f"{count} x {reason}: {', '.join(self._names[reason])}{more}")
+        return "\n".join(lines)
+
+
+class Writer:
+    """Writes rows one by one; an id that was there before gets a number, so that ids stay unique."""
+
+    def __init__(self, file: IO[bytes], images: str, report: Report) -> None:
+        self._file = file
+        self._images = images
+        self._report = report
+        self._ids: set[str] = set()
+
+    def write(self, row: Row) -> None:
+        """Append a row; its image lies under the writer's folder."""
+        id_, number = row.id, 1
+        while id_ in self._ids:
+            number += 1
+            id_ = f"{row.id}~{number}"
+        if number > 1:
+            self._report.note("kept, with a number behind an id that was there before", row.id)
+        self._ids.add(id_)
+        record = {"id": id_, "category": row.category, "question": row.question, "answer": row.answer}
+        if row.image is not None:
+            record = {"image": files.relative(row.image, self._images), **record}
+        self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        self._report.kept += 1
+
+
+@contextmanager
+def writing(url: str, images: str, report: Report) -> Iterator[Writer]:
+    """A writer for the file at `url`, which appears when the block ends well.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    with files.writing(url) as file:
+        yield Writer(file, images, report)
