@@ -96,7 +96,7 @@ async def test_a_loaded_adapter_answers_and_another_version_is_another(
 
 
 async def test_loading_twice_is_loading_once(engine: Engine, query: Query, adapter: Adapter) -> None:
-    """Two ids under one name once gave base requests of a mixed batch the adapter's answers."""
+    """A second load must neither fail nor disturb a mixed batch."""
     alone = [await collect(engine, replace(query, id=f"alone-{who}", adapter=who)) for who in (None, adapter)]
     await engine.load(adapter)
     stream = [replace(query, id=f"mixed-{n}", adapter=(None, adapter)[n % 2]) for n in range(24)]

@@ -42,7 +42,7 @@ class VLLMEngine:
         from vllm.lora.request import LoRARequest
 
         engine = self._running()
-        if adapter.key in self._lora:  # vLLM tells adapters apart by name: a second id for one name mixes them up
+        if adapter.key in self._lora:  # vLLM tells adapters apart by name: one id for each
             return
         request = LoRARequest(adapter.key, next(self._ids), str(adapter.path.resolve()))
         try:
