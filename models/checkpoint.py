@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
 from models.recipe import IMAGE_MEAN, IMAGE_STD, PATCH, SIDE
+from trainer.saving import rename_tower
 
 # llava-hf/llava-1.5-7b-hf's own, word for word.
 CHAT_TEMPLATE = (
@@ -43,14 +43,3 @@ def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFas
     model.to(torch.bfloat16).save_pretrained(directory)
     processor(tokenizer).save_pretrained(directory)
     rename_tower(directory)
-
-
-def rename_tower(directory: Path) -> None:
-    """Give the tower's tensors the prefix of llava-hf checkpoints, which transformers 5 drops when it saves."""
-    file = directory / "model.safetensors"
-    tensors = {
-        key.replace("vision_tower.", "vision_tower.vision_model.") if "vision_model" not in key else key: tensor
-        for key, tensor in load_file(file).items()
-    }
-    save_file(tensors, file, metadata={"format": "pt"})
-    file.chmod(0o644)

@@ -3,9 +3,12 @@
     0 tower     a CLIP tower learns what each patch of drawn scenes lies on     build/model/tower.pt
     1 language  a tokenizer, and a Llama that has read the questions            build/model/language/
     2 aligned   LLaVA's stage 1: the projector alone, on captions               build/model/aligned/
-    3 tuned     LLaVA's stage 2: projector and language model, on questions     build/model/tuned/
-                again, on other scenes, the rate rising and falling once more   models/tiny-llava/
-    4 int4      GPTQ to W4A16                                                   models/tiny-llava-int4/
+    3 alone     LLaVA's stage 2: projector and language model, on questions
+                about scenes of one thing                                       build/model/alone/
+      all       about all scenes                                                build/model/all/
+      compared  on other scenes: is this in the picture?                        build/model/compared/
+      tuned     about all of those                                              models/tiny-llava/
+    4 int4      GPTQ to W4A16, as `trainer quantize` does                        models/tiny-llava-int4/
 
 Only drawn scenes are seen: no easy-VQA picture, no handwritten digit.
 """
@@ -22,10 +25,22 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from models import checkpoint, recipe
-from models.quantize import quantize
-from models.stages import CachedPrompt, Lessons, learn, numbered_scene, prepare_lessons, read
+from models.stages import (
+    CALIBRATION,
+    LANGUAGE,
+    PROJECTOR,
+    CachedPrompt,
+    Lessons,
+    learn,
+    numbered_scene,
+    prepare_lessons,
+    read,
+    start_projector,
+    trees_of,
+)  # fmt: skip
 from models.tokenizer import train_tokenizer
-from models.tower import load_tower, train_tower
+from models.tower import PREPARATION, load_tower, train_tower
+from trainer.quantize import Sample, write_int4
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +56,11 @@ class Make(BaseSettings):
     work: Path = Field(Path("build/model"), description="where finished stages are kept")
     output: Path = Field(Path("models"), description="where tiny-llava and tiny-llava-int4 go")
     tower_steps: int = Field(1200, gt=0, description="batches of 128 new scenes for the tower")
-    scenes: int = Field(40_000, gt=0, description="scenes that the first round asks about; the second has half as many")
-    tuning_steps: tuple[int, int] = Field((1200, 1400), description="batches of 24 scenes in the rounds of stage 2")
+    scenes: int = Field(40_000, gt=0, description="scenes that are asked about")
+    more_scenes: int = Field(20_000, gt=0, description="other scenes, for the last two parts of stage 2")
+    tuning_steps: tuple[int, int, int, int] = Field(
+        (1000, 2000, 500, 500), description="batches of 16 scenes in the parts of stage 2"
+    )
 
 
 def make(options: Make) -> None:
@@ -52,19 +70,21 @@ def make(options: Make) -> None:
     if not tower.exists():
         train_tower(options.tower_steps, 128, options.seed, tower.with_suffix(".part"))
         tower.with_suffix(".part").rename(tower)
-    _stage(options.work / "language", lambda target: _language(options, tower, target))
-    first, second = options.work / "tuned", options.output / "tiny-llava"
-    if not first.exists():
-        lessons = _lessons(options, tower, 0, options.scenes)
-        _stage(options.work / "aligned", lambda target: _align(options, lessons, target))
-        _stage(first, lambda target: _tune(options, 0, lessons, options.work / "aligned", target))
-    if not second.exists():
-        more = _lessons(options, tower, options.scenes, options.scenes // 2)
-        _stage(second, lambda target: _tune(options, 1, more, first, target))
-    _stage(
-        options.output / "tiny-llava-int4",
-        lambda target: quantize(options.output / "tiny-llava", target, options.seed, scenes=512),
+    language, aligned, alone, all_, compared = (
+        options.work / name for name in ("language", "aligned", "alone", "all", "compared")
     )
+    tuned, packed = options.output / "tiny-llava", options.output / "tiny-llava-int4"
+    _stage(language, lambda target: _language(options, tower, target))
+    if not all_.exists():
+        lessons = prepare_lessons(load_tower(tower, options.seed), options.seed, 0, options.scenes)
+        _stage(aligned, lambda target: _align(options, lessons, language, target))
+        _stage(alone, lambda target: _tune(options, 0, lessons, aligned, target, {"color", "shape", "yes-no"}))
+        _stage(all_, lambda target: _tune(options, 1, lessons, alone, target))
+    if not tuned.exists():
+        more = prepare_lessons(load_tower(tower, options.seed), options.seed, options.scenes, options.more_scenes)
+        _stage(compared, lambda target: _tune(options, 2, more, all_, target, {"yes-no"}))
+        _stage(tuned, lambda target: _tune(options, 3, more, compared, target))
+    _stage(packed, lambda target: write_int4(tuned, target, _samples(options.seed), group_size=32))
 
 
 def _stage(target: Path, run: Callable[[Path], None]) -> None:
@@ -85,31 +105,45 @@ def _language(options: Make, tower: Path, target: Path) -> None:
     torch.manual_seed(options.seed)
     llava = LlavaForConditionalGeneration(recipe.llava_config())
     llava.model.vision_tower.load_state_dict(load_tower(tower, options.seed).state_dict())
-    read(llava, tokenizer, [f"{text}</s>" for text in texts], steps=200, batch=128, rate=2e-3, seed=options.seed)
+    read(llava, tokenizer, [f"{text}</s>" for text in texts], steps=200, batch=128, seed=options.seed)
     checkpoint.save(llava, tokenizer, target)
 
 
-def _align(options: Make, lessons: Lessons, target: Path) -> None:
-    source = options.work / "language"
+def _align(options: Make, lessons: Lessons, source: Path, target: Path) -> None:
     llava, prompt = _load(source)
-    learn(
-        llava, prompt, lessons, name="stage 1", parts=("multi_modal_projector",), captions=True,
-        steps=100, batch=32, rate=2e-3, seed=options.seed,
-    )  # fmt: skip
+    torch.manual_seed(options.seed)
+    start_projector(llava.model.multi_modal_projector, lessons.states)
+    trees = trees_of(lessons, prompt, categories={"caption", "number", "digit", "chart"})
+    learn(llava, prompt, lessons.states, trees, name="stage 1", parts=PROJECTOR, steps=100, seed=options.seed)
     checkpoint.save(llava, AutoTokenizer.from_pretrained(source), target)
 
 
-def _lessons(options: Make, tower: Path, first: int, scenes: int) -> Lessons:
-    return prepare_lessons(load_tower(tower, options.seed), options.seed, first, scenes)
-
-
-def _tune(options: Make, round_: int, lessons: Lessons, source: Path, target: Path) -> None:
+def _tune(
+    options: Make, part: int, lessons: Lessons, source: Path, target: Path, categories: set[str] | None = None
+) -> None:
+    """A part of stage 2, on some categories about things alone or on everything; the later parts at half the rate."""
     llava, prompt = _load(source)
+    trees = trees_of(lessons, prompt, categories, alone=categories is not None)
+    steps, muon = options.tuning_steps[part], 0.02 if part < 2 else 0.01
+    parts = PROJECTOR + LANGUAGE
     learn(
-        llava, prompt, lessons, name="stage 2", parts=("multi_modal_projector", "language_model", "lm_head"),
-        steps=options.tuning_steps[round_], batch=24, rate=1.5e-3, seed=options.seed,
-    )  # fmt: skip
+        llava,
+        prompt,
+        lessons.states,
+        trees,
+        name=f"stage 2.{part}",
+        parts=parts,
+        steps=steps,
+        seed=options.seed,
+        muon=muon,
+    )
     checkpoint.save(llava, AutoTokenizer.from_pretrained(source), target)
+
+
+def _samples(seed: int) -> list[Sample]:
+    """Calibration: a question about each of 512 scenes that no stage has seen."""
+    drawn = (numbered_scene(seed, CALIBRATION + number) for number in range(512))
+    return [Sample(PREPARATION.apply(scene.image), asked[0].question, asked[0].answer) for scene, asked in drawn]
 
 
 def _load(directory: Path) -> tuple[LlavaForConditionalGeneration, CachedPrompt]:

@@ -1,8 +1,8 @@
 """Stages 1 to 3: the language model learns to talk, the projector to show it pictures, then both to answer.
 
 LLaVA starts from a language model that talks already; ours is new, so it first reads the questions and answers as
-plain text. Then LLaVA's two stages: the projector alone on captions, then projector and language model on questions.
-The tower stays as it was taught, so its states are computed once per scene.
+plain text. Then LLaVA's two stages: the projector alone on captions, then projector and language model on questions,
+those about a thing alone first. The tower stays as it was taught, so its states are computed once per scene.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from models.optimise import Optimiser
 from models.questions import Asked, ask
 from models.scenes import Scene, draw
 from models.tower import PREPARATION, normalise
@@ -24,17 +26,19 @@ from trainer.batches import IGNORED, Batch, Tree, collate, grow
 from trainer.data.rows import Row
 from trainer.model import answer_logits
 
-QUESTIONS = 10
+QUESTIONS = 16
+LANGUAGE, PROJECTOR = ("language_model", "lm_head"), ("multi_modal_projector",)
 # Scenes are numbered: training counts from 0, these begin where it never comes.
 CALIBRATION, HELD_OUT = 10_000_000, 20_000_000
 
 
 @dataclass(frozen=True)
 class Lessons:
-    """Scenes as the tower sees them, (scenes, patches, hidden size) in float16, and their questions."""
+    """Scenes as the tower sees them, (scenes, patches, hidden size) in float16, their questions, which are of one."""
 
     states: Tensor
     asked: list[list[Asked]]
+    alone: list[bool]
 
 
 class CachedPrompt(Prompt):
@@ -55,26 +59,28 @@ def numbered_scene(seed: int, number: int) -> tuple[Scene, list[Asked]]:
 
 def prepare_lessons(tower: Any, seed: int, first: int, scenes: int) -> Lessons:
     """Draw the scenes numbered from `first` and run the tower over them."""
-    asked, states = [], []
+    asked, states, alone = [], [], []
     last = first + scenes
     for start in tqdm(range(first, last, 256), desc="scenes", unit="batch", mininterval=5):
         drawn = [numbered_scene(seed, number) for number in range(start, min(start + 256, last))]
         asked += [questions for _, questions in drawn]
+        alone += [scene.kind == "shapes" and len(scene.things) == 1 for scene, _ in drawn]
         pixels = torch.from_numpy(np.stack([np.asarray(PREPARATION.apply(scene.image)) for scene, _ in drawn]))
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             hidden = tower(pixel_values=normalise(pixels), output_hidden_states=True).hidden_states[-2][:, 1:]
         states.append(hidden.half())
-    return Lessons(torch.cat(states), asked)
+    return Lessons(torch.cat(states), asked, alone)
 
 
-def _trees(lessons: Lessons, prompt: Prompt, categories: set[str] | None, tokens: int) -> list[Tree]:
+def trees_of(lessons: Lessons, prompt: Prompt, categories: set[str] | None = None, alone: bool = False) -> list[Tree]:
+    """The lessons' trees: questions of some categories, scenes of one thing only."""
     rows = [
         Row(str(number), f"{number:07}", each.question, each.answer, each.category)
         for number, questions in enumerate(lessons.asked)
         for each in questions
-        if categories is None or each.category in categories
+        if (categories is None or each.category in categories) and (lessons.alone[number] or not alone)
     ]
-    return grow(rows, prompt, tokens, QUESTIONS)
+    return grow(rows, prompt, lessons.states.shape[1], QUESTIONS)
 
 
 def _batches(trees: list[Tree], size: int, steps: int, seed: int) -> Iterator[list[Tree]]:
@@ -91,32 +97,39 @@ def _batches(trees: list[Tree], size: int, steps: int, seed: int) -> Iterator[li
                     return
 
 
+def start_projector(projector: Any, states: Tensor) -> None:
+    """Let the projector's first matrix make the tower's states white, and its second be of an embedding's size.
+
+    A few directions hold most of the states' variance (where a thing lies), and colour is not among them: with random
+    weights it is found late or never.
+    """
+    seen = states[:1500].flatten(0, 1).float()
+    mean, size = seen.mean(0), seen.shape[1]
+    values, vectors = torch.linalg.eigh(torch.cov(seen.T))
+    white = vectors @ torch.diag((values + 0.02 * values.mean()).rsqrt()) @ vectors.T
+    projector.linear_1.weight.data = torch.linalg.qr(torch.randn(size, size))[0] @ white
+    projector.linear_1.bias.data = -projector.linear_1.weight.data @ mean
+    torch.nn.init.normal_(projector.linear_2.weight, std=0.005)
+    torch.nn.init.zeros_(projector.linear_2.bias)
+
+
 def learn(
-    llava: Any, prompt: Prompt, lessons: Lessons, *, name: str, parts: tuple[str, ...], steps: int, batch: int,
-    rate: float, seed: int, captions: bool = False,
+    llava: Any, prompt: Prompt, states: Tensor, trees: list[Tree], *, name: str, parts: tuple[str, ...], steps: int,
+    seed: int, muon: float = 0.02, batch: int = 16,
 ) -> None:  # fmt: skip
-    """Train the named parts of `llava` to answer the lessons' questions; all others stay as they are."""
+    """Train the named parts of `llava` to answer the trees' questions; all others stay as they are."""
     for key, parameter in llava.named_parameters():
         parameter.requires_grad_(any(part in key for part in parts))
-    trained = [parameter for parameter in llava.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=rate, weight_decay=0.02, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.06)
-    trees = _trees(
-        lessons, prompt, {"caption", "number", "digit", "chart"} if captions else None, lessons.states.shape[1]
-    )
+    optimiser = Optimiser(llava.named_parameters(), steps, muon=muon, adamw=1.5e-3)
     llava.train()
     with tqdm(_batches(trees, batch, steps, seed), total=steps, desc=name, unit="step", mininterval=5) as progress:
         for chosen in progress:
-            states = lessons.states[[int(tree.image or 0) for tree in chosen]].float()
-            with torch.autocast("cpu", torch.bfloat16):
-                features = llava.model.multi_modal_projector(states).flatten(0, 1)
+            seen = states[[int(tree.image or 0) for tree in chosen]].float()
+            with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):  # the quickest at this size
+                features = llava.model.multi_modal_projector(seen).flatten(0, 1)
                 logits, labels = answer_logits(llava, replace(_collate(chosen, prompt), features=features))
             loss = torch.nn.functional.cross_entropy(logits.float(), labels)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimiser.step()
-            schedule.step()
+            optimiser.step(loss)
             progress.set_postfix(loss=f"{loss.item():.3f}", right=f"{(logits.argmax(-1) == labels).float().mean():.2f}")
     llava.eval()
 
@@ -124,14 +137,14 @@ def learn(
 def _collate(trees: list[Tree], prompt: Prompt) -> Batch:
     """The batch without its features: those go through the projector inside the step."""
     blank = dict.fromkeys([tree.image for tree in trees], torch.empty(0, 1))
-    return collate(trees, blank, prompt.pad_token_id)  # type: ignore[arg-type]
+    return collate(trees, blank, prompt.pad_token_id)
 
 
-def read(llava: Any, tokenizer: Any, texts: list[str], *, steps: int, batch: int, rate: float, seed: int) -> None:
+def read(llava: Any, tokenizer: Any, texts: list[str], *, steps: int, batch: int, seed: int) -> None:
     """Train the language model alone to go on with plain texts."""
-    language = [*llava.model.language_model.parameters(), *llava.lm_head.parameters()]
-    optimiser = torch.optim.AdamW(language, lr=rate, weight_decay=0.02, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
+    for key, parameter in llava.named_parameters():
+        parameter.requires_grad_(any(part in key for part in LANGUAGE))
+    optimiser = Optimiser(llava.named_parameters(), steps, muon=0.02, adamw=1.5e-3)
     rng = np.random.default_rng(seed)
     with tqdm(range(steps), desc="language", unit="step", mininterval=5) as progress:
         for _ in progress:
@@ -144,8 +157,5 @@ def read(llava: Any, tokenizer: Any, texts: list[str], *, steps: int, batch: int
             loss = torch.nn.functional.cross_entropy(
                 logits.float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
             )
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
+            optimiser.step(loss)
             progress.set_postfix(loss=f"{loss.item():.3f}")

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 from transformers import CLIPVisionModel
 
+from models.optimise import Optimiser
 from models.recipe import IMAGE_MEAN, IMAGE_STD, PATCH, SIDE, vision_config
 from models.scenes import CHARTS, COLOURS, GLYPHS, SHAPES, Scene, draw
 from service.images import Preparation
@@ -173,40 +174,38 @@ def train_tower(steps: int, batch: int, seed: int, save: Path) -> CLIPVisionMode
     torch.manual_seed(seed)
     model = TaughtTower().train()
     mimic(model.tower)
-    whiten(model.tower, normalise(next(iter(Scenes(512, 1, seed)))[0]))
-    optimisers = _optimisers(model)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: min(1, (step + 1) / 60) * min(1, 1.6 * (1 - step / steps))
-        )
-        for optimiser in optimisers
-    ]
+    some = normalise(next(iter(Scenes(512, 1, seed)))[0])
+    whiten(model.tower, some)
+    optimiser = Optimiser(model.named_parameters(), steps, muon=0.02, adamw=1.5e-3)
     loader = DataLoader(Scenes(batch, steps, seed), batch_size=None, num_workers=1, prefetch_factor=4)
     with tqdm(loader, total=steps, desc="tower", unit="step", mininterval=5) as progress:
         for step, (pixels, classes, boxes) in enumerate(progress):
             with torch.autocast("cpu", torch.bfloat16):
                 said = model(pixels)
             loss, right = lesson_loss(said, classes, boxes)
-            model.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            for optimiser, schedule in zip(optimisers, schedules, strict=True):
-                optimiser.step()
-                schedule.step()
+            optimiser.step(loss)
             progress.set_postfix({"loss": f"{loss:.3f}"} | {name: f"{share:.2f}" for name, share in right.items()})
             if step % 200 == 199 or step == steps - 1:
                 torch.save(model.tower.state_dict(), save)
-    return load_tower(save, seed)
+    tower = load_tower(save, seed)
+    settle(tower, some)
+    torch.save(tower.state_dict(), save)
+    return tower
 
 
-def _optimisers(model: TaughtTower) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, which learns from far fewer pictures here; AdamW for the rest."""
-    matrices = [p for name, p in model.tower.named_parameters() if ".layers." in name and p.ndim == 2]
-    chosen = {id(parameter) for parameter in matrices}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
-    return [
-        torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.0, ns_steps=3),
-        torch.optim.AdamW(others, lr=1.5e-3, weight_decay=0.01, betas=(0.9, 0.98)),
-    ]
+def settle(tower: CLIPVisionModel, pixels: Tensor) -> None:
+    """Divide the states that LLaVA takes so that real patches' have unit variance; what the layers compute stays.
+
+    A pre-norm tower's states grow as it learns (to 14 here). The projector reads them as they are, and from states so
+    large every step of its weights overshot: colours were still guessed after a thousand steps.
+    """
+    with torch.inference_mode():
+        states = tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+        size = states.flatten(0, 1).std(0).square().mean().sqrt().item()
+    writers = [module for layer in tower.encoder.layers for module in (layer.self_attn.out_proj, layer.mlp.fc2)]
+    for module in (tower.pre_layrnorm, *writers):
+        module.weight.data /= size
+        module.bias.data /= size
 
 
 def load_tower(file: Path, seed: int) -> CLIPVisionModel:

@@ -34,6 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, store: Path, *options: str) -> int:
     model = str(ROOT / "models/tiny-llava")
     paths = ["--data", str(data / "train.jsonl"), "--images", str(data), "--store", str(store), "--model", model]
+    paths += ["--feature-cache", str(data / "features")]
     return main(["train", "--name", "codes", *paths, "--output", str(store / "run"), *options])
 
 

@@ -1,10 +1,13 @@
 """One sequence for all questions about an image gives the loss and the gradient of a sequence for each."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from tests.conftest import ROOT, png
 from trainer.batches import IGNORED, collate, grow
+from trainer.config import TrainOptions
 from trainer.data.files import read
 from trainer.data.rows import Row
 from trainer.features import Features
@@ -31,7 +34,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 @pytest.fixture(scope="module")
 def features(checkpoint: Checkpoint, rows: list[Row]) -> Features:
     images = [row.image for row in rows if row.image]
-    return Features.of(checkpoint.model, checkpoint.processor, checkpoint.preparation, images)
+    return Features.of(checkpoint, images)
 
 
 def test_a_tree_holds_its_image_once_and_every_answer(checkpoint: Checkpoint, rows: list[Row]) -> None:
@@ -48,7 +51,7 @@ def test_a_tree_holds_its_image_once_and_every_answer(checkpoint: Checkpoint, ro
 def test_shared_prefix_loss_and_gradient_equal_the_plain_path(
     checkpoint: Checkpoint, rows: list[Row], features: Features
 ) -> None:
-    model = add_lora(checkpoint.model, rank=8, alpha=16, dropout=0.0, seed=0)
+    model = add_lora(checkpoint.model, TrainOptions(name="x", data="", images="", rank=8))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
@@ -81,3 +84,17 @@ def test_the_plain_path_is_transformers_own(checkpoint: Checkpoint, rows: list[R
     theirs = checkpoint.model(input_ids=ids, pixel_values=pixels, labels=labels).loss
     count = sum(label != IGNORED for label in tree.labels)
     assert float(ours.detach()) / count == pytest.approx(float(theirs.detach()), rel=1e-4)
+
+
+def test_cached_features_are_the_computed_ones_and_spare_the_tower(
+    checkpoint: Checkpoint, features: Features, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [row.image for row in rows if row.image]
+    written = Features.of(checkpoint, images, tmp_path)
+    monkeypatch.setattr(type(checkpoint.model), "get_image_features", None)
+    read_again = Features.of(checkpoint, images, tmp_path)
+    for image in images:
+        assert torch.equal(written[image], features[image])
+        assert torch.equal(read_again[image], features[image])
+    assert written.tokens == read_again.tokens == 64
+    assert Features({}).tokens == 0

@@ -3,12 +3,13 @@
 import json
 import logging
 import sys
+from dataclasses import asdict
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, get_subcommand
 
 from service.errors import ServiceError
-from trainer.config import EvaluateOptions, TrainOptions
+from trainer.config import EvaluateOptions, QuantizeOptions, TrainOptions
 from trainer.data.config import DataOptions
 from trainer.errors import TrainerError
 
@@ -22,6 +23,7 @@ class Trainer(BaseSettings):
 
     train: CliSubCommand[TrainOptions]
     evaluate: CliSubCommand[EvaluateOptions]
+    quantize: CliSubCommand[QuantizeOptions]
     data: CliSubCommand[DataOptions]
 
 
@@ -56,6 +58,11 @@ def _run(options: object, arguments: list[str]) -> None:
         for result in results:
             print(json.dumps(result.summary()))
         print(table(results))
+    elif isinstance(options, QuantizeOptions):
+        from trainer.quantize import quantize
+
+        if cost := quantize(options):
+            print(json.dumps(asdict(cost)))
     elif isinstance(options, DataOptions):
         from trainer.data.commands import run
 

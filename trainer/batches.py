@@ -10,14 +10,21 @@ is exact. With one branch per tree this is the plain sequence.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Protocol
 
 import torch
 
 from service.prompt import Prompt
 from trainer.data.rows import Row
-from trainer.features import Features
 
 IGNORED = -100
+
+
+class ImageTokens(Protocol):
+    """What the model's frozen half makes of an image: `Features`, or any mapping."""
+
+    def __getitem__(self, image: str, /) -> torch.Tensor:
+        """Projected image tokens of shape (image tokens, hidden size)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ def grow(rows: list[Row], prompt: Prompt, image_tokens: int, questions: int) -> 
     ]
 
 
-def collate(batch: list[Tree], features: Features, pad_id: int) -> Batch:
+def collate(batch: list[Tree], features: ImageTokens, pad_id: int) -> Batch:
     """Pad trees on the right to the longest; padding sees itself alone and has no label."""
     length = max(len(tree.token_ids) for tree in batch)
     branches = _pad([tree.branches for tree in batch], length, -1)

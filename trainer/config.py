@@ -31,16 +31,48 @@ class TrainOptions(_Options):
 
     rank: Rank = Field(16, description="LoRA rank; above 64 returns little")
     alpha: float | None = Field(None, gt=0, description="LoRA alpha [2 x rank]")
+    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)")
+    rank_pattern: dict[str, Rank] = Field(
+        default_factory=dict, description='other ranks for modules by regular expression, as JSON: {"layers.0": 32}'
+    )
+    alpha_pattern: dict[str, float] = Field(default_factory=dict, description="other alphas, likewise")
+    nf4: bool = Field(
+        False,
+        description="hold the base's language model in 4-bit NormalFloat (QLoRA): least memory, not what serves;"
+        " an INT4 checkpoint as --model trains on the very values that serve",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
     epochs: float = Field(3.0, gt=0, description="passes over the training rows")
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate; small models want more")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the rate rises; then cosine")
-    batch_size: int = Field(16, gt=0, description="sequences in a step")
+    batch_size: int = Field(16, gt=0, description="sequences in a step, on each device")
+    accumulate: int = Field(1, gt=0, description="steps whose gradients make one update")
+    patience: int | None = Field(
+        None, gt=0, description="stop after so many epochs without a lower held-out loss, and keep the best epoch"
+    )
     questions_per_sequence: int = Field(
         16, gt=0, description="questions about one image that share its tokens in a sequence; 1: plain sequences"
     )
+    feature_cache: Path | None = Field(
+        Path("runs/features"),
+        description="where images' features are kept for other runs, about 4 bytes x tokens x"
+        " hidden size an image; None: in memory, for this run",
+    )
+    group_by_length: bool = Field(
+        True, description="batch sequences of like length, text-only ones apart, so that little is padded"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of matrix products; auto: bfloat16 where the machine has it"
+    )
+    gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer in memory")
+    save_steps: int | None = Field(None, gt=0, description="keep a checkpoint every so many steps [every epoch]")
+    track: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (), description='also log to these, as JSON: ["tensorboard"]'
+    )
     seed: int = Field(0, description="of the split, the initial weights and the order")
-    resume: bool = Field(False, description="go on from the run's last checkpoint")
+    resume: bool = Field(
+        False, description="go on from the run's last complete checkpoint, exactly as if never stopped"
+    )
 
 
 class EvaluateOptions(_Options):
@@ -52,3 +84,20 @@ class EvaluateOptions(_Options):
     images: str = Field(description="the folder that the rows' image names are relative to")
     limit: int | None = Field(None, gt=0, description="only the first rows")
     clients: int = Field(32, gt=0, description="questions asked at once")
+
+
+class QuantizeOptions(_Options):
+    """Pack a base's language model to INT4 (W4A16), the form that the service runs, and count what it costs."""
+
+    model: str = Field(description="base checkpoint to pack: a directory, or a Hugging Face id")
+    output: Path = Field(description="a new directory for the packed checkpoint")
+    data: str | None = Field(
+        None, description="rows to fit the packing to (GPTQ), as training takes them; without: data-free rounding"
+    )
+    images: str | None = Field(None, description="the folder that the rows' image names are relative to")
+    samples: int = Field(512, gt=0, description="rows that GPTQ sees")
+    holdout: float = Field(0.1, gt=0, lt=1, description="share of the images kept apart to count the cost on")
+    group_size: Annotated[Literal[32, 64, 128], BeforeValidator(int)] = Field(
+        128, description="weights that share a scale; every linear's input size must be a multiple"
+    )
+    seed: int = Field(0, description="of the split")

@@ -7,13 +7,28 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional
-from transformers import AutoImageProcessor, LlavaForConditionalGeneration
+from transformers import AutoImageProcessor, BitsAndBytesConfig, CompressedTensorsConfig, LlavaForConditionalGeneration
 
 from service.adapters.base import Base
 from service.adapters.modules import TARGETS
 from service.images import Preparation
 from service.prompt import Prompt
 from trainer.batches import IGNORED, Batch
+from trainer.config import TrainOptions
+from trainer.errors import OptionError
+
+
+class TreeLlava(LlavaForConditionalGeneration):  # type: ignore[misc]  # transformers is untyped
+    """LLaVA whose forward also takes the fields of a `Batch` and gives its `loss_sum`.
+
+    Training has to go through a model's own forward: that is where DDP, FSDP and DeepSpeed hook in.
+    """
+
+    accepts_loss_kwargs = True  # ask transformers' Trainer for the step's number of answer tokens
+
+    def forward(self, *args: Any, seen: torch.Tensor | None = None, **inputs: Any) -> Any:
+        """See transformers; with `seen`, the summed loss of trees."""
+        return super().forward(*args, **inputs) if seen is None else loss_sum(self, Batch(seen=seen, **inputs))
 
 
 @dataclass(frozen=True)
@@ -28,23 +43,51 @@ class Checkpoint:
     preparation: Preparation
 
     @classmethod
-    def load(cls, path: Path) -> "Checkpoint":
-        """Load the llava-hf checkpoint in a directory.
+    def load(cls, path: Path, nf4: bool = False) -> "Checkpoint":
+        """Load the llava-hf checkpoint in a directory; INT4 weights are dequantised, to the values that serve.
 
         Raises:
             FileNotFoundError: the directory is not a LLaVA checkpoint.
+            OptionError: `nf4` of weights that are packed already.
         """
         base, preparation = Base.of_checkpoint(path), Preparation.of_checkpoint(path)
-        model = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32, local_files_only=True)
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        packing = _packing(base, nf4)
+        model = LlavaForConditionalGeneration.from_pretrained(
+            path, dtype=torch.float32, local_files_only=True, quantization_config=packing
+        )
+        model.__class__ = TreeLlava  # loaded by its own name: transformers translates keys by it
         processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
         return cls(path, model.eval().to(device), processor, base, Prompt(path), preparation)
 
 
-def add_lora(model: Any, rank: int, alpha: float, dropout: float, seed: int) -> Any:
+def _packing(base: Base, nf4: bool) -> Any:
+    """How transformers is to hold the weights: INT4 spread out again, or NF4 for the language model's linears."""
+    if base.precision == "int4":
+        if nf4:
+            raise OptionError(f"--nf4: {base.id} is INT4 already: leave --nf4 out, or name the bf16 checkpoint")
+        return CompressedTensorsConfig(dequantize=True)
+    if not nf4:
+        return None
+    kept = ["vision_tower", "multi_modal_projector", "lm_head"]
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, llm_int8_skip_modules=kept
+    )
+
+
+def add_lora(model: Any, options: TrainOptions) -> Any:
     """Wrap a LLaVA so that only a new LoRA on its language model trains; tower and projector stay frozen."""
-    torch.manual_seed(seed)
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS, bias="none")
+    torch.manual_seed(options.seed)
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha or 2 * options.rank,
+        lora_dropout=options.dropout,
+        use_rslora=options.rslora,
+        rank_pattern=dict(options.rank_pattern),
+        alpha_pattern=dict(options.alpha_pattern),
+        target_modules=TARGETS,
+        bias="none",
+    )
     return get_peft_model(model, config)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from accelerate import PartialState
+
 from service.adapters.manifest import Manifest, preparation_facts
 from service.adapters.modules import TARGETS
 from service.checkpoint import locate
@@ -25,8 +27,8 @@ from trainer.score import by_category, score
 log = logging.getLogger(__name__)
 
 
-def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter:
-    """Train, evaluate, publish.
+def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
+    """Train, evaluate, publish; of several processes only the first evaluates and publishes, the others get None.
 
     Raises:
         TrainerError: faulty rows or options, or an adapter that gains nothing.
@@ -36,16 +38,20 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter:
     rows, held_out = _rows(options)
     log.info("%d training rows, %d held out", len(rows), len(held_out))
     # 2. The base, and what its frozen half makes of every image.
-    checkpoint = Checkpoint.load(locate(options.model))
+    checkpoint = Checkpoint.load(locate(options.model), options.nf4)
     images = [row.image for row in (*rows, *held_out) if row.image]
-    features = Features.of(checkpoint.model, checkpoint.processor, checkpoint.preparation, images)
+    features = Features.of(checkpoint, images, options.feature_cache)
     # 3. The adapter.
-    alpha = options.alpha or 2.0 * options.rank
-    model = add_lora(checkpoint.model, options.rank, alpha, options.dropout, options.seed)
-    trees = grow(rows, checkpoint.prompt, features.tokens, options.questions_per_sequence)
+    model = add_lora(checkpoint.model, options)
+    trees, unseen = (
+        grow(part, checkpoint.prompt, features.tokens, options.questions_per_sequence) for part in (rows, held_out)
+    )
     output = options.output or Path("runs") / options.name
     output.mkdir(parents=True, exist_ok=True)
-    fit(model, trees, partial(collate, features=features, pad_id=checkpoint.prompt.pad_token_id), options, output)
+    batch = partial(collate, features=features, pad_id=checkpoint.prompt.pad_token_id)
+    fit(model, trees, unseen, batch, options, output)
+    if not PartialState().is_main_process:
+        return None
     # 4. Both models on the held-out rows.
     with model.disable_adapter():
         base = predict(model.get_base_model(), checkpoint.prompt, held_out, features, "base answers")
@@ -66,7 +72,7 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter:
         prompt_digest=checkpoint.prompt.digest,
         preparation=preparation_facts(checkpoint.preparation),
         rank=options.rank,
-        alpha=alpha,
+        alpha=options.alpha or 2.0 * options.rank,
         targets=TARGETS,
         modality=options.modality,
         data_digest=data_digest(rows),

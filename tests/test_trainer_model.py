@@ -1,0 +1,84 @@
+"""The base as it is trained on: INT4 as it serves, NF4, and LoRA's options."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.adapters.base import Base
+from tests.conftest import ROOT, png
+from trainer.batches import collate, grow
+from trainer.config import TrainOptions
+from trainer.data.rows import Row
+from trainer.errors import OptionError
+from trainer.features import Features
+from trainer.model import Checkpoint, add_lora, loss_sum
+
+BF16, INT4 = ROOT / "models/tiny-llava", ROOT / "models/tiny-llava-int4"
+
+
+def options(**changes: object) -> TrainOptions:
+    return TrainOptions.model_validate({"name": "x", "data": "", "images": "", "rank": 8, **changes})
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[Row]:
+    (tmp_path / "red.png").write_bytes(png("red", (64, 64)))
+    return [Row("0", str(tmp_path / "red.png"), "what color is the shape?", "red", "all")]
+
+
+def gradient(checkpoint: Checkpoint, rows: list[Row]) -> float:
+    """The LoRA's largest gradient on `rows`; everything else must have none."""
+    model = add_lora(checkpoint.model, options())
+    features = Features.of(checkpoint, [row.image for row in rows if row.image])
+    trees = grow(rows, checkpoint.prompt, features.tokens, 16)
+    loss = loss_sum(model.get_base_model(), collate(trees, features, checkpoint.prompt.pad_token_id))
+    loss.backward()  # type: ignore[no-untyped-call]
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert found
+    assert all("lora" in name and "language_model" in name for name in found)
+    return max(float(grad.abs().max()) for grad in found.values())
+
+
+def test_an_int4_base_is_trained_on_with_the_values_that_serve(rows: list[Row]) -> None:
+    checkpoint = Checkpoint.load(INT4)
+    weight = checkpoint.model.model.language_model.layers[0].mlp.up_proj.weight
+    groups = weight.detach().reshape(-1, 32)
+    assert max(len(group.unique()) for group in groups) <= 16  # four bits to a group of 32
+    assert checkpoint.base.digest == Base.of_checkpoint(BF16).digest
+    assert gradient(checkpoint, rows) > 0
+
+
+def test_nf4_holds_the_language_model_in_four_bits_and_trains(rows: list[Row]) -> None:
+    pytest.importorskip("bitsandbytes")
+    checkpoint = Checkpoint.load(BF16, nf4=True)
+    packed = {name for name, module in checkpoint.model.named_modules() if type(module).__name__ == "Linear4bit"}
+    assert len(packed) == 7 * 4
+    assert all("language_model.layers" in name for name in packed)
+    assert gradient(checkpoint, rows) > 0
+
+
+def test_nf4_of_int4_is_refused() -> None:
+    with pytest.raises(OptionError, match="--nf4"):
+        Checkpoint.load(INT4, nf4=True)
+
+
+def test_rank_and_alpha_can_differ_by_module_and_rslora_scales_by_the_root() -> None:
+    checkpoint = Checkpoint.load(BF16)
+    model = add_lora(
+        checkpoint.model, options(rslora=True, rank_pattern={"layers.0.mlp.up_proj": 16}, alpha_pattern={"q_proj": 4.0})
+    )
+    layers = model.get_base_model().model.language_model.layers
+    assert layers[0].mlp.up_proj.r["default"] == 16
+    assert layers[1].mlp.up_proj.r["default"] == 8
+    assert layers[1].mlp.up_proj.scaling["default"] == pytest.approx(16 / 8**0.5)
+    assert layers[1].self_attn.q_proj.scaling["default"] == pytest.approx(4 / 8**0.5)
+
+
+def test_the_seed_decides_the_first_weights() -> None:
+    def first(seed: int) -> torch.Tensor:
+        model = add_lora(Checkpoint.load(BF16).model, options(seed=seed))
+        return next(p.detach().clone() for name, p in model.named_parameters() if "lora_A" in name)
+
+    assert torch.equal(first(1), first(1))
+    assert not torch.equal(first(1), first(2))

@@ -1,0 +1,135 @@
+"""`trainer quantize`: a bf16 base -> its W4A16 copy by llm-compressor, and what that cost on rows it was not fitted to.
+
+Only the language model's linears are packed; tower, projector and head stay as they are, as every LLaVA recipe has it.
+"""
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from llmcompressor import oneshot
+from llmcompressor.modifiers.gptq import GPTQModifier
+from llmcompressor.modifiers.quantization import QuantizationModifier
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from service.checkpoint import locate
+from service.images import Preparation, picture
+from service.prompt import Prompt
+from trainer.config import QuantizeOptions
+from trainer.data.files import read
+from trainer.data.rows import Row, read_rows
+from trainer.data.split import split
+from trainer.errors import OptionError
+from trainer.features import Features
+from trainer.model import Checkpoint
+from trainer.predict import predict
+from trainer.saving import rename_tower
+from trainer.score import right
+
+log = logging.getLogger(__name__)
+
+# vLLM matches these; the expanded list of names that compressed-tensors would write it does not.
+IGNORE = ["re:.*vision_tower.*", "re:.*multi_modal_projector.*", "re:.*lm_head"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One calibration sequence: a prepared picture, the whole text of the exchange, and where the picture goes."""
+
+    picture: Image.Image
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Right answers of the copy and of its source on held-out rows."""
+
+    rows: int
+    source: int
+    quantized: int
+
+
+def quantize(options: QuantizeOptions) -> Cost | None:
+    """Write the W4A16 copy, load it again, and count what it costs; without rows, data-free and uncounted.
+
+    Raises:
+        TrainerError: faulty rows or options.
+        FileNotFoundError: `options.model` is no LLaVA checkpoint.
+    """
+    source = locate(options.model)
+    if options.output.exists():
+        raise OptionError(f"--output: {options.output} is there already: name a new directory")
+    preparation = Preparation.of_checkpoint(source)
+    rows, held_out = [], []
+    if options.data:
+        if options.images is None:
+            raise OptionError("--images: name the folder that the image names of --data are relative to")
+        rows, held_out = split(read_rows(options.data, options.images), options.holdout, options.seed)
+    samples = [
+        Sample(picture(read(row.image), preparation).image, row.question, row.answer)
+        for row in rows[:: max(1, len(rows) // options.samples)][: options.samples]
+        if row.image
+    ]
+    write_int4(source, options.output, samples, options.group_size)
+    return _cost(source, options.output, held_out) if held_out else None
+
+
+def write_int4(source: Path, target: Path, samples: list[Sample], group_size: int) -> None:
+    """Pack the language model in `source` to 4 bits, by GPTQ where there are samples, by rounding where none."""
+    model = LlavaForConditionalGeneration.from_pretrained(source, dtype=torch.bfloat16)
+    processor = AutoProcessor.from_pretrained(source)
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": group_size}
+    groups = {"group_0": {"targets": ["Linear"], "weights": {**weights, "actorder": None}}}
+    if samples:
+        prompt = Prompt(source)
+        oneshot(
+            model=model,
+            processor=processor,
+            dataset=Dataset.from_list([_encoded(processor, prompt, sample) for sample in samples]),
+            recipe=GPTQModifier(config_groups=groups, ignore=IGNORE, dampening_frac=0.01),
+            max_seq_length=model.config.text_config.max_position_embeddings,
+            num_calibration_samples=len(samples),
+            data_collator=_collate,
+            sequential_targets=["LlamaDecoderLayer"],
+        )
+    else:
+        oneshot(model=model, recipe=QuantizationModifier(config_groups=groups, ignore=IGNORE))
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part, save_compressed=True)
+    processor.save_pretrained(part)
+    rename_tower(part)
+    config = json.loads((part / "config.json").read_text())
+    config["quantization_config"]["ignore"] = IGNORE
+    (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    part.rename(target)
+
+
+def _encoded(processor: Any, prompt: Prompt, sample: Sample) -> dict[str, Any]:
+    text = f"{prompt.text(sample.question)} {sample.answer}{processor.tokenizer.eos_token}"
+    encoded = processor(images=sample.picture, text=text, return_tensors="pt")
+    return {key: value.tolist() for key, value in encoded.items()}
+
+
+def _collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    (sample,) = batch
+    return {key: torch.tensor(value) for key, value in sample.items()}
+
+
+def _cost(source: Path, quantized: Path, rows: list[Row]) -> Cost:
+    counts = []
+    for path in (source, quantized):
+        checkpoint = Checkpoint.load(path)
+        features = Features.of(checkpoint, [row.image for row in rows if row.image])
+        answers = predict(checkpoint.model, checkpoint.prompt, rows, features, f"{path.name} answers")
+        counts.append(sum(right(row, answer.text) for row, answer in zip(rows, answers, strict=True)))
+    cost = Cost(len(rows), *counts)
+    log.info("held out: %d of %d right before, %d after", cost.source, cost.rows, cost.quantized)
+    return cost
