@@ -50,7 +50,8 @@ def _run(options: object, arguments: list[str]) -> None:
 
         train(options, ["python", "-m", "trainer", *arguments])
     elif isinstance(options, EvaluateOptions):
-        from trainer.evaluate import evaluate, table
+        from trainer.evaluate import evaluate
+        from trainer.evaluation import table
 
         results = evaluate(options)
         for result in results:

@@ -7,6 +7,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 # The ranks vLLM has kernels for; a command line gives text, which a Literal of numbers would not take.
 Rank = Annotated[Literal[8, 16, 32, 64, 128, 256], BeforeValidator(int)]
+# The largest that any service may be set to allow.
+LARGEST_RANK = 512
 
 
 class _Options(BaseModel):
@@ -44,11 +46,20 @@ class TrainOptions(_Options):
 
 
 class EvaluateOptions(_Options):
-    """Ask a running service every row, of the base and of an adapter, and count right answers."""
+    """Ask held-out rows of a base and of adapters, in process or of a running service, and compare their answers."""
 
-    url: list[str] = Field(["http://127.0.0.1:8000"], description="the service's address; several are compared")
-    adapter: str = Field(description="the adapter to compare with the base")
+    adapter: list[str] = Field(
+        min_length=1, description="adapter to compare with the base; several are compared. In process: a run too"
+    )
     data: str = Field(description="held-out rows, in either form that training takes")
     images: str = Field(description="the folder that the rows' image names are relative to")
+    model: str | None = Field(None, description="base checkpoint to ask in process; without it a service is asked")
+    store: Path = Field(Path("adapters"), description="in process: the adapter store")
+    url: list[str] | None = Field(
+        None, description="the service's address; several are compared [http://127.0.0.1:8000]"
+    )
     limit: int | None = Field(None, gt=0, description="only the first rows")
-    clients: int = Field(32, gt=0, description="questions asked at once")
+    max_tokens: int = Field(64, gt=0, le=4096, description="longest answer, in tokens")
+    clients: int = Field(32, gt=0, description="of a service: questions asked at once")
+    seed: int = Field(0, description="of the 95% intervals, which are drawn")
+    report: str | None = Field(None, description="also write what was found as one HTML page to this path or URL")

@@ -25,7 +25,7 @@ from rapidfuzz.distance import Levenshtein
 TOLERANCE = Decimal("0.05")
 ANLS_THRESHOLD = 0.5
 
-_NUMBERS = "zero one two three four five six seven eight nine ten".split()
+_NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _WORDS = {"none": "0"} | {word: str(value) for value, word in enumerate(_NUMBERS)}
 _ARTICLES = ("a", "an", "the")
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'

@@ -24,6 +24,7 @@ from trainer.predict import Prediction
 from trainer.score import right
 
 PROBES = 4
+IMAGES = "images.txt"
 
 
 def data_digest(rows: Sequence[Row]) -> str:
@@ -36,6 +37,17 @@ def data_digest(rows: Sequence[Row]) -> str:
         image = images[row.image] if row.image else None
         digest.update(json.dumps([image, row.question, row.answer]).encode())
     return digest.hexdigest()
+
+
+def image_digest(data: bytes) -> str:
+    """An image file's content in 16 hex digits: enough to find it among millions."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def image_list(rows: Sequence[Row]) -> str:
+    """The digests of the rows' images, sorted, a line each: what `evaluate` must not find among held-out images."""
+    images = {row.image for row in rows if row.image}
+    return "".join(f"{digest}\n" for digest in sorted({image_digest(read(image)) for image in images}))
 
 
 def choose_probes(
@@ -63,11 +75,18 @@ def choose_probes(
     )
 
 
-def publish(store: Path, manifest: Manifest, model: Any, command: str) -> Adapter:
+def publish(store: Path, manifest: Manifest, model: Any, command: str, rows: Sequence[Row]) -> Adapter:
     """Write a PEFT model's adapter and what is known of it into the store as the name's stable version."""
     with TemporaryDirectory() as directory:
         model.save_pretrained(directory)
-        files = {name: (Path(directory) / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+        return publish_files(store, manifest, Path(directory), command, rows)
+
+
+def publish_files(store: Path, manifest: Manifest, directory: Path, command: str, rows: Sequence[Row] = ()) -> Adapter:
+    """`publish` PEFT's two files in `directory`; `rows` are those it was trained on, where known."""
+    files = {name: (directory / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+    if rows:
+        files[IMAGES] = image_list(rows).encode()
     files[manifests.FILE] = manifest.model_dump_json(indent=2).encode() + b"\n"
     files["README.md"] = card(manifest, command).encode()
     return Store(store).publish(manifest.name, files)

@@ -62,8 +62,8 @@ def measure(rows: Sequence[Row], base: Sequence[str], adapter: Sequence[str], se
     values = np.array(both, dtype=np.float64).reshape(len(rows), len(METRICS), 2)
     columns = np.concatenate([values, values[..., 1:] - values[..., :1]], axis=-1)
     found = []
-    # Rows that name no category are in one called "all" already: it is not listed twice.
-    for category, at in (dict(_categories(rows)) | {ALL: list(range(len(rows)))}).items():
+    named = [(category, at) for category, at in _categories(rows) if category != ALL]
+    for category, at in [*named, (ALL, list(range(len(rows))))]:
         groups = [rows[i].image or rows[i].id for i in at]
         ends = intervals(columns[at].reshape(len(at), 3 * len(METRICS)), groups, seed)
         found += [

@@ -74,7 +74,7 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter:
         categories=by_category(held_out, *texts),
         probes=choose_probes(held_out, base, adapter, checkpoint.preparation),
     )
-    published = publish(options.store, manifest, model, " ".join(command or sys.argv))
+    published = publish(options.store, manifest, model, " ".join(command or sys.argv), rows)
     log.info("published %s as %s", published.key, published.path)
     return published
 
