@@ -16,8 +16,8 @@ from tests.conftest import ADAPTERS, ROOT, Running, png
 from tests.stores import files_of
 from trainer.__main__ import main
 from trainer.config import EvaluateOptions
+from trainer.data.digests import IMAGES, image_digests, image_list
 from trainer.evaluate import evaluate
-from trainer.publish import IMAGES, image_digest
 
 MODEL = str(ROOT / "models/tiny-llava")
 COLOURS = ("red", "green", "blue")
@@ -97,8 +97,8 @@ def test_held_out_images_that_the_adapter_was_trained_on_are_told(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = files_of(Store(ADAPTERS).stable("digits"))
-    known = f"{image_digest((data / 'red.png').read_bytes())}\n"
-    Store(tmp_path).publish("digits", files | {IMAGES: known.encode()})
+    known = image_list(image_digests([str(data / "red.png")]).values()).encode()
+    Store(tmp_path).publish("digits", files | {IMAGES: known})
     (found,) = evaluate(options(data, "digits", model=MODEL, store=tmp_path, limit=3))
     assert found.seen == (str(data / "red.png"),)
     assert "was trained on 1 of these images" in caplog.text

@@ -15,10 +15,9 @@ from service.adapters.modules import CONFIG, check_tensors, language_model_linea
 from service.adapters.store import Store
 from service.errors import AdapterRefused
 from trainer.config import LARGEST_RANK
-from trainer.data.files import read
+from trainer.data.digests import IMAGES, listed
 from trainer.errors import OptionError
 from trainer.model import Checkpoint
-from trainer.publish import IMAGES, image_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,5 +76,4 @@ class Lens:
     def trained_on(self, images: Sequence[str]) -> tuple[str, ...]:
         """Those of `images` whose bytes are among what the adapter was trained on, where its origin says so."""
         file = self.origin / IMAGES
-        known = set(file.read_text().split()) if file.is_file() else set()
-        return tuple(image for image in dict.fromkeys(images) if known and image_digest(read(image)) in known)
+        return listed(images, file.read_text() if file.is_file() else "")

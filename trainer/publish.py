@@ -1,9 +1,7 @@
 """A trained adapter -> an immutable version in the store: PEFT's two files, manifest, card."""
 
 import base64
-import hashlib
 import io
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
@@ -17,6 +15,7 @@ from service.adapters.modules import CONFIG, WEIGHTS
 from service.adapters.store import Store
 from service.images import Preparation, picture
 from service.types import Adapter
+from trainer.data.digests import IMAGES
 from trainer.data.files import read
 from trainer.data.rows import Row
 from trainer.errors import NoGain
@@ -24,30 +23,6 @@ from trainer.predict import Prediction
 from trainer.score import right
 
 PROBES = 4
-IMAGES = "images.txt"
-
-
-def data_digest(rows: Sequence[Row]) -> str:
-    """SHA-256 over the rows and their images' bytes, in order."""
-    digest = hashlib.sha256()
-    images: dict[str, str] = {}
-    for row in rows:
-        if row.image and row.image not in images:
-            images[row.image] = hashlib.sha256(read(row.image)).hexdigest()
-        image = images[row.image] if row.image else None
-        digest.update(json.dumps([image, row.question, row.answer]).encode())
-    return digest.hexdigest()
-
-
-def image_digest(data: bytes) -> str:
-    """An image file's content in 16 hex digits: enough to find it among millions."""
-    return hashlib.sha256(data).hexdigest()[:16]
-
-
-def image_list(rows: Sequence[Row]) -> str:
-    """The digests of the rows' images, sorted, a line each: what `evaluate` must not find among held-out images."""
-    images = {row.image for row in rows if row.image}
-    return "".join(f"{digest}\n" for digest in sorted({image_digest(read(image)) for image in images}))
 
 
 def choose_probes(
@@ -75,18 +50,21 @@ def choose_probes(
     )
 
 
-def publish(store: Path, manifest: Manifest, model: Any, command: str, rows: Sequence[Row]) -> Adapter:
-    """Write a PEFT model's adapter and what is known of it into the store as the name's stable version."""
+def publish(store: Path, manifest: Manifest, model: Any, command: str, images: str) -> Adapter:
+    """Write a PEFT model's adapter and what is known of it into the store as the name's stable version.
+
+    `images` is the `image_list` of what it was trained on, or nothing.
+    """
     with TemporaryDirectory() as directory:
         model.save_pretrained(directory)
-        return publish_files(store, manifest, Path(directory), command, rows)
+        return publish_files(store, manifest, Path(directory), command, images)
 
 
-def publish_files(store: Path, manifest: Manifest, directory: Path, command: str, rows: Sequence[Row] = ()) -> Adapter:
-    """`publish` PEFT's two files in `directory`; `rows` are those it was trained on, where known."""
+def publish_files(store: Path, manifest: Manifest, directory: Path, command: str, images: str = "") -> Adapter:
+    """`publish` PEFT's two files in `directory`."""
     files = {name: (directory / name).read_bytes() for name in (CONFIG, WEIGHTS)}
-    if rows:
-        files[IMAGES] = image_list(rows).encode()
+    if images:
+        files[IMAGES] = images.encode()
     files[manifests.FILE] = manifest.model_dump_json(indent=2).encode() + b"\n"
     files["README.md"] = card(manifest, command).encode()
     return Store(store).publish(manifest.name, files)

@@ -12,14 +12,17 @@ from service.checkpoint import locate
 from service.types import Adapter
 from trainer.batches import collate, grow
 from trainer.config import TrainOptions
+from trainer.data.digests import IMAGES, data_digest, image_digests, image_list
 from trainer.data.rows import Row, read_rows
 from trainer.data.split import split
 from trainer.errors import NoGain
+from trainer.evaluation import Evaluation, Source
 from trainer.features import Features
 from trainer.loop import fit
 from trainer.model import Checkpoint, add_lora
 from trainer.predict import predict
-from trainer.publish import choose_probes, data_digest, now, publish, trainer_version
+from trainer.publish import choose_probes, now, publish, trainer_version
+from trainer.report import write_report
 from trainer.score import by_category, score
 
 log = logging.getLogger(__name__)
@@ -45,12 +48,17 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter:
     trees = grow(rows, checkpoint.prompt, features.tokens, options.questions_per_sequence)
     output = options.output or Path("runs") / options.name
     output.mkdir(parents=True, exist_ok=True)
+    digests = image_digests(row.image for row in rows)
+    (output / IMAGES).write_text(image_list(digests.values()))
     fit(model, trees, partial(collate, features=features, pad_id=checkpoint.prompt.pad_token_id), options, output)
     # 4. Both models on the held-out rows.
     with model.disable_adapter():
         base = predict(model.get_base_model(), checkpoint.prompt, held_out, features, "base answers")
     adapter = predict(model.get_base_model(), checkpoint.prompt, held_out, features, "adapter answers")
     texts = [answer.text for answer in base], [answer.text for answer in adapter]
+    source = Source(options.model, checkpoint.base.id, checkpoint.base.precision)
+    held = Evaluation(source, options.name, tuple(held_out), *map(tuple, texts), run=output, seed=options.seed)
+    write_report(str(output / "report.html"), [held])
     result = score(held_out, *texts)
     log.info("held out: base %d, adapter %d of %d right", result.base, result.adapter, result.rows)
     if result.adapter <= result.base:
@@ -69,12 +77,12 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter:
         alpha=alpha,
         targets=TARGETS,
         modality=options.modality,
-        data_digest=data_digest(rows),
+        data_digest=data_digest(rows, digests),
         score=result,
         categories=by_category(held_out, *texts),
         probes=choose_probes(held_out, base, adapter, checkpoint.preparation),
     )
-    published = publish(options.store, manifest, model, " ".join(command or sys.argv), rows)
+    published = publish(options.store, manifest, model, " ".join(command or sys.argv), image_list(digests.values()))
     log.info("published %s as %s", published.key, published.path)
     return published
 
