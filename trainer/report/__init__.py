@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from trainer.data import files
 from trainer.data.rows import Row
-from trainer.evaluation import MAIN_METRIC, Evaluation, percent
+from trainer.evaluation import MAIN_METRIC, Evaluation
 from trainer.metrics import anls
 from trainer.report.confusion import Confusion, confusion
 from trainer.report.pictures import Picture, curve, thumbnail
@@ -63,7 +63,6 @@ def page(evaluations: Sequence[Evaluation]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
     return environment.get_template("page.html").render(sections=[_section(each) for each in evaluations])
 
 
