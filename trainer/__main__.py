@@ -8,9 +8,10 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, get_subcommand
 
 from service.errors import ServiceError
-from trainer.config import EvaluateOptions, TrainOptions
+from trainer.config import EvaluateOptions, PublishOptions, TrainOptions
 from trainer.data.config import DataOptions
 from trainer.errors import TrainerError
+from trainer.unserved import refuse_options
 
 
 class Trainer(BaseSettings):
@@ -22,6 +23,7 @@ class Trainer(BaseSettings):
 
     train: CliSubCommand[TrainOptions]
     evaluate: CliSubCommand[EvaluateOptions]
+    publish: CliSubCommand[PublishOptions]
     data: CliSubCommand[DataOptions]
 
 
@@ -30,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level="INFO", format="%(message)s")
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        refuse_options(arguments)
         parsed = CliApp.run(Trainer, cli_args=arguments or ["--help"])
         _run(get_subcommand(parsed), arguments)
     except ValidationError as error:
@@ -57,6 +60,10 @@ def _run(options: object, arguments: list[str]) -> None:
         for result in results:
             print(json.dumps(result.summary()))
         print(table(results))
+    elif isinstance(options, PublishOptions):
+        from trainer.adopt import adopt
+
+        adopt(options, ["python", "-m", "trainer", *arguments])
     elif isinstance(options, DataOptions):
         from trainer.data.commands import run
 

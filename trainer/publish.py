@@ -34,11 +34,35 @@ def choose_probes(
         NoGain: there is no such row.
     """
     won = [i for i, row in enumerate(rows) if right(row, adapter[i].text) and not right(row, base[i].text)]
-    won.sort(key=lambda i: min(adapter[i].margin, base[i].margin), reverse=True)
-    first_of_image = {rows[i].image or rows[i].id: i for i in reversed(won)}
-    chosen = sorted(first_of_image.values(), key=won.index)[:PROBES]
-    if not chosen:
+    if not won:
         raise NoGain("the adapter answers no held-out row better than its base: nothing to publish")
+    return _probes(won, rows, base, adapter, preparation)
+
+
+def differing_probes(
+    rows: Sequence[Row], base: Sequence[Prediction], adapter: Sequence[Prediction], preparation: Preparation
+) -> tuple[Probe, ...]:
+    """Rows that the adapter answers otherwise than its base, right or wrong.
+
+    Raises:
+        NoGain: there is no such row.
+    """
+    differ = [i for i in range(len(rows)) if adapter[i].text != base[i].text]
+    if not differ:
+        raise NoGain(f"the adapter answers {len(rows)} questions as its base does: give held-out rows of its domain")
+    return _probes(differ, rows, base, adapter, preparation)
+
+
+def _probes(
+    found: list[int],
+    rows: Sequence[Row],
+    base: Sequence[Prediction],
+    adapter: Sequence[Prediction],
+    preparation: Preparation,
+) -> tuple[Probe, ...]:
+    """Of the rows `found`, those that both models are surest of, each about another image."""
+    order = sorted(found, key=lambda i: min(adapter[i].margin, base[i].margin), reverse=True)
+    first_of_image = {rows[i].image or rows[i].id: i for i in reversed(order)}
     return tuple(
         Probe(
             question=rows[i].question,
@@ -46,7 +70,7 @@ def choose_probes(
             base_answer=base[i].text,
             adapter_answer=adapter[i].text,
         )
-        for i in chosen
+        for i in sorted(first_of_image.values(), key=order.index)[:PROBES]
     )
 
 
@@ -87,12 +111,14 @@ def card(manifest: Manifest, command: str) -> str:
         "",
         f"A LoRA adapter (rank {manifest.rank}, alpha {manifest.alpha:g}) for {manifest.base_id}.",
         "",
-        "| held-out rows | count | base right | adapter right |",
-        "|---|---:|---:|---:|",
     ]
-    for name, score in {**manifest.categories, "all": manifest.score}.items():
-        base, adapter = (f"{count} ({count / score.rows:.1%})" for count in (score.base, score.adapter))
-        lines.append(f"| {name} | {score.rows} | {base} | {adapter} |")
+    if manifest.score.rows:
+        lines += ["| held-out rows | count | base right | adapter right |", "|---|---:|---:|---:|"]
+        for name, score in {**manifest.categories, "all": manifest.score}.items():
+            base, adapter = (f"{count} ({count / score.rows:.1%})" for count in (score.base, score.adapter))
+            lines.append(f"| {name} | {score.rows} | {base} | {adapter} |")
+    else:
+        lines.append("No held-out rows were asked of it: how well it answers is not known.")
     lines += ["", f"Made {manifest.created} by {manifest.trainer}:", "", f"    {command}", ""]
     return "\n".join(lines)
 
