@@ -1,7 +1,7 @@
 """What a base and one adapter answered to the same held-out rows, and what that comes to."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -51,7 +51,8 @@ class Evaluation:
 
     def summary(self) -> dict[str, object]:
         """One line for programs: counts, and each metric over all rows as [mean, low, high]."""
-        facts = {**asdict(self.source), "adapter": self.adapter}
+        source = self.source
+        facts = {"source": source.place, "base": source.base_id, "precision": source.precision, "adapter": self.adapter}
         counts = {"rows": self.total.rows, "base_right": self.total.base, "adapter_right": self.total.adapter}
         metrics = {
             found.metric: {name: _ends(getattr(found, name)) for name in ("base", "adapter", "gain")}
