@@ -57,8 +57,8 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter:
     adapter = predict(model.get_base_model(), checkpoint.prompt, held_out, features, "adapter answers")
     texts = [answer.text for answer in base], [answer.text for answer in adapter]
     source = Source(options.model, checkpoint.base.id, checkpoint.base.precision)
-    held = Evaluation(source, options.name, tuple(held_out), *map(tuple, texts), run=output, seed=options.seed)
-    write_report(str(output / "report.html"), [held])
+    found = Evaluation(source, options.name, tuple(held_out), tuple(texts[0]), tuple(texts[1]), run=output)
+    write_report(str(output / "report.html"), [found])
     result = score(held_out, *texts)
     log.info("held out: base %d, adapter %d of %d right", result.base, result.adapter, result.rows)
     if result.adapter <= result.base:
