@@ -17,7 +17,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 from trainer.config import EvaluateOptions
-from trainer.evaluate import Evaluation, evaluate, table
+from trainer.evaluate import evaluate
+from trainer.evaluation import Evaluation, table
 
 
 class Accuracy(BaseSettings):
@@ -52,7 +53,7 @@ def _ask(options: Accuracy, url: str, adapter: str) -> Evaluation:
     (result,) = evaluate(
         EvaluateOptions(
             url=[url],
-            adapter=adapter,
+            adapter=[adapter],
             data=str(folder / "test.jsonl"),
             images=str(folder / "images"),
             limit=options.limit,
@@ -64,17 +65,19 @@ def _ask(options: Accuracy, url: str, adapter: str) -> Evaluation:
 def _verdict(adapter: str, results: list[Evaluation]) -> dict[str, object]:
     """The figures of one adapter as first served, and the points it gains where it is served otherwise."""
     first = results[0].total
-    shares = {result.precision: 100 * result.total.adapter / result.total.rows for result in results}
+    shares = {result.source.precision: 100 * result.total.adapter / result.total.rows for result in results}
     return {
         "bench": "accuracy",
         "adapter": adapter,
-        "precision": results[0].precision,
+        "precision": results[0].source.precision,
         "rows": first.rows,
         "adapter_percent": round(100 * first.adapter / first.rows, 2),
         "base_percent": round(100 * first.base / first.rows, 2),
         "errors_of_base": round((first.rows - first.adapter) / max(1, first.rows - first.base), 3),
         "points_lost": {
-            name: round(share - shares[results[0].precision], 2) for name, share in shares.items() if len(shares) > 1
+            name: round(share - shares[results[0].source.precision], 2)
+            for name, share in shares.items()
+            if len(shares) > 1
         },
     }
 

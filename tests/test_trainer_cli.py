@@ -53,6 +53,8 @@ def test_training_publishes_a_version_that_the_service_would_accept(data: Path, 
         json.loads(line)["loss"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines() if '"loss"' in line
     ]
     assert losses[-1] < losses[0] / 2
+    assert f"training loss from {losses[0]:.3f} at step 1 " in (tmp_path / "run/report.html").read_text()
+    assert (adapter.path / "images.txt").read_text() == (tmp_path / "run/images.txt").read_text()
 
 
 def test_an_adapter_that_gains_nothing_is_not_published(
@@ -61,6 +63,7 @@ def test_an_adapter_that_gains_nothing_is_not_published(
     assert run(data, tmp_path, "--epochs", "0.1", "--learning-rate", "1e-9", "--holdout", "0.2") == 2
     assert "not published" in capsys.readouterr().err
     assert Store(tmp_path).names() == []
+    assert "Worst errors" in (tmp_path / "run/report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,7 @@ def test_a_bad_option_is_named(
     assert word in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["publish"]])
 def test_help_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leave:
         main([*command, "--help"])

@@ -11,7 +11,6 @@ from tests.conftest import png
 from trainer.data.rows import Row, read_rows
 from trainer.data.split import split
 from trainer.errors import DataError, OptionError
-from trainer.score import by_category, normalise, right, score
 
 
 def write(folder: Path, *records: object) -> Path:
@@ -89,12 +88,3 @@ def test_a_split_keeps_images_whole_and_depends_on_the_seed_alone(images: int, s
     assert not {row.image for row in train} & {row.image for row in held_out}
     assert len(train) + len(held_out) == len(rows)
     assert split(rows[::-1], share, seed)[1] == held_out[::-1]
-
-
-def test_scores_count_normalised_matches_by_category() -> None:
-    assert normalise("  Dark  RED. ") == "dark red"
-    rows = [Row(str(i), None, "q", answer, "cd"[i % 2]) for i, answer in enumerate(("red", "two", "blue", "yes"))]
-    assert right(rows[0], "Red.")
-    result = score(rows, ["red", "x", "x", "x"], ["red", "Two", "x", "yes"])
-    assert (result.rows, result.base, result.adapter) == (4, 1, 3)
-    assert by_category(rows, ["red", "x", "x", "x"], ["red", "Two", "x", "yes"])["d"].adapter == 2

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, get_subcommand
 
 from service.errors import ServiceError
-from trainer.config import EvaluateOptions, QuantizeOptions, TrainOptions
+from trainer.config import EvaluateOptions, PublishOptions, QuantizeOptions, TrainOptions
 from trainer.data.config import DataOptions
 from trainer.errors import TrainerError
+from trainer.unserved import refuse_options
 
 
 class Trainer(BaseSettings):
@@ -24,6 +25,7 @@ class Trainer(BaseSettings):
     train: CliSubCommand[TrainOptions]
     evaluate: CliSubCommand[EvaluateOptions]
     quantize: CliSubCommand[QuantizeOptions]
+    publish: CliSubCommand[PublishOptions]
     data: CliSubCommand[DataOptions]
 
 
@@ -32,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level="INFO", format="%(message)s")
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        refuse_options(arguments)
         parsed = CliApp.run(Trainer, cli_args=arguments or ["--help"])
         _run(get_subcommand(parsed), arguments)
     except ValidationError as error:
@@ -52,7 +55,8 @@ def _run(options: object, arguments: list[str]) -> None:
 
         train(options, ["python", "-m", "trainer", *arguments])
     elif isinstance(options, EvaluateOptions):
-        from trainer.evaluate import evaluate, table
+        from trainer.evaluate import evaluate
+        from trainer.evaluation import table
 
         results = evaluate(options)
         for result in results:
@@ -63,6 +67,10 @@ def _run(options: object, arguments: list[str]) -> None:
 
         if cost := quantize(options):
             print(json.dumps(asdict(cost)))
+    elif isinstance(options, PublishOptions):
+        from trainer.adopt import adopt
+
+        adopt(options, ["python", "-m", "trainer", *arguments])
     elif isinstance(options, DataOptions):
         from trainer.data.commands import run
 

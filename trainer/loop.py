@@ -66,7 +66,6 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         together = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return LengthGroupedSampler(together, lengths=lengths, generator=generator)
 
-
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         return SequentialSampler(eval_dataset)
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from service.adapters.proof import PROBE_TOKENS
 from service.prompt import Prompt
 from trainer.data.rows import Row
 from trainer.features import Features
@@ -23,9 +24,9 @@ class Prediction:
 
 
 def predict(
-    llava: Any, prompt: Prompt, rows: list[Row], features: Features, label: str, max_tokens: int = 16
+    llava: Any, prompt: Prompt, rows: list[Row], features: Features, label: str, max_tokens: int = PROBE_TOKENS
 ) -> list[Prediction]:
-    """Answer every row greedily; `label` names the progress bar."""
+    """Answer every row greedily, by default as far as the service asks probes; `label` names the progress bar."""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].question))
     found: dict[int, Prediction] = {}
     with torch.inference_mode():

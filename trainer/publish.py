@@ -1,9 +1,7 @@
 """A trained adapter -> an immutable version in the store: PEFT's two files, manifest, card."""
 
 import base64
-import hashlib
 import io
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
@@ -17,6 +15,7 @@ from service.adapters.modules import CONFIG, WEIGHTS
 from service.adapters.store import Store
 from service.images import Preparation, picture
 from service.types import Adapter
+from trainer.data.digests import IMAGES
 from trainer.data.files import read
 from trainer.data.rows import Row
 from trainer.errors import NoGain
@@ -24,18 +23,6 @@ from trainer.predict import Prediction
 from trainer.score import right
 
 PROBES = 4
-
-
-def data_digest(rows: Sequence[Row]) -> str:
-    """SHA-256 over the rows and their images' bytes, in order."""
-    digest = hashlib.sha256()
-    images: dict[str, str] = {}
-    for row in rows:
-        if row.image and row.image not in images:
-            images[row.image] = hashlib.sha256(read(row.image)).hexdigest()
-        image = images[row.image] if row.image else None
-        digest.update(json.dumps([image, row.question, row.answer]).encode())
-    return digest.hexdigest()
 
 
 def choose_probes(
@@ -47,11 +34,35 @@ def choose_probes(
         NoGain: there is no such row.
     """
     won = [i for i, row in enumerate(rows) if right(row, adapter[i].text) and not right(row, base[i].text)]
-    won.sort(key=lambda i: min(adapter[i].margin, base[i].margin), reverse=True)
-    first_of_image = {rows[i].image or rows[i].id: i for i in reversed(won)}
-    chosen = sorted(first_of_image.values(), key=won.index)[:PROBES]
-    if not chosen:
+    if not won:
         raise NoGain("the adapter answers no held-out row better than its base: nothing to publish")
+    return _probes(won, rows, base, adapter, preparation)
+
+
+def differing_probes(
+    rows: Sequence[Row], base: Sequence[Prediction], adapter: Sequence[Prediction], preparation: Preparation
+) -> tuple[Probe, ...]:
+    """Rows that the adapter answers otherwise than its base, right or wrong.
+
+    Raises:
+        NoGain: there is no such row.
+    """
+    differ = [i for i in range(len(rows)) if adapter[i].text != base[i].text]
+    if not differ:
+        raise NoGain(f"the adapter answers {len(rows)} questions as its base does: give held-out rows of its domain")
+    return _probes(differ, rows, base, adapter, preparation)
+
+
+def _probes(
+    found: list[int],
+    rows: Sequence[Row],
+    base: Sequence[Prediction],
+    adapter: Sequence[Prediction],
+    preparation: Preparation,
+) -> tuple[Probe, ...]:
+    """Of the rows `found`, those that both models are surest of, each about another image."""
+    order = sorted(found, key=lambda i: min(adapter[i].margin, base[i].margin), reverse=True)
+    first_of_image = {rows[i].image or rows[i].id: i for i in reversed(order)}
     return tuple(
         Probe(
             question=rows[i].question,
@@ -59,15 +70,25 @@ def choose_probes(
             base_answer=base[i].text,
             adapter_answer=adapter[i].text,
         )
-        for i in chosen
+        for i in sorted(first_of_image.values(), key=order.index)[:PROBES]
     )
 
 
-def publish(store: Path, manifest: Manifest, model: Any, command: str) -> Adapter:
-    """Write a PEFT model's adapter and what is known of it into the store as the name's stable version."""
+def publish(store: Path, manifest: Manifest, model: Any, command: str, images: str) -> Adapter:
+    """Write a PEFT model's adapter and what is known of it into the store as the name's stable version.
+
+    `images` is the `image_list` of what it was trained on, or nothing.
+    """
     with TemporaryDirectory() as directory:
         model.save_pretrained(directory)
-        files = {name: (Path(directory) / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+        return publish_files(store, manifest, Path(directory), command, images)
+
+
+def publish_files(store: Path, manifest: Manifest, directory: Path, command: str, images: str = "") -> Adapter:
+    """`publish` PEFT's two files in `directory`."""
+    files = {name: (directory / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+    if images:
+        files[IMAGES] = images.encode()
     files[manifests.FILE] = manifest.model_dump_json(indent=2).encode() + b"\n"
     files["README.md"] = card(manifest, command).encode()
     return Store(store).publish(manifest.name, files)
@@ -90,12 +111,14 @@ def card(manifest: Manifest, command: str) -> str:
         "",
         f"A LoRA adapter (rank {manifest.rank}, alpha {manifest.alpha:g}) for {manifest.base_id}.",
         "",
-        "| held-out rows | count | base right | adapter right |",
-        "|---|---:|---:|---:|",
     ]
-    for name, score in {**manifest.categories, "all": manifest.score}.items():
-        base, adapter = (f"{count} ({count / score.rows:.1%})" for count in (score.base, score.adapter))
-        lines.append(f"| {name} | {score.rows} | {base} | {adapter} |")
+    if manifest.score.rows:
+        lines += ["| held-out rows | count | base right | adapter right |", "|---|---:|---:|---:|"]
+        for name, score in {**manifest.categories, "all": manifest.score}.items():
+            base, adapter = (f"{count} ({count / score.rows:.1%})" for count in (score.base, score.adapter))
+            lines.append(f"| {name} | {score.rows} | {base} | {adapter} |")
+    else:
+        lines.append("No held-out rows were asked of it: how well it answers is not known.")
     lines += ["", f"Made {manifest.created} by {manifest.trainer}:", "", f"    {command}", ""]
     return "\n".join(lines)
 

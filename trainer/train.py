@@ -14,14 +14,17 @@ from service.checkpoint import locate
 from service.types import Adapter
 from trainer.batches import collate, grow
 from trainer.config import TrainOptions
+from trainer.data.digests import IMAGES, data_digest, image_digests, image_list
 from trainer.data.rows import Row, read_rows
 from trainer.data.split import split
 from trainer.errors import NoGain
+from trainer.evaluation import Evaluation, Source
 from trainer.features import Features
 from trainer.loop import fit
 from trainer.model import Checkpoint, add_lora
 from trainer.predict import predict
-from trainer.publish import choose_probes, data_digest, now, publish, trainer_version
+from trainer.publish import choose_probes, now, publish, trainer_version
+from trainer.report import write_report
 from trainer.score import by_category, score
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,8 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
     )
     output = options.output or Path("runs") / options.name
     output.mkdir(parents=True, exist_ok=True)
+    digests = image_digests(row.image for row in rows)
+    (output / IMAGES).write_text(image_list(digests.values()))
     batch = partial(collate, features=features, pad_id=checkpoint.prompt.pad_token_id)
     fit(model, trees, unseen, batch, options, output)
     if not PartialState().is_main_process:
@@ -57,6 +62,9 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
         base = predict(model.get_base_model(), checkpoint.prompt, held_out, features, "base answers")
     adapter = predict(model.get_base_model(), checkpoint.prompt, held_out, features, "adapter answers")
     texts = [answer.text for answer in base], [answer.text for answer in adapter]
+    source = Source(options.model, checkpoint.base.id, checkpoint.base.precision)
+    found = Evaluation(source, options.name, tuple(held_out), tuple(texts[0]), tuple(texts[1]), run=output)
+    write_report(str(output / "report.html"), [found])
     result = score(held_out, *texts)
     log.info("held out: base %d, adapter %d of %d right", result.base, result.adapter, result.rows)
     if result.adapter <= result.base:
@@ -75,12 +83,12 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
         alpha=options.alpha or 2.0 * options.rank,
         targets=TARGETS,
         modality=options.modality,
-        data_digest=data_digest(rows),
+        data_digest=data_digest(rows, digests),
         score=result,
         categories=by_category(held_out, *texts),
         probes=choose_probes(held_out, base, adapter, checkpoint.preparation),
     )
-    published = publish(options.store, manifest, model, " ".join(command or sys.argv))
+    published = publish(options.store, manifest, model, " ".join(command or sys.argv), image_list(digests.values()))
     log.info("published %s as %s", published.key, published.path)
     return published
 

@@ -1,6 +1,6 @@
 """The adapter store on disk: immutable versions named by the digest of their content, aliases moved atomically.
 
-    ROOT/NAME/versions/DIGEST/{adapter_config.json, adapter_model.safetensors, manifest.json, README.md}
+    ROOT/NAME/versions/DIGEST/{adapter_config.json, adapter_model.safetensors, manifest.json, images.txt, README.md}
     ROOT/NAME/aliases.json            {"stable": DIGEST}
 
 Knows the layout and nothing of what the files mean. A name or version that comes from outside is matched against what

@@ -4,6 +4,7 @@ A perceptual hash proposes copies, and a 16x16 picture confirms them: hashes are
 two charts that differ in one bar must stay two.
 """
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -18,7 +19,6 @@ from trainer.data import files
 from trainer.data.config import DedupeOptions
 from trainer.data.rows import scan
 from trainer.data.write import Report, writing
-from trainer.score import normalise
 
 BITS = 64
 SIDE = 16
@@ -68,7 +68,7 @@ def dedupe(options: DedupeOptions) -> Report:
             if row.image is not None and row.image not in first:
                 first[row.image] = looks.first(row.image, decode(files.read(row.image)))
             image = first[row.image]
-            key, answer = (image, normalise(row.question)), normalise(row.answer)
+            key, answer = (image, _plain(row.question)), _plain(row.answer)
             if key in asked:
                 same = "the same" if asked[key] == answer else "otherwise"
                 report.note(f"dropped, asked before and answered {same}", row.id)
@@ -78,3 +78,8 @@ def dedupe(options: DedupeOptions) -> Report:
                 report.note("kept, with the name of an image that looks the same", row.id)
             writer.write(replace(row, image=image))
     return report
+
+
+def _plain(text: str) -> str:
+    """Case, space and outer punctuation gone, and no more: "is a < b?" is not "is a > b?"."""
+    return re.sub(r"\s+", " ", text.lower()).strip(" .,;:!?\"'")

@@ -1,0 +1,122 @@
+"""`trainer publish`: an adapter made elsewhere -> converted, asked against its base, a version in the store."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image, ImageDraw
+
+from service.adapters.manifest import Manifest, Score, preparation_facts
+from service.adapters.modules import language_model_linears
+from service.checkpoint import locate
+from service.types import Adapter
+from trainer.config import PublishOptions
+from trainer.convert import Converted, convert
+from trainer.data.rows import Row, read_rows
+from trainer.errors import NoGain, OptionError
+from trainer.evaluation import Evaluation, Source
+from trainer.features import Features
+from trainer.lens import Lens
+from trainer.model import Checkpoint
+from trainer.predict import Prediction, predict
+from trainer.publish import choose_probes, differing_probes, now, publish_files, trainer_version
+from trainer.report import write_report
+from trainer.score import by_category, score
+
+log = logging.getLogger(__name__)
+
+# Asked where no held-out rows are given: some answer has to differ from the base's for the service to tell the two.
+_STOCK = (
+    "what is shown in the picture?",
+    "describe the image.",
+    "what color is it?",
+    "how many are there?",
+    "is there any text in the picture?",
+    "is it a photo?",
+)
+
+
+def adopt(options: PublishOptions, command: Sequence[str]) -> Adapter:
+    """Convert, ask, publish; nothing is in the store unless all went well.
+
+    Raises:
+        AdapterRefused: it cannot be served.
+        TrainerError: faulty rows or options, or an adapter that answers as its base does, or no better.
+        FileNotFoundError: `options.model` is not a LLaVA checkpoint.
+    """
+    if (options.data is None) != (options.images is None):
+        raise OptionError("--data and --images: held-out rows need both")
+    base_path = locate(options.model)
+    with TemporaryDirectory() as directory:
+        weights = Path(directory) / "adapter"
+        converted = convert(options.adapter, weights, language_model_linears(base_path), options.max_rank)
+        log.info("made for %s by PEFT %s; published for %s", converted.base, converted.peft, options.model)
+        rows = read_rows(options.data, options.images or "")[: options.limit] if options.data else _stock(directory)
+        checkpoint = Checkpoint.load(base_path)
+        base, adapter = _ask(checkpoint, Lens(options.name, weights, weights), rows)
+        manifest = _manifest(options, converted, checkpoint, rows, base, adapter)
+        published = publish_files(options.store, manifest, weights, " ".join(command))
+    log.info("published %s as %s", published.key, published.path)
+    return published
+
+
+def _ask(checkpoint: Checkpoint, lens: Lens, rows: list[Row]) -> tuple[list[Prediction], list[Prediction]]:
+    images = [row.image for row in rows if row.image]
+    features = Features.of(checkpoint, images)
+    base = predict(checkpoint.model, checkpoint.prompt, rows, features, "base answers")
+    with lens.before(checkpoint.model) as llava:
+        return base, predict(llava, checkpoint.prompt, rows, features, "adapter answers")
+
+
+def _manifest(
+    options: PublishOptions,
+    converted: Converted,
+    checkpoint: Checkpoint,
+    rows: list[Row],
+    base: list[Prediction],
+    adapter: list[Prediction],
+) -> Manifest:
+    result, categories = Score(rows=0, base=0, adapter=0), dict[str, Score]()
+    if options.data:
+        texts = [said.text for said in base], [said.text for said in adapter]
+        result, categories = score(rows, *texts), by_category(rows, *texts)
+        if options.report:
+            source = Source(options.model, checkpoint.base.id, checkpoint.base.precision)
+            held = Evaluation(source, options.name, tuple(rows), tuple(texts[0]), tuple(texts[1]))
+            write_report(options.report, [held])
+        if result.adapter <= result.base:
+            raise NoGain(
+                f"on {result.rows} held-out rows the adapter has {result.adapter} right, its base {result.base}: "
+                "not published"
+            )
+    choose = choose_probes if options.data else differing_probes
+    return Manifest(
+        name=options.name,
+        created=now(),
+        trainer=f"PEFT {converted.peft}, published by {trainer_version()}",
+        base_id=checkpoint.base.id,
+        base_digest=checkpoint.base.digest,
+        base_precision=checkpoint.base.precision,
+        prompt_digest=checkpoint.prompt.digest,
+        preparation=preparation_facts(checkpoint.preparation),
+        rank=converted.rank,
+        alpha=converted.alpha,
+        targets=converted.targets,
+        modality=options.modality,
+        data_digest="unknown",
+        score=result,
+        categories=categories,
+        probes=choose(rows, base, adapter, checkpoint.preparation),
+    )
+
+
+def _stock(directory: str) -> list[Row]:
+    rows = [Row(f"text-{n}", None, question, "", "all") for n, question in enumerate(_STOCK[3:])]
+    for colour in ("red", "navy", "white"):
+        image = Image.new("RGB", (160, 120), colour)
+        ImageDraw.Draw(image).ellipse((40, 20, 110, 90), fill="orange")
+        file = str(Path(directory) / f"{colour}.png")
+        image.save(file)
+        rows += [Row(f"{colour}-{n}", file, question, "", "all") for n, question in enumerate(_STOCK)]
+    return rows

@@ -1,0 +1,71 @@
+"""Every row asked of a running service over HTTP: what is scored is what is served, routing and precision included."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+from tqdm import tqdm
+
+from trainer.config import EvaluateOptions
+from trainer.data.files import read
+from trainer.data.rows import Row
+from trainer.errors import OptionError
+from trainer.evaluation import Evaluation, Source
+
+
+async def ask_service(url: str, options: EvaluateOptions, rows: Sequence[Row]) -> list[Evaluation]:
+    """What the service at `url` answers to `rows`, through its base once and through each adapter.
+
+    Raises:
+        OptionError: it cannot be reached, is not ready, does not serve an adapter, or refuses a row.
+    """
+    limits = httpx.Limits(max_connections=options.clients)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+        served = await _served(client, url, options.adapter)
+        source = Source(url, served["base"]["id"], served["base"]["precision"])
+        base = tuple(await _ask_all(client, rows, None, options))
+        return [
+            Evaluation(source, name, tuple(rows), base, tuple(await _ask_all(client, rows, name, options)))
+            for name in options.adapter
+        ]
+
+
+async def _served(client: httpx.AsyncClient, url: str, adapters: Sequence[str]) -> dict[str, Any]:
+    try:
+        (await client.get("/readyz")).raise_for_status()
+        served: dict[str, Any] = (await client.get("/v1/adapters")).raise_for_status().json()
+    except httpx.HTTPError as error:
+        raise OptionError(f"--url {url}: no service is ready there ({error}); `make serve` starts one") from error
+    names = [entry["name"] for entry in served["adapters"]]
+    if unknown := [adapter for adapter in adapters if adapter not in names]:
+        raise OptionError(f"--adapter {', '.join(unknown)}: {url} serves {', '.join(names) or 'no adapter'}")
+    return served
+
+
+async def _ask_all(
+    client: httpx.AsyncClient, rows: Sequence[Row], adapter: str | None, options: EvaluateOptions
+) -> list[str]:
+    gate = asyncio.Semaphore(options.clients)
+    fields = {"max_tokens": options.max_tokens} | ({"adapter": adapter} if adapter else {})
+    with tqdm(total=len(rows), desc=f"{client.base_url} {adapter or 'base'}", unit="question") as progress:
+
+        async def ask(row: Row) -> str:
+            async with gate:
+                answer = await _ask(client, row, fields)
+            progress.update()
+            return answer
+
+        return await asyncio.gather(*map(ask, rows))
+
+
+async def _ask(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> str:
+    fields = {"question": row.question, **fields}
+    if row.image is None:
+        response = await client.post("/v1/vqa", json=fields)
+    else:
+        response = await client.post("/v1/vqa", data=fields, files={"image": read(row.image)})
+    if response.is_error:
+        raise OptionError(f"row {row.id}: the service answered {response.status_code}: {response.text[:300]}")
+    answer: str = response.json()["answer"]
+    return answer

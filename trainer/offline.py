@@ -1,0 +1,43 @@
+"""Every row asked of a base checkpoint and of adapters in this process: no service, no engine, float32 weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from service.checkpoint import locate
+from trainer.config import EvaluateOptions
+from trainer.data.rows import Row
+from trainer.evaluation import Evaluation, Source
+from trainer.features import Features
+from trainer.lens import Lens
+from trainer.model import Checkpoint
+from trainer.predict import predict
+
+
+def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) -> list[Evaluation]:
+    """What the base `model` answers to `rows` by itself, once, and through each adapter.
+
+    Raises:
+        OptionError: an adapter that is neither in the store nor a directory of one.
+        AdapterRefused: one that does not fit the base; the service would refuse it too.
+        FileNotFoundError: the model is not a LLaVA checkpoint.
+    """
+    lenses = [Lens.find(name, options.store) for name in options.adapter]
+    checkpoint = Checkpoint.load(locate(model))
+    for lens in lenses:
+        lens.judge(checkpoint)
+    images = [row.image for row in rows if row.image]
+    features = Features.of(checkpoint, images)
+
+    def answers(llava: Any, label: str) -> tuple[str, ...]:
+        said = predict(llava, checkpoint.prompt, list(rows), features, f"{label} answers", options.max_tokens)
+        return tuple(prediction.text for prediction in said)
+
+    source = Source(model, checkpoint.base.id, checkpoint.base.precision)
+    base = answers(checkpoint.model, "base")
+    evaluations = []
+    for lens in lenses:
+        with lens.before(checkpoint.model) as llava:
+            texts = answers(llava, lens.name)
+        seen = lens.trained_on(images)
+        evaluations.append(Evaluation(source, lens.name, tuple(rows), base, texts, seen, lens.origin, options.seed))
+    return evaluations
