@@ -6,9 +6,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service.adapters.base import Base
@@ -17,15 +16,15 @@ from service.adapters.residency import Residency
 from service.adapters.store import Store
 from service.admission import Admission
 from service.engine import Engine
-from service.errors import InvalidRequest, ServiceError
+from service.errors import ServiceError
 from service.images import ImageLimits
 from service.images.fetch import Fetcher, FetchLimits
 from service.metrics import Metrics
 from service.middleware import BodyLimit, RequestId
 from service.prompt import Prompt
-from service.routes import adapters, ops, vqa
+from service.routes import adapters, failure, ops, vqa
 from service.routes.state import Service
-from service.schemas import ErrorBody, ErrorResponse
+from service.schemas import ErrorResponse
 from service.settings import Settings
 from service.vqa import VQA
 from service.workers import Workers
@@ -56,7 +55,7 @@ def create_app(
     app.add_middleware(BodyLimit, limit=settings.body_limit)
     app.add_middleware(RequestId)
     for kind in (ServiceError, RequestValidationError, HTTPException, Exception):
-        app.add_exception_handler(kind, _reply_error)
+        app.add_exception_handler(kind, failure.reply)
     return app
 
 
@@ -102,20 +101,3 @@ async def _warm(service: Service, give_up: Callable[[], None]) -> None:
     service.warm.set()
     served = ", ".join(sorted(service.residency.serving)) or "none"
     log.info("ready: base %s in %s, adapters: %s", service.base.id, service.base.precision, served)
-
-
-async def _reply_error(request: Request, error: Exception) -> JSONResponse:
-    """Every failure leaves here, in one shape."""
-    status, code, message, headers = 500, ServiceError.code, "something went wrong on our side", {}
-    if isinstance(error, RequestValidationError):
-        status, code, message = InvalidRequest.status, InvalidRequest.code, str(error.errors())
-    elif isinstance(error, HTTPException):
-        status, code, message = error.status_code, "http_error", str(error.detail)
-    elif isinstance(error, ServiceError):
-        status, code, message = error.status, error.code, error.message
-        if error.retry_after_s is not None:
-            headers["retry-after"] = str(error.retry_after_s)
-    else:
-        log.error("request %s failed unexpectedly", request.state.request_id, exc_info=error)
-    body = ErrorResponse(error=ErrorBody(code=code, message=message, request_id=request.state.request_id))
-    return JSONResponse(body.model_dump(), status, headers)

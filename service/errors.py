@@ -15,6 +15,7 @@ ServiceError                      500 internal
 ├── AdapterRefused                409 adapter_refused      (while loading, never on a question)
 ├── Overloaded                    429 overloaded           + Retry-After
 ├── DeadlineExceeded              504 deadline_exceeded
+├── Cancelled                     499 cancelled            (the client hung up: nobody reads it)
 └── EngineUnavailable             503 engine_unavailable   + Retry-After
 """
 
@@ -133,6 +134,13 @@ class DeadlineExceeded(ServiceError):
 
     status = 504
     code = "deadline_exceeded"
+
+
+class Cancelled(ServiceError):
+    """The client hung up before its answer was complete."""
+
+    status = 499
+    code = "cancelled"
 
 
 class EngineUnavailable(ServiceError):

@@ -37,6 +37,7 @@ class VQARequest(_In):
     ] = None
     temperature: Annotated[FiniteFloat, Field(ge=0, le=2, description="0 is greedy")] = 0.0
     max_tokens: Annotated[int, Field(ge=1, le=4096, description="longest answer, in tokens")] = 64
+    stream: Annotated[bool, Field(description="answer server-sent events: pieces, the whole, [DONE]")] = False
     deadline_s: Annotated[FiniteFloat | None, Field(gt=0, le=600, description="seconds until 504")] = None
 
     def to_question(self, id_: str, deadline_s: float, file: Upload | None = None) -> Question:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from PIL import Image
 from service.adapters.residency import Residency
 from service.admission import Admission
 from service.engine import Engine
-from service.errors import DeadlineExceeded, EngineUnavailable, ServiceError
+from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable, ServiceError
 from service.images import ImageLimits, Preparation, picture
 from service.images.fetch import Fetcher
 from service.metrics import Metrics
@@ -53,20 +53,44 @@ class VQA:
     workers: Workers
     metrics: Metrics
 
-    async def answer(self, question: Question) -> Answer:
-        """Answer one question in full.
+    async def stream(self, question: Question) -> AsyncGenerator[str | Answer, None]:
+        """The pieces of the answer as they come, then the Answer whose text they add up to; closing it aborts.
+
+        The work runs in a task of its own, so that a slow reader holds no slot and a deadline never strikes the reader.
+
+        Raises: what `answer` raises.
+        """
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        answering = asyncio.create_task(self.answer(question, pieces.put_nowait))
+        answering.add_done_callback(lambda _: pieces.put_nowait(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield piece
+            yield answering.result()
+        finally:
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+
+    async def answer(self, question: Question, hear: Callable[[str], None] = lambda _: None) -> Answer:
+        """Answer one question in full; `hear` gets each piece of the text at once.
 
         Raises:
             ServiceError: AdapterNotFound, Overloaded, DeadlineExceeded, EngineUnavailable, and images' own.
         """
         progress = _Progress()
         self.metrics.in_flight.inc()
-        outcome = "cancelled"
+        outcome = Cancelled.code
         try:
             async with asyncio.timeout(question.deadline_s), aclosing(self._ask(question, progress)) as deltas:
-                text = "".join([delta.text async for delta in deltas])
+                said = raw = ""
+                async for delta in deltas:
+                    raw += delta.text
+                    # Stripped, what was said only grows: the pieces add up to the answer.
+                    if piece := raw.strip()[len(said) :]:
+                        said += piece
+                        hear(piece)
             outcome = "ok"
-            return self._complete(question, progress, text)
+            return self._complete(question, progress, said)
         except TimeoutError as error:
             outcome = DeadlineExceeded.code
             raise DeadlineExceeded(f"no complete answer within {question.deadline_s:g} s") from error
@@ -125,7 +149,7 @@ class VQA:
         usage = Usage(last.prompt_tokens, progress.tokens, _image_tokens(query, last))
         timing = Timing(progress.image_s, progress.queue_s, progress.first_token_s, progress.elapsed())
         finish = last.finish_reason or "stop"
-        return Answer(question.id, text.strip(), math.exp(last.logprob), progress.adapter, finish, usage, timing)
+        return Answer(question.id, text, math.exp(last.logprob), progress.adapter, finish, usage, timing)
 
     def _record(self, progress: _Progress, outcome: str) -> None:
         metrics, label, total = self.metrics, progress.adapter.name if progress.adapter else "", progress.elapsed()

@@ -1,15 +1,19 @@
-"""POST /v1/vqa, as JSON or as a form with a file."""
+"""POST /v1/vqa: JSON or a form with files comes in, JSON or server-sent events go out."""
 
+import json
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from service.errors import InvalidRequest
+from service.routes import failure, listening
 from service.routes.state import Service, get_service
-from service.schemas import VQARequest, VQAResponse
-from service.types import Upload
+from service.schemas import ErrorResponse, VQARequest, VQAResponse
+from service.types import Answer, Upload
 
 router = APIRouter(tags=["questions"])
 
@@ -21,10 +25,19 @@ _BODY = {
         "content": {"application/json": {"schema": _SCHEMA}, "multipart/form-data": {"schema": _FORM}},
     }
 }
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            "text/event-stream": {
+                "example": 'data: {"delta": "red"}\n\ndata: {"id": "vqa-…", "answer": "red", …}\n\ndata: [DONE]\n\n'
+            }
+        }
+    }
+}
 
 
-@router.post("/v1/vqa", openapi_extra=_BODY)
-async def ask(request: Request, service: Annotated[Service, Depends(get_service)]) -> VQAResponse:
+@router.post("/v1/vqa", openapi_extra=_BODY, response_model=VQAResponse, responses=_STREAM)
+async def ask(request: Request, service: Annotated[Service, Depends(get_service)]) -> VQAResponse | StreamingResponse:
     """Answer a question about an image through an adapter, or through the base model where none is named."""
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         body, file = await _read_form(request)
@@ -33,7 +46,21 @@ async def ask(request: Request, service: Annotated[Service, Depends(get_service)
         body, file = await service.vqa.workers.run(_parse_json, await request.body()), None
     id_, deadline_s = f"vqa-{request.state.request_id}", service.settings.deadline_s
     question = await service.vqa.workers.run(body.to_question, id_, deadline_s, file)
-    return VQAResponse.of(await service.vqa.answer(question))
+    if body.stream:
+        fail = partial(_write_error, request.state.request_id)
+        return await listening.stream(request, service.vqa.stream(question), _write, fail)
+    return VQAResponse.of(await listening.unless_gone(request.receive, service.vqa.answer(question)))
+
+
+def _write(said: str | Answer) -> str:
+    if isinstance(said, str):
+        return f"data: {json.dumps({'delta': said})}\n\n"
+    return f"data: {VQAResponse.of(said).model_dump_json()}\n\ndata: [DONE]\n\n"
+
+
+def _write_error(request_id: str, error: Exception) -> str:
+    body = ErrorResponse(error=failure.describe(error, request_id).body)
+    return f"event: error\ndata: {body.model_dump_json()}\n\n"
 
 
 def _parse_json(body: bytes) -> VQARequest:
