@@ -66,7 +66,7 @@ def _assemble(settings: Settings, checkpoint: Path, engine: Engine) -> Service:
     workers = Workers(settings.image_workers)
     proof = Proof.for_checkpoint(checkpoint, base, prompt, settings.max_lora_rank)
     residency = Residency(Store(settings.adapters), engine, proof, workers, metrics)
-    limits = ImageLimits(settings.image_pixels)
+    limits = ImageLimits(settings.image_pixels, count=settings.images_per_question)
     fetcher = Fetcher(
         FetchLimits(settings.body_limit, settings.image_url_s, settings.image_url_hosts, settings.image_url_private)
     )

@@ -26,6 +26,7 @@ class VQARequest(_In):
     image: Annotated[
         str | None, Field(description="data:image/png;base64,…, an https URL, or plain base64 of a PNG, JPEG or WebP")
     ] = None
+    images: Annotated[list[str], Field(description="several, each as in `image`, in the order the model sees")] = []
     adapter: Annotated[
         str | None,
         Field(
@@ -40,17 +41,17 @@ class VQARequest(_In):
     stream: Annotated[bool, Field(description="answer server-sent events: pieces, the whole, [DONE]")] = False
     deadline_s: Annotated[FiniteFloat | None, Field(gt=0, le=600, description="seconds until 504")] = None
 
-    def to_question(self, id_: str, deadline_s: float, file: Upload | None = None) -> Question:
-        """The question this request means; `file` is an image uploaded beside it.
+    def to_question(self, id_: str, deadline_s: float, files: tuple[Upload, ...] = ()) -> Question:
+        """The question this request means; `files` are images uploaded beside it.
 
         Raises:
-            InvalidRequest, ImageBroken: two images, or an image that is not base64.
+            InvalidRequest, ImageBroken: images as text and as files, or an image that is not base64.
         """
-        if self.image is not None and file is not None:
-            raise InvalidRequest("the image came twice, as a file and as text: send one")
-        image = file if self.image is None else _read_image(self.image)
+        texts = [*([] if self.image is None else [self.image]), *self.images]
+        if texts and files:
+            raise InvalidRequest("images came as files and as text: send either")
+        images = files or tuple(read_image(text) for text in texts)
         sampling = Sampling(self.temperature, self.max_tokens)
-        images = () if image is None else (image,)
         return Question(id_, self.question, images, self.adapter, sampling, self.deadline_s or deadline_s)
 
 
@@ -154,7 +155,12 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
-def _read_image(text: str) -> Upload | Link:
+def read_image(text: str) -> Upload | Link:
+    """The image that a data URL or plain base64 holds, or that another URL leads to.
+
+    Raises:
+        ImageBroken: not base64.
+    """
     match = _DATA_URL.match(text[:200])
     if match is None and _SCHEME.match(text[:200]):
         return Link(text)

@@ -36,6 +36,7 @@ class Settings(BaseSettings):
 
     body_limit: int = Field(20_000_000, gt=0, description="largest request body, and largest fetched image, in bytes")
     image_pixels: int = Field(50_000_000, gt=0, description="largest image, in pixels, judged before decoding")
+    images_per_question: int = Field(4, ge=1, description="most images of one question")
     image_url_s: float = Field(10.0, gt=0, description="seconds an image's URL has to deliver, redirects included")
     image_url_hosts: tuple[_Host, ...] = Field(
         (), description='hosts that images are fetched from, as JSON: ["cdn.example.com"]; none named: any public host'

@@ -12,7 +12,7 @@ from PIL import Image
 from service.adapters.residency import Residency
 from service.admission import Admission
 from service.engine import Engine
-from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable, ServiceError
+from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable, InvalidRequest, ServiceError
 from service.images import ImageLimits, Preparation, picture
 from service.images.fetch import Fetcher
 from service.metrics import Metrics
@@ -75,7 +75,7 @@ class VQA:
         """Answer one question in full; `hear` gets each piece of the text at once.
 
         Raises:
-            ServiceError: AdapterNotFound, Overloaded, DeadlineExceeded, EngineUnavailable, and images' own.
+            ServiceError: AdapterNotFound, InvalidRequest, Overloaded, DeadlineExceeded, EngineUnavailable, images' own.
         """
         progress = _Progress()
         self.metrics.in_flight.inc()
@@ -112,6 +112,8 @@ class VQA:
                 pass
 
     async def _ask(self, question: Question, progress: _Progress) -> AsyncGenerator[Delta, None]:
+        if len(question.images) > self.limits.count:
+            raise InvalidRequest(f"{len(question.images)} images came: one question may have {self.limits.count}")
         progress.adapter = self.residency.resolve(question.adapter)
         async with self.admission.slot():
             progress.queue_s = progress.elapsed()

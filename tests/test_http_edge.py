@@ -132,7 +132,37 @@ async def test_a_question_over_the_context_is_422(fake: Running) -> None:
     assert_error(await ask(fake, max_tokens=4096), 422, "prompt_too_long")
 
 
-async def test_two_images_where_one_fits_are_refused(fake: Running) -> None:
+async def test_several_images_are_seen_in_the_order_they_come(fake: Running) -> None:
+    red, blue = png("red"), png("blue")
+    there = (await ask(fake, image=None, images=[data_url(red), data_url(blue)])).raise_for_status().json()
+    back = (await ask(fake, image=None, images=[data_url(blue), data_url(red)])).json()
+    beside = (await ask(fake, image=data_url(red), images=[data_url(blue)])).json()
+    files = [("images", red), ("images", blue)]
+    form = (await fake.client.post("/v1/vqa", data={"question": QUESTION}, files=files)).json()
+    texts = [("question", (None, QUESTION)), *(("images", (None, data_url(image))) for image in (red, blue))]
+    fields = (await fake.client.post("/v1/vqa", files=texts)).json()
+    assert there["answer"] == beside["answer"] == form["answer"] == fields["answer"] != back["answer"]
+    assert there["usage"]["image_tokens"] == 2
+
+
+async def test_more_images_than_one_question_may_have_are_refused(fake_adapters: Path) -> None:
+    settings = Settings(adapters=fake_adapters, images_per_question=2)
+    async with serving(settings, FakeEngine()) as running:
+        (await ask(running, images=[data_url(png())])).raise_for_status()
+        message = assert_error(await ask(running, images=[data_url(png())] * 2), 422, "invalid_request")
+        assert "3 images" in message
+        parts = [("image", png())] * 3
+        response = await running.client.post("/v1/vqa", data={"question": QUESTION}, files=parts)
+        assert_error(response, 400, "http_error")
+
+
+@pytest.mark.parametrize("fields", [{}, {"image": None}, {"images": []}])
+async def test_no_image_is_a_question_of_text_alone(fake: Running, fields: dict[str, Any]) -> None:
+    body = (await fake.client.post("/v1/vqa", json={"question": QUESTION} | fields)).raise_for_status().json()
+    assert body["usage"]["image_tokens"] == 0
+
+
+async def test_images_as_files_and_as_text_are_refused(fake: Running) -> None:
     fields = {"question": QUESTION, "image": data_url(png())}
     assert_error(await fake.client.post("/v1/vqa", data=fields, files={"image": png()}), 422, "invalid_request")
     assert_error(await fake.client.post("/v1/vqa", data=fields, files={"other": png()}), 422, "invalid_request")

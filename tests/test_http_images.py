@@ -54,6 +54,13 @@ async def test_an_image_behind_a_url_is_the_image(cluster: Running, web: Origin,
     assert 'vqa_image_seconds_count{stage="prepare"} 3.0' in metrics
 
 
+async def test_the_form_sagemaker_endpoints_take_is_answered(cluster: Running, web: Origin) -> None:
+    """A LLaVA behind SageMaker's usual handler takes these three and no more."""
+    body = {"image": web.url("/cat.png"), "question": QUESTION, "temperature": 0.2}
+    response = await cluster.client.post("/v1/vqa", json=body)
+    assert response.raise_for_status().json()["usage"]["image_tokens"] > 0
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [

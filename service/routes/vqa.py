@@ -18,7 +18,11 @@ from service.types import Answer, Upload
 router = APIRouter(tags=["questions"])
 
 _SCHEMA = VQARequest.model_json_schema()
-_FORM = {**_SCHEMA, "properties": {**_SCHEMA["properties"], "image": {"type": "string", "format": "binary"}}}
+_FILE = {"type": "string", "format": "binary"}
+_FILES = {"image": _FILE, "images": {"type": "array", "items": _FILE}}
+_FORM = {**_SCHEMA, "properties": {**_SCHEMA["properties"], **_FILES}}
+# A form repeats a field to make a list.
+_LISTS = {name for name, property_ in _SCHEMA["properties"].items() if property_.get("type") == "array"}
 _BODY = {
     "requestBody": {
         "required": True,
@@ -40,12 +44,12 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 async def ask(request: Request, service: Annotated[Service, Depends(get_service)]) -> VQAResponse | StreamingResponse:
     """Answer a question about an image through an adapter, or through the base model where none is named."""
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        body, file = await _read_form(request)
+        body, files = await _read_form(request, service.settings.images_per_question)
     else:
         # At worst megabytes of base64: parsing it is work for a thread, and so is decoding it below.
-        body, file = await service.vqa.workers.run(_parse_json, await request.body()), None
+        body, files = await service.vqa.workers.run(_parse_json, await request.body()), ()
     id_, deadline_s = f"vqa-{request.state.request_id}", service.settings.deadline_s
-    question = await service.vqa.workers.run(body.to_question, id_, deadline_s, file)
+    question = await service.vqa.workers.run(body.to_question, id_, deadline_s, files)
     if body.stream:
         fail = partial(_write_error, request.state.request_id)
         return await listening.stream(request, service.vqa.stream(question), _write, fail)
@@ -70,23 +74,24 @@ def _parse_json(body: bytes) -> VQARequest:
         raise _invalid(error) from error
 
 
-async def _read_form(request: Request) -> tuple[VQARequest, Upload | None]:
-    async with request.form(max_files=1, max_fields=20) as form:
-        file = await _read_file(form)
-        fields: dict[str, Any] = {
-            name: value for name, value in form.multi_items() if not isinstance(value, UploadFile)
-        }
+async def _read_form(request: Request, max_files: int) -> tuple[VQARequest, tuple[Upload, ...]]:
+    async with request.form(max_files=max_files, max_fields=100) as form:
+        files = await _read_files(form)
+        texts = [(name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile)]
+        fields: dict[str, Any] = dict(texts)
+        for several in _LISTS & fields.keys():
+            fields[several] = [value for name, value in texts if name == several]
         try:
-            return VQARequest.model_validate_strings(fields), file
+            return VQARequest.model_validate_strings(fields), files
         except ValidationError as error:
             raise _invalid(error) from error
 
 
-async def _read_file(form: FormData) -> Upload | None:
-    files = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
-    if unknown := files.keys() - {"image"}:
-        raise InvalidRequest(f"field {sorted(unknown)[0]} is a file: only image may be one")
-    return Upload(await files["image"].read(), files["image"].content_type) if files else None
+async def _read_files(form: FormData) -> tuple[Upload, ...]:
+    files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
+    if unknown := {name for name, _ in files} - {"image", "images"}:
+        raise InvalidRequest(f"field {sorted(unknown)[0]} is a file: only image and images may be")
+    return tuple([Upload(await file.read(), file.content_type) for _, file in files])
 
 
 def _invalid(error: ValidationError) -> InvalidRequest:
