@@ -82,7 +82,7 @@ async def _read_form(request: Request, max_files: int) -> tuple[VQARequest, tupl
         for several in _LISTS & fields.keys():
             fields[several] = [value for name, value in texts if name == several]
         try:
-            return VQARequest.model_validate_strings(fields), files
+            return VQARequest.model_validate(fields), files
         except ValidationError as error:
             raise _invalid(error) from error
 
