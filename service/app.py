@@ -21,6 +21,7 @@ from service.images import ImageLimits
 from service.images.fetch import Fetcher, FetchLimits
 from service.metrics import Metrics
 from service.middleware import BodyLimit, RequestId
+from service.pictures import Pictures
 from service.prompt import Prompt
 from service.routes import adapters, failure, ops, vqa
 from service.routes.state import Service
@@ -71,7 +72,8 @@ def _assemble(settings: Settings, checkpoint: Path, engine: Engine) -> Service:
         FetchLimits(settings.body_limit, settings.image_url_s, settings.image_url_hosts, settings.image_url_private)
     )
     admission = Admission(settings.in_flight, settings.waiting)
-    use_case = VQA(engine, residency, prompt, proof.preparation, limits, fetcher, admission, workers, metrics)
+    pictures = Pictures(proof.preparation, limits, fetcher, workers, metrics)
+    use_case = VQA(engine, residency, prompt, pictures, admission, workers, metrics)
     return Service(settings, base, engine, residency, use_case, metrics)
 
 

@@ -5,7 +5,7 @@ import binascii
 import re
 from typing import Annotated
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
 from service.errors import ImageBroken, InvalidRequest
 from service.types import Answer, Link, Question, Sampling, Upload
@@ -13,6 +13,9 @@ from service.types import Answer, Link, Question, Sampling, Upload
 _DATA_URL = re.compile(r"data:([a-z0-9/+.-]*)(;[a-z0-9=_.-]+)*?;base64,", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # a colon is no base64
 TEXT_LIMIT = 16_000
+
+
+_Choice = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
 
 
 class _In(BaseModel):
@@ -36,6 +39,15 @@ class VQARequest(_In):
             examples=["shapes"],
         ),
     ] = None
+    choices: Annotated[
+        list[_Choice] | None,
+        Field(
+            min_length=2,
+            max_length=32,
+            description="the answer is one of these, each with its probability",
+            examples=[["yes", "no"]],
+        ),
+    ] = None
     temperature: Annotated[FiniteFloat, Field(ge=0, le=2, description="0 is greedy")] = 0.0
     max_tokens: Annotated[int, Field(ge=1, le=4096, description="longest answer, in tokens")] = 64
     stream: Annotated[bool, Field(description="answer server-sent events: pieces, the whole, [DONE]")] = False
@@ -50,9 +62,17 @@ class VQARequest(_In):
         texts = [*([] if self.image is None else [self.image]), *self.images]
         if texts and files:
             raise InvalidRequest("images came as files and as text: send either")
-        images = files or tuple(read_image(text) for text in texts)
+        images = (*files, *(read_image(text) for text in texts))
         sampling = Sampling(self.temperature, self.max_tokens)
-        return Question(id_, self.question, images, self.adapter, sampling, self.deadline_s or deadline_s)
+        deadline_s = self.deadline_s or deadline_s
+        return Question(id_, self.question, images, self.adapter, sampling, deadline_s, tuple(self.choices or ()))
+
+
+class ChoiceOut(BaseModel):
+    """One of the question's choices; their probabilities sum to 1."""
+
+    text: str
+    probability: float
 
 
 class AdapterRef(BaseModel):
@@ -85,6 +105,7 @@ class VQAResponse(BaseModel):
     id: str
     answer: str
     confidence: Annotated[float, Field(description="probability the model gave to exactly this answer, end included")]
+    choices: Annotated[list[ChoiceOut] | None, Field(description="as many as the question gave, in its order")]
     adapter: AdapterRef | None
     finish_reason: str
     usage: UsageOut
@@ -98,6 +119,7 @@ class VQAResponse(BaseModel):
             id=answer.id,
             answer=answer.text,
             confidence=round(answer.confidence, 6),
+            choices=[ChoiceOut(text=each.text, probability=each.probability) for each in answer.choices] or None,
             adapter=AdapterRef(name=adapter.name, version=adapter.version) if adapter else None,
             finish_reason=answer.finish_reason,
             usage=UsageOut(**{name: getattr(usage, name) for name in UsageOut.model_fields}),

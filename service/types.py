@@ -64,17 +64,30 @@ class Question:
     adapter: str | None = None
     sampling: Sampling = Sampling()
     deadline_s: float = 30.0
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What the engine runs: token ids with one placeholder per picture."""
+    """What the engine runs: token ids with one placeholder per picture.
+
+    `choices` are the answers it may give, as token ids that end in the end token; none: whatever it likes.
+    """
 
     id: str
     token_ids: tuple[int, ...]
     pictures: tuple[Picture, ...] = ()
     adapter: Adapter | None = None
     sampling: Sampling = Sampling()
+    choices: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The natural-log probability of each of a query's choices, whole, and the prompt's tokens, pictures expanded."""
+
+    logprobs: tuple[float, ...]
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +124,14 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """One answer that could be chosen; the probabilities of all sum to 1."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What the caller gets. `confidence` is the probability the model gave to exactly this answer, end included."""
 
@@ -121,3 +142,4 @@ class Answer:
     finish_reason: str
     usage: Usage
     timing: Timing
+    choices: tuple[Choice, ...] = ()

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from service import choices
 from service.adapters.residency import Residency
 from service.admission import Admission
 from service.engine import Engine
-from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable, InvalidRequest, ServiceError
-from service.images import ImageLimits, Preparation, picture
-from service.images.fetch import Fetcher
+from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable, ServiceError
 from service.metrics import Metrics
+from service.pictures import Pictures
 from service.prompt import Prompt
-from service.types import Adapter, Answer, Delta, Link, Picture, Query, Question, Sampling, Timing, Upload, Usage
+from service.types import Adapter, Answer, Choice, Delta, Picture, Query, Question, Sampling, Timing, Usage
 from service.workers import Workers
 
 
@@ -29,11 +29,11 @@ class _Progress:
     adapter: Adapter | None = None
     query: Query | None = None
     queue_s: float = 0.0
-    fetch_s: float = 0.0
     image_s: float = 0.0
     first_token_s: float = 0.0
     tokens: int = 0
     last: Delta | None = None
+    choices: tuple[Choice, ...] = ()
 
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
@@ -46,9 +46,7 @@ class VQA:
     engine: Engine
     residency: Residency
     prompt: Prompt
-    preparation: Preparation
-    limits: ImageLimits
-    fetcher: Fetcher
+    pictures: Pictures
     admission: Admission
     workers: Workers
     metrics: Metrics
@@ -103,8 +101,8 @@ class VQA:
 
     async def warm_up(self) -> None:
         """Ask the base one question about a blank image, so that no caller pays for what an engine does only once."""
-        size = self.preparation.size
-        blank = Picture(Image.new("RGB", (size, size), self.preparation.colour), "warm-up")
+        preparation = self.pictures.preparation
+        blank = Picture(Image.new("RGB", (preparation.size,) * 2, preparation.colour), "warm-up")
         token_ids = self.prompt.encode("what is this?", pictures=1)
         query = Query("warm-up", token_ids, (blank,), None, Sampling(max_tokens=2))
         async with aclosing(self.engine.generate(query)) as deltas:
@@ -112,16 +110,15 @@ class VQA:
                 pass
 
     async def _ask(self, question: Question, progress: _Progress) -> AsyncGenerator[Delta, None]:
-        if len(question.images) > self.limits.count:
-            raise InvalidRequest(f"{len(question.images)} images came: one question may have {self.limits.count}")
         progress.adapter = self.residency.resolve(question.adapter)
         async with self.admission.slot():
             progress.queue_s = progress.elapsed()
             await self.engine.check()
-            uploads = [await self._fetch(image, progress) for image in question.images]
-            progress.query = await self.workers.run(self._query, question, uploads, progress.adapter)
+            pictures = await self.pictures.make(question.images)
             progress.image_s = progress.elapsed() - progress.queue_s
-            async with aclosing(self.engine.generate(progress.query)) as deltas:
+            query = progress.query = await self.workers.run(self._query, question, pictures, progress.adapter)
+            answering = self._choose(question, query, progress) if query.choices else self.engine.generate(query)
+            async with aclosing(answering) as deltas:
                 async for delta in deltas:
                     progress.first_token_s = progress.first_token_s or progress.elapsed()
                     progress.tokens += delta.tokens
@@ -130,19 +127,17 @@ class VQA:
             if progress.last is None or progress.last.finish_reason is None:
                 raise EngineUnavailable("the engine stopped in the middle of an answer")
 
-    async def _fetch(self, image: Upload | Link, progress: _Progress) -> Upload:
-        if isinstance(image, Upload):
-            return image
-        started = time.perf_counter()
-        # What a web server says of a file's type is often wrong, and no claim of the caller's.
-        data = await self.fetcher.fetch(image.url)
-        progress.fetch_s += time.perf_counter() - started
-        return Upload(data)
+    async def _choose(self, question: Question, query: Query, progress: _Progress) -> AsyncGenerator[Delta, None]:
+        scores = await self.engine.score(query)
+        progress.choices = choices.weigh(question.choices, scores.logprobs)
+        best = max(range(len(query.choices)), key=scores.logprobs.__getitem__)
+        tokens, logprob = len(query.choices[best]), scores.logprobs[best]
+        yield Delta(question.choices[best], tokens, logprob, scores.prompt_tokens, "stop")
 
-    def _query(self, question: Question, uploads: list[Upload], adapter: Adapter | None) -> Query:
-        pictures = tuple(picture(upload.data, self.preparation, self.limits, upload.mime) for upload in uploads)
+    def _query(self, question: Question, pictures: tuple[Picture, ...], adapter: Adapter | None) -> Query:
         token_ids = self.prompt.encode(question.text, len(pictures))
-        return Query(question.id, token_ids, pictures, adapter, question.sampling)
+        answers = choices.encode(self.prompt, question)
+        return Query(question.id, token_ids, pictures, adapter, question.sampling, answers)
 
     def _complete(self, question: Question, progress: _Progress, text: str) -> Answer:
         query, last = progress.query, progress.last
@@ -151,7 +146,8 @@ class VQA:
         usage = Usage(last.prompt_tokens, progress.tokens, _image_tokens(query, last))
         timing = Timing(progress.image_s, progress.queue_s, progress.first_token_s, progress.elapsed())
         finish = last.finish_reason or "stop"
-        return Answer(question.id, text, math.exp(last.logprob), progress.adapter, finish, usage, timing)
+        confidence = math.exp(last.logprob)
+        return Answer(question.id, text, confidence, progress.adapter, finish, usage, timing, progress.choices)
 
     def _record(self, progress: _Progress, outcome: str) -> None:
         metrics, label, total = self.metrics, progress.adapter.name if progress.adapter else "", progress.elapsed()
@@ -160,10 +156,6 @@ class VQA:
         metrics.queue_seconds.labels(label).observe(progress.queue_s)
         if progress.query is None or progress.last is None:
             return
-        if progress.query.pictures:
-            metrics.image_seconds.labels("prepare").observe(progress.image_s - progress.fetch_s)
-        if progress.fetch_s:
-            metrics.image_seconds.labels("fetch").observe(progress.fetch_s)
         metrics.first_token_seconds.labels(label).observe(progress.first_token_s)
         if progress.tokens > 1:
             metrics.token_seconds.labels(label).observe((total - progress.first_token_s) / (progress.tokens - 1))

@@ -38,7 +38,7 @@ async def ask(running: Running, **fields: Any) -> httpx.Response:
 
 async def test_an_answer_has_the_documented_shape(fake: Running) -> None:
     body = (await ask(fake, adapter="digits")).raise_for_status().json()
-    assert body.keys() == {"id", "answer", "confidence", "adapter", "finish_reason", "usage", "timing"}
+    assert body.keys() == {"id", "answer", "confidence", "choices", "adapter", "finish_reason", "usage", "timing"}
     assert body["adapter"]["name"] == "digits"
     assert len(body["adapter"]["version"]) == 64
     assert 0 < body["confidence"] <= 1
@@ -70,6 +70,31 @@ async def test_adapters_pictures_and_questions_change_the_answer(fake: Running) 
 
 async def test_model_is_accepted_for_adapter(fake: Running) -> None:
     assert (await ask(fake, model="digits")).json()["adapter"]["name"] == "digits"
+
+
+async def test_choices_bound_the_answer_and_their_probabilities_sum_to_one(fake: Running) -> None:
+    choices = ["red circle", " green square ", "yes", "no"]
+    body = (await ask(fake, choices=choices, adapter="digits")).raise_for_status().json()
+    assert [choice["text"] for choice in body["choices"]] == ["red circle", "green square", "yes", "no"]
+    best = max(body["choices"], key=lambda choice: choice["probability"])
+    assert body["answer"] == best["text"]
+    assert sum(choice["probability"] for choice in body["choices"]) == pytest.approx(1)
+    assert body["finish_reason"] == "stop"
+    assert body["usage"]["completion_tokens"] >= 2
+    fields = [("question", QUESTION), ("adapter", "digits"), *(("choices", choice) for choice in choices)]
+    parts = [("image", ("x.png", png())), *((name, (None, value)) for name, value in fields)]
+    form = await fake.client.post("/v1/vqa", files=parts)
+    assert form.json()["choices"] == body["choices"]
+    streamed = (await ask(fake, choices=choices, adapter="digits", stream=True)).text
+    assert streamed.startswith(f'data: {{"delta": "{body["answer"]}"}}\n\n')
+    assert fake.app.state.service.vqa.admission.here == 0
+
+
+@pytest.mark.parametrize(
+    "choices", [[], ["one"], ["same", "same "], ["a", ""], ["a", "b\0"], ["x" * 999, "y" * 999], 7]
+)
+async def test_choices_that_leave_nothing_to_choose_are_refused(fake: Running, choices: Any) -> None:
+    assert_error(await ask(fake, choices=choices), 422, "invalid_request")
 
 
 async def test_an_unknown_adapter_is_404_and_names_what_there_is(fake: Running) -> None:

@@ -89,6 +89,21 @@ async def test_bad_requests_between_good_ones_change_no_answer(real: Running) ->
     assert answer["answer"] == expected
 
 
+async def test_choices_are_weighed_and_the_best_is_what_the_model_says_anyway(real: Running) -> None:
+    colours = ["red", "blue", "green", "black"]
+    for colour in colours:
+        asked = Asked("shapes", "what color is the shape?", png(colour))
+        free = await ask(real, asked)
+        fields = [(name, (None, value)) for name, value in asked.fields.items()]
+        fields += [("choices", (None, choice)) for choice in colours]
+        response = await real.client.post("/v1/vqa", files=[*fields, ("image", asked.image)])
+        body = response.raise_for_status().json()
+        assert sum(choice["probability"] for choice in body["choices"]) == pytest.approx(1)
+        if free["answer"] in colours:
+            assert body["answer"] == free["answer"]
+            assert body["confidence"] == pytest.approx(free["confidence"], abs=0.02)
+
+
 async def test_text_alone_is_a_question_too(real: Running) -> None:
     body = (
         (await real.client.post("/v1/vqa", json={"question": "how many shapes are there?"})).raise_for_status().json()

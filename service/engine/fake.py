@@ -7,12 +7,15 @@ Never imported by the service itself.
 
 import asyncio
 import hashlib
+import math
 from collections.abc import AsyncGenerator
 
+from service.engine.continuations import branches, totals
 from service.errors import AdapterRefused, EngineUnavailable, PromptTooLong
-from service.types import Adapter, Delta, Query
+from service.types import Adapter, Delta, Query, Scores
 
 WORDS = ("red", "green", "blue", "circle", "square", "seven", "left", "right")
+VOCABULARY = 1024
 
 
 class FakeEngine:
@@ -48,12 +51,8 @@ class FakeEngine:
 
     async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
         """See Engine."""
-        await self.check()
         limit = query.sampling.max_tokens
-        if len(query.token_ids) + limit > self.max_model_len:
-            raise PromptTooLong(f"{len(query.token_ids)} tokens and an answer of {limit} exceed {self.max_model_len}")
-        if query.adapter and query.adapter.key not in self._weights:
-            raise EngineUnavailable(f"adapter {query.adapter.key[:48]} is not loaded")
+        await self._judge(query, limit)
         words = self._words(query)
         self.running += 1
         try:
@@ -65,13 +64,39 @@ class FakeEngine:
         finally:
             self.running -= 1
 
+    async def score(self, query: Query) -> Scores:
+        """See Engine."""
+        await self._judge(query, max(map(len, query.choices)))
+        self.running += 1
+        try:
+            await asyncio.sleep(self.step_s)
+            tree = branches(query.choices)
+            after = {prefix: {token: self._logprob(query, prefix, token) for token in tree[prefix]} for prefix in tree}
+            return Scores(totals(query.choices, after), len(query.token_ids))
+        finally:
+            self.running -= 1
+
     async def check(self) -> None:
         """See Engine."""
         if not self._started:
             raise EngineUnavailable("the engine is not running")
 
-    def _words(self, query: Query) -> list[str]:
+    async def _judge(self, query: Query, room: int) -> None:
+        await self.check()
+        if len(query.token_ids) + room > self.max_model_len:
+            raise PromptTooLong(f"{len(query.token_ids)} tokens and an answer of {room} exceed {self.max_model_len}")
+        if query.adapter and query.adapter.key not in self._weights:
+            raise EngineUnavailable(f"adapter {query.adapter.key[:48]} is not loaded")
+
+    def _logprob(self, query: Query, prefix: tuple[int, ...], token: int) -> float:
+        # Over VOCABULARY tokens these never sum to more than 1, as probabilities must not.
+        return math.log((1 + self._numbers(query, f"{prefix}{token}")[0]) / (256 * VOCABULARY))
+
+    def _numbers(self, query: Query, said: str = "") -> bytes:
         adapter = self._weights[query.adapter.key] if query.adapter else ""
-        seen = f"{query.token_ids}{[picture.digest for picture in query.pictures]}{adapter}"
-        numbers = hashlib.sha256(seen.encode()).digest()
+        seen = f"{query.token_ids}{[picture.digest for picture in query.pictures]}{adapter}{said}"
+        return hashlib.sha256(seen.encode()).digest()
+
+    def _words(self, query: Query) -> list[str]:
+        numbers = self._numbers(query)
         return [WORDS[number % len(WORDS)] for number in numbers[: 2 + numbers[0] % 3]]

@@ -22,7 +22,7 @@ _FILE = {"type": "string", "format": "binary"}
 _FILES = {"image": _FILE, "images": {"type": "array", "items": _FILE}}
 _FORM = {**_SCHEMA, "properties": {**_SCHEMA["properties"], **_FILES}}
 # A form repeats a field to make a list.
-_LISTS = {name for name, property_ in _SCHEMA["properties"].items() if property_.get("type") == "array"}
+_LISTS = {"images", "choices"}
 _BODY = {
     "requestBody": {
         "required": True,
