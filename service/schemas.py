@@ -13,23 +13,42 @@ from service.types import Answer, Link, Question, Sampling, Upload
 _DATA_URL = re.compile(r"data:([a-z0-9/+.-]*)(;[a-z0-9=_.-]+)*?;base64,", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # a colon is no base64
 TEXT_LIMIT = 16_000
+IMAGE_URL = "https://example.com/chart.png"  # of examples
 
 
 _Choice = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
 
 
-class _In(BaseModel):
+class Incoming(BaseModel):
+    """What a caller sends: a field we do not know is an error, not a wish we ignore."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class VQARequest(_In):
-    """A question about an image, or about none."""
+class Seen(Incoming):
+    """What a question is about: images, or none."""
 
-    question: Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT, examples=["what color is the shape?"])]
     image: Annotated[
         str | None, Field(description="data:image/png;base64,…, an https URL, or plain base64 of a PNG, JPEG or WebP")
     ] = None
     images: Annotated[list[str], Field(description="several, each as in `image`, in the order the model sees")] = []
+
+    def read_images(self, files: tuple[Upload, ...] = ()) -> tuple[Upload | Link, ...]:
+        """The images in order; `files` are those uploaded beside the text.
+
+        Raises:
+            InvalidRequest, ImageBroken: images as text and as files, or an image that is not base64.
+        """
+        texts = [*([] if self.image is None else [self.image]), *self.images]
+        if texts and files:
+            raise InvalidRequest("images came as files and as text: send either")
+        return (*files, *(read_image(text) for text in texts))
+
+
+class Asked(Incoming):
+    """A question, whom it is asked of, and how it is to be answered."""
+
+    question: Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT, examples=["what color is the shape?"])]
     adapter: Annotated[
         str | None,
         Field(
@@ -50,22 +69,34 @@ class VQARequest(_In):
     ] = None
     temperature: Annotated[FiniteFloat, Field(ge=0, le=2, description="0 is greedy")] = 0.0
     max_tokens: Annotated[int, Field(ge=1, le=4096, description="longest answer, in tokens")] = 64
+
+    def ask(self, id_: str, images: tuple[Upload | Link, ...], adapter: str | None, deadline_s: float) -> Question:
+        """The question this means, about `images` and asked of `adapter`."""
+        sampling = Sampling(self.temperature, self.max_tokens)
+        return Question(id_, self.question, images, adapter, sampling, deadline_s, tuple(self.choices or ()))
+
+
+class VQARequest(Seen, Asked):
+    """A question about an image, several, or none."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"image": IMAGE_URL, "question": "what color is the shape?", "adapter": "shapes"},
+                {"image": IMAGE_URL, "question": "is there a circle?", "adapter": "shapes", "choices": ["yes", "no"]},
+            ]
+        }
+    )
+
     stream: Annotated[bool, Field(description="answer server-sent events: pieces, the whole, [DONE]")] = False
     deadline_s: Annotated[FiniteFloat | None, Field(gt=0, le=600, description="seconds until 504")] = None
 
     def to_question(self, id_: str, deadline_s: float, files: tuple[Upload, ...] = ()) -> Question:
         """The question this request means; `files` are images uploaded beside it.
 
-        Raises:
-            InvalidRequest, ImageBroken: images as text and as files, or an image that is not base64.
+        Raises: what `read_images` raises.
         """
-        texts = [*([] if self.image is None else [self.image]), *self.images]
-        if texts and files:
-            raise InvalidRequest("images came as files and as text: send either")
-        images = (*files, *(read_image(text) for text in texts))
-        sampling = Sampling(self.temperature, self.max_tokens)
-        deadline_s = self.deadline_s or deadline_s
-        return Question(id_, self.question, images, self.adapter, sampling, deadline_s, tuple(self.choices or ()))
+        return self.ask(id_, self.read_images(files), self.adapter, self.deadline_s or deadline_s)
 
 
 class ChoiceOut(BaseModel):

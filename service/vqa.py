@@ -3,9 +3,10 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 from PIL import Image
 
@@ -69,17 +70,24 @@ class VQA:
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)
 
-    async def answer(self, question: Question, hear: Callable[[str], None] = lambda _: None) -> Answer:
-        """Answer one question in full; `hear` gets each piece of the text at once.
+    async def answer(
+        self,
+        question: Question,
+        hear: Callable[[str], None] = lambda _: None,
+        pictures: Callable[[], Awaitable[tuple[Picture, ...]]] | None = None,
+    ) -> Answer:
+        """Answer one question in full.
+
+        `hear` gets each piece of the text at once; `pictures` gives what others make of the same images.
 
         Raises:
             ServiceError: AdapterNotFound, InvalidRequest, Overloaded, DeadlineExceeded, EngineUnavailable, images' own.
         """
-        progress = _Progress()
+        progress, make = _Progress(), pictures or partial(self.pictures.make, question.images)
         self.metrics.in_flight.inc()
         outcome = Cancelled.code
         try:
-            async with asyncio.timeout(question.deadline_s), aclosing(self._ask(question, progress)) as deltas:
+            async with asyncio.timeout(question.deadline_s), aclosing(self._ask(question, progress, make)) as deltas:
                 said = raw = ""
                 async for delta in deltas:
                     raw += delta.text
@@ -109,12 +117,14 @@ class VQA:
             async for _ in deltas:
                 pass
 
-    async def _ask(self, question: Question, progress: _Progress) -> AsyncGenerator[Delta, None]:
+    async def _ask(
+        self, question: Question, progress: _Progress, make: Callable[[], Awaitable[tuple[Picture, ...]]]
+    ) -> AsyncGenerator[Delta, None]:
         progress.adapter = self.residency.resolve(question.adapter)
         async with self.admission.slot():
             progress.queue_s = progress.elapsed()
             await self.engine.check()
-            pictures = await self.pictures.make(question.images)
+            pictures = await make()
             progress.image_s = progress.elapsed() - progress.queue_s
             query = progress.query = await self.workers.run(self._query, question, pictures, progress.adapter)
             answering = self._choose(question, query, progress) if query.choices else self.engine.generate(query)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ async def test_choices_bound_the_answer_and_their_probabilities_sum_to_one(fake:
     assert body["finish_reason"] == "stop"
     assert body["usage"]["completion_tokens"] >= 2
     fields = [("question", QUESTION), ("adapter", "digits"), *(("choices", choice) for choice in choices)]
-    parts = [("image", ("x.png", png())), *((name, (None, value)) for name, value in fields)]
+    parts: list[Any] = [("image", ("x.png", png())), *((name, (None, value)) for name, value in fields)]
     form = await fake.client.post("/v1/vqa", files=parts)
     assert form.json()["choices"] == body["choices"]
     streamed = (await ask(fake, choices=choices, adapter="digits", stream=True)).text
@@ -309,6 +310,29 @@ async def test_metrics_count_outcomes_and_never_label_unknown_names(fake: Runnin
     assert "vqa_in_flight 0.0" in text
     for series in ("time_to_first_token_seconds", "queue_seconds", "image_seconds", "tokens_total", "adapter_resident"):
         assert f"vqa_{series}" in text
+
+
+async def test_every_reference_of_the_openapi_document_leads_somewhere(fake: Running) -> None:
+    document = (await fake.client.get("/openapi.json")).json()
+    references = re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document))
+    assert any(reference.startswith("paths/") for reference in references)
+    for reference in references:
+        found = document
+        for step in reference.split("/"):
+            found = found[step.replace("~1", "/")]
+
+
+async def test_the_examples_of_the_openapi_document_are_answered(fake: Running) -> None:
+    document = (await fake.client.get("/openapi.json")).json()
+    asked = 0
+    for path, methods in document["paths"].items():
+        content = methods.get("post", {}).get("requestBody", {}).get("content", {})
+        for example in content.get("application/json", {}).get("schema", {}).get("examples", []):
+            body = json.dumps(example).replace("https://example.com/chart.png", data_url(png()))
+            response = await fake.client.post(path, content=body, headers={"content-type": "application/json"})
+            assert "error" not in response.raise_for_status().text
+            asked += 1
+    assert asked >= 3
 
 
 async def test_openapi_documents_both_forms(fake: Running) -> None:

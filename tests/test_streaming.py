@@ -6,15 +6,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-import uvicorn
 
-from service.app import create_app
 from service.engine.fake import FakeEngine
 from service.settings import Settings
 from service.types import Delta, Query
-from tests.conftest import CHECKPOINT, Running, png
+from tests.conftest import Running, png, serving, until
 from tests.test_http_edge import QUESTION, ask, assert_error, data_url
 
 
@@ -30,21 +27,6 @@ class Dying(FakeEngine):
                 await self.stop()
 
 
-@pytest.fixture
-async def socket(tmp_path: Path) -> AsyncGenerator[Running, None]:
-    """A service over a fake engine, the base alone, that listens on a port."""
-    engine = Dying()
-    app = create_app(Settings(adapters=tmp_path, in_flight=1, waiting=1), CHECKPOINT, engine)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
-    task = asyncio.create_task(server.serve())
-    await asyncio.wait_for(app.state.service.warm.wait(), 60)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-        yield Running(app, engine, client)
-    server.should_exit = True
-    await task
-
-
 def events(text: str) -> list[tuple[str, Any]]:
     """(event, data) of a whole stream; data that is JSON is read."""
     found = []
@@ -53,12 +35,6 @@ def events(text: str) -> list[tuple[str, Any]]:
         data = fields["data"]
         found.append((fields.get("event", "message"), json.loads(data) if data.startswith("{") else data))
     return found
-
-
-async def until(happened: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not happened():  # noqa: ASYNC110 - what is awaited has no event
-            await asyncio.sleep(0.005)
 
 
 async def outcome(running: Running, name: str) -> bool:
@@ -98,10 +74,11 @@ async def test_what_fails_before_the_first_word_has_its_status(
     assert_error(await ask(fake, stream=True, **fields), status, code)
 
 
-async def test_what_fails_after_the_first_word_is_an_event(socket: Running) -> None:
-    assert isinstance(socket.engine, Dying)
-    socket.engine.doomed = True
-    response = await ask(socket, stream=True)
+async def test_what_fails_after_the_first_word_is_an_event(tmp_path: Path) -> None:
+    engine = Dying()
+    async with serving(Settings(adapters=tmp_path), engine) as running:
+        engine.doomed = True
+        response = await ask(running, stream=True)
     assert response.status_code == 200
     piece, (event, body) = events(response.text)
     assert piece[1].keys() == {"delta"}

@@ -23,7 +23,7 @@ class Failure:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def describe(error: Exception, request_id: str) -> Failure:
+def describe(error: BaseException, request_id: str) -> Failure:
     """The Failure an exception becomes; one that is not ours is logged and told as `internal`."""
     if isinstance(error, RequestValidationError):
         return _failure(InvalidRequest.status, InvalidRequest.code, str(error.errors()), request_id)

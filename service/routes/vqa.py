@@ -11,6 +11,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from service.errors import InvalidRequest
 from service.routes import failure, listening
+from service.routes.bodies import invalid, read_json
 from service.routes.state import Service, get_service
 from service.schemas import ErrorResponse, VQARequest, VQAResponse
 from service.types import Answer, Upload
@@ -46,8 +47,7 @@ async def ask(request: Request, service: Annotated[Service, Depends(get_service)
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         body, files = await _read_form(request, service.settings.images_per_question)
     else:
-        # At worst megabytes of base64: parsing it is work for a thread, and so is decoding it below.
-        body, files = await service.vqa.workers.run(_parse_json, await request.body()), ()
+        body, files = await read_json(request, VQARequest, service.vqa.workers), ()
     id_, deadline_s = f"vqa-{request.state.request_id}", service.settings.deadline_s
     question = await service.vqa.workers.run(body.to_question, id_, deadline_s, files)
     if body.stream:
@@ -67,13 +67,6 @@ def _write_error(request_id: str, error: Exception) -> str:
     return f"event: error\ndata: {body.model_dump_json()}\n\n"
 
 
-def _parse_json(body: bytes) -> VQARequest:
-    try:
-        return VQARequest.model_validate_json(body)
-    except ValidationError as error:
-        raise _invalid(error) from error
-
-
 async def _read_form(request: Request, max_files: int) -> tuple[VQARequest, tuple[Upload, ...]]:
     async with request.form(max_files=max_files, max_fields=100) as form:
         files = await _read_files(form)
@@ -84,7 +77,7 @@ async def _read_form(request: Request, max_files: int) -> tuple[VQARequest, tupl
         try:
             return VQARequest.model_validate(fields), files
         except ValidationError as error:
-            raise _invalid(error) from error
+            raise invalid(error) from error
 
 
 async def _read_files(form: FormData) -> tuple[Upload, ...]:
@@ -92,10 +85,3 @@ async def _read_files(form: FormData) -> tuple[Upload, ...]:
     if unknown := {name for name, _ in files} - {"image", "images"}:
         raise InvalidRequest(f"field {sorted(unknown)[0]} is a file: only image and images may be")
     return tuple([Upload(await file.read(), file.content_type) for _, file in files])
-
-
-def _invalid(error: ValidationError) -> InvalidRequest:
-    faults = (
-        f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors(include_url=False)
-    )
-    return InvalidRequest("; ".join(faults))
