@@ -23,7 +23,7 @@ from service.metrics import Metrics
 from service.middleware import BodyLimit, RequestId
 from service.pictures import Pictures
 from service.prompt import Prompt
-from service.routes import adapters, batch, failure, ops, vqa
+from service.routes import adapters, batch, chat, failure, ops, vqa
 from service.routes.state import Service
 from service.schemas import ErrorResponse
 from service.settings import Settings
@@ -51,7 +51,7 @@ def create_app(
     )
     app.state.give_up = give_up
     app.state.service = _assemble(settings, checkpoint, engine)
-    for routes in (vqa, batch, adapters, ops):
+    for routes in (vqa, batch, chat, adapters, ops):
         app.include_router(routes.router)
     app.add_middleware(BodyLimit, limit=settings.body_limit)
     app.add_middleware(RequestId)

@@ -5,6 +5,7 @@ A Question is what a caller meant, a Query is what the engine runs, Deltas are w
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -55,8 +56,20 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation, with the number of images shown in it."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+    pictures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
-    """What a caller asks: text, images, the adapter by name (None: the base) and a deadline in seconds."""
+    """What a caller asks: text, images, the adapter by name (None: the base) and a deadline in seconds.
+
+    `history` is what was said before; the first of `images` are its turns', the rest the question's own.
+    """
 
     id: str
     text: str
@@ -65,6 +78,7 @@ class Question:
     sampling: Sampling = Sampling()
     deadline_s: float = 30.0
     choices: tuple[str, ...] = ()
+    history: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

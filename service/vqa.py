@@ -145,7 +145,8 @@ class VQA:
         yield Delta(question.choices[best], tokens, logprob, scores.prompt_tokens, "stop")
 
     def _query(self, question: Question, pictures: tuple[Picture, ...], adapter: Adapter | None) -> Query:
-        token_ids = self.prompt.encode(question.text, len(pictures))
+        own = len(pictures) - sum(turn.pictures for turn in question.history)
+        token_ids = self.prompt.encode(question.text, own, question.history)
         answers = choices.encode(self.prompt, question)
         return Query(question.id, token_ids, pictures, adapter, question.sampling, answers)
 

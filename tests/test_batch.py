@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from service.engine.fake import FakeEngine
+from service.images import picture
 from service.settings import Settings
 from tests.conftest import Running, png, serving, until
 from tests.origins import answer, origin
@@ -22,21 +23,18 @@ async def batch(running: Running, *questions: Any, **fields: Any) -> httpx.Respo
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The size of every file that was decoded."""
-    from service import pictures
-
     sizes: list[int] = []
-    original = pictures.picture
 
     def counting(data: bytes, *rest: Any) -> Any:
         sizes.append(len(data))
-        return original(data, *rest)
+        return picture(data, *rest)
 
-    monkeypatch.setattr(pictures, "picture", counting)
+    monkeypatch.setattr("service.pictures.picture", counting)
     return sizes
 
 
 async def test_each_question_is_answered_as_it_would_be_alone(fake: Running, decoded: list[int]) -> None:
-    questions = [
+    questions: list[dict[str, Any]] = [
         {"question": QUESTION, "adapter": "digits"},
         {"question": QUESTION, "model": "shapes", "max_tokens": 1},
         {"question": "is it red?", "choices": ["yes", "no"]},

@@ -10,6 +10,10 @@ from starlette.exceptions import HTTPException
 
 from service.errors import InvalidRequest, ServiceError
 from service.schemas import ErrorBody, ErrorResponse
+from service.schemas_chat import OpenAIErrorResponse
+
+# Where callers expect another body.
+_OPENAI = ("/v1/models", "/v1/chat/completions")
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,11 @@ def describe(error: BaseException, request_id: str) -> Failure:
 async def reply(request: Request, error: Exception) -> JSONResponse:
     """The one handler: every failure that comes before an answer's first byte leaves here."""
     failure = describe(error, request.state.request_id)
-    return JSONResponse(ErrorResponse(error=failure.body).model_dump(), failure.status, failure.headers)
+    if request.url.path.startswith(_OPENAI):
+        body = OpenAIErrorResponse.of(failure.status, failure.body).model_dump()
+    else:
+        body = ErrorResponse(error=failure.body).model_dump()
+    return JSONResponse(body, failure.status, failure.headers)
 
 
 def _failure(status: int, code: str, message: str, request_id: str) -> Failure:
