@@ -5,7 +5,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 from service.errors import InvalidRequest
-from service.schemas import IMAGE_URL, Asked, ErrorResponse, Seen, VQAResponse
+from service.schemas import ErrorResponse
+from service.schemas_vqa import IMAGE_URL, Asked, Seen, VQAResponse
 from service.types import Question
 
 

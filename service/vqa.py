@@ -85,7 +85,7 @@ class VQA:
         """
         progress, make = _Progress(), pictures or partial(self.pictures.make, question.images)
         self.metrics.in_flight.inc()
-        outcome = Cancelled.code
+        outcome = ServiceError.code
         try:
             async with asyncio.timeout(question.deadline_s), aclosing(self._ask(question, progress, make)) as deltas:
                 said = raw = ""
@@ -102,6 +102,9 @@ class VQA:
             raise DeadlineExceeded(f"no complete answer within {question.deadline_s:g} s") from error
         except ServiceError as error:
             outcome = error.code
+            raise
+        except asyncio.CancelledError:
+            outcome = Cancelled.code
             raise
         finally:
             self.metrics.in_flight.dec()

@@ -13,7 +13,8 @@ from service.errors import InvalidRequest
 from service.routes import failure, listening
 from service.routes.bodies import invalid, read_json
 from service.routes.state import Service, get_service
-from service.schemas import ErrorResponse, VQARequest, VQAResponse
+from service.schemas import ErrorResponse
+from service.schemas_vqa import VQARequest, VQAResponse
 from service.types import Answer, Upload
 
 router = APIRouter(tags=["questions"])
