@@ -4,10 +4,13 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+import openai
 import pytest
 from PIL import Image, ImageDraw
 
 from tests.conftest import Running, png
+from tests.test_http_edge import data_url
+from tests.test_streaming import events
 
 pytestmark = pytest.mark.engine
 
@@ -102,6 +105,47 @@ async def test_choices_are_weighed_and_the_best_is_what_the_model_says_anyway(re
         if free["answer"] in colours:
             assert body["answer"] == free["answer"]
             assert body["confidence"] == pytest.approx(free["confidence"], abs=0.02)
+
+
+async def test_a_stream_adds_up_to_the_answer(real: Running) -> None:
+    asked = Asked("shapes", "what color is the shape?", png())
+    whole = await ask(real, asked)
+    response = await real.client.post("/v1/vqa", data=asked.fields | {"stream": "true"}, files={"image": asked.image})
+    *pieces, (_, last), done = events(response.text)
+    assert "".join(piece["delta"] for _, piece in pieces) == last["answer"] == whole["answer"]
+    assert done[1] == "[DONE]"
+
+
+async def test_a_batch_answers_as_each_question_alone(real: Running) -> None:
+    pairs = [(question, who) for question in QUESTIONS for who in WHO]
+    alone = [(await ask(real, Asked(who, question, png("blue"))))["answer"] for question, who in pairs]
+    body = {"image": data_url(png("blue")), "questions": QUESTIONS, "adapters": WHO}
+    results = (await real.client.post("/v1/vqa/batch", json=body)).raise_for_status().json()["results"]
+    assert [result["answer"] for result in results] == alone
+
+
+async def test_two_images_are_twice_the_tokens_and_stand_in_order(real: Running) -> None:
+    question = {"question": "what color is the shape?", "max_tokens": 8}
+    images = [data_url(png("red")), data_url(png("blue"))]
+    usage = []
+    for shown in (images, images[::-1], images[:1] * 2):
+        response = await real.client.post("/v1/vqa", json=question | {"images": shown})
+        usage.append(response.raise_for_status().json()["usage"]["image_tokens"])
+    assert usage == [128] * 3
+
+
+async def test_openai_s_client_chats_with_an_adapter(real: Running) -> None:
+    client = openai.AsyncOpenAI(api_key="none", base_url=real.client.base_url.join("/v1"), max_retries=0)
+    plain = (await ask(real, Asked("shapes", "what color is the shape?", png())))["answer"]
+    shown = {"type": "image_url", "image_url": {"url": data_url(png())}}
+    messages: Any = [{"role": "user", "content": [shown, {"type": "text", "text": "what color is the shape?"}]}]
+    said = await client.chat.completions.create(model="shapes", messages=messages, max_tokens=64)
+    assert said.choices[0].message.content == plain
+    turns = [*messages, {"role": "assistant", "content": plain}, {"role": "user", "content": "what shape is it?"}]
+    again = await client.chat.completions.create(model="shapes", messages=turns, max_tokens=8)
+    assert again.usage is not None
+    assert again.usage.prompt_tokens > (said.usage.prompt_tokens if said.usage else 0)
+    await client.close()
 
 
 async def test_text_alone_is_a_question_too(real: Running) -> None:
