@@ -86,7 +86,7 @@ async def test_a_stream_adds_up_and_counts_when_asked(client: openai.AsyncOpenAI
     assert [chunk.choices[0].finish_reason for chunk in chunks][-2:] == [None, "stop"]
     assert (last.choices, last.usage) == ([], whole.usage)
     quiet = await client.chat.completions.create(model="shapes", messages=messages, stream=True)
-    assert all(chunk.usage is None async for chunk in quiet)
+    assert [chunk async for chunk in quiet if chunk.usage is not None] == []
 
 
 async def test_a_stream_that_breaks_raises_in_the_client(tmp_path: Path) -> None:
