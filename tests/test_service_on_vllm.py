@@ -135,7 +135,7 @@ async def test_two_images_are_twice_the_tokens_and_stand_in_order(real: Running)
 
 
 async def test_openai_s_client_chats_with_an_adapter(real: Running) -> None:
-    client = openai.AsyncOpenAI(api_key="none", base_url=real.client.base_url.join("/v1"), max_retries=0)
+    client = openai.AsyncOpenAI(api_key="none", base_url=str(real.client.base_url.join("/v1")), max_retries=0)
     plain = (await ask(real, Asked("shapes", "what color is the shape?", png())))["answer"]
     shown = {"type": "image_url", "image_url": {"url": data_url(png())}}
     messages: Any = [{"role": "user", "content": [shown, {"type": "text", "text": "what color is the shape?"}]}]
