@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,22 +75,23 @@ class VLLMEngine:
         A prompt with its logprobs asked for would skip the prefix cache and be run once for every choice.
         """
         engine, lora = self._running(), self._adapter(query)
-        tree = branches(query.choices)
+        tree, longest = branches(query.choices), max(map(len, query.choices))
+
+        async def after(number: int, prefix: TokenIds) -> Any:
+            # Rendered each by itself: vLLM's two image caches count on seeing the same requests.
+            longer = replace(query, token_ids=query.token_ids + prefix)
+            prompt = await self._render(engine, longer, longest - len(prefix))
+            sampling, id_ = _weighing(tree[prefix]), f"{query.id}-{number}"
+            async with aclosing(engine.generate(prompt, sampling, id_, lora_request=lora)) as outputs:
+                return [output async for output in outputs][-1]
+
         with _our_errors():
-            prompt = await self._render(engine, query, max(map(len, query.choices)))
-
-            async def after(number: int, prefix: TokenIds) -> dict[int, float]:
-                longer = {**prompt, "prompt_token_ids": [*prompt["prompt_token_ids"], *prefix]}
-                outputs = engine.generate(longer, _weighing(tree[prefix]), f"{query.id}-{number}", lora_request=lora)
-                async with aclosing(outputs):
-                    return _weights([output async for output in outputs][-1], tree[prefix])
-
             # The empty prefix first: what it computes is in the cache when the others come.
             first, *others = tree
-            found = {first: await after(0, first)}
-            numbered = enumerate(others, start=1)
-            found |= zip(others, await asyncio.gather(*(after(*each) for each in numbered)), strict=True)
-        return Scores(totals(query.choices, found), len(prompt["prompt_token_ids"]))
+            root = await after(0, first)
+            outputs = [root, *await asyncio.gather(*(after(*each) for each in enumerate(others, start=1)))]
+        found = {prefix: _weights(output, tree[prefix]) for prefix, output in zip(tree, outputs, strict=True)}
+        return Scores(totals(query.choices, found), len(root.prompt_token_ids))
 
     async def check(self) -> None:
         """See Engine."""
