@@ -112,9 +112,7 @@ async def _reply_error(request: Request, error: Exception) -> JSONResponse:
     elif isinstance(error, HTTPException):
         status, code, message = error.status_code, "http_error", str(error.detail)
     elif isinstance(error, ServiceError):
-        status, code, message = error.status, error.code, error.message
-        if error.retry_after_s is not None:
-            headers["retry-after"] = str(error.retry_after_s)
+        status, code, message, headers = error.status, error.code, error.message, error.headers
     else:
         log.error("request %s failed unexpectedly", request.state.request_id, exc_info=error)
     body = ErrorResponse(error=ErrorBody(code=code, message=message, request_id=request.state.request_id))

@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     )
     image_workers: int = Field(0, ge=0, description="threads that decode images; 0: one per core")
     in_flight: int = Field(64, gt=0, description="requests worked on at once")
-    waiting: int = Field(256, ge=0, description="requests that may wait for their turn; more get 429")
+    waiting: int = Field(256, ge=0, description="requests that may wait for their turn; more get 503")
     deadline_s: float = Field(30.0, gt=0, description="seconds a request may take when it does not say")
 
     max_loras: int = Field(4, gt=0, description="adapters that may share one batch (GPU slots)")

@@ -4,6 +4,7 @@ A Question is what a caller meant, a Query is what the engine runs, Deltas are w
 """
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from PIL import Image
@@ -40,6 +41,29 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who asks, and what it may: see service/auth.py, whose file of keys says so. The default is anyone, and may all.
+
+    `adapters` are names or shell patterns, `rate` is as in "10/second", `concurrency` counts requests here at once,
+    `priority` is the highest it may ask for.
+    """
+
+    name: str = ""
+    admin: bool = True
+    adapters: tuple[str, ...] = ("*",)
+    rate: str | None = None
+    concurrency: int | None = None
+    priority: int = 9
+
+    def sees(self, adapter: str) -> bool:
+        """Whether it may know of an adapter of that name."""
+        return any(fnmatchcase(adapter, pattern) for pattern in self.adapters)
+
+
+ANYONE = Tenant()
+
+
+@dataclass(frozen=True, slots=True)
 class Upload:
     """An encoded image file as it was sent, and the type its sender claims, if any."""
 
@@ -56,7 +80,10 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a caller asks: text, images, the adapter by name (None: the base) and a deadline in seconds."""
+    """What a caller asks: text, images, the adapter by name (None: the base) and a deadline in seconds.
+
+    A higher `priority` goes earlier, as far as `tenant` may.
+    """
 
     id: str
     text: str
@@ -64,6 +91,8 @@ class Question:
     adapter: str | None = None
     sampling: Sampling = Sampling()
     deadline_s: float = 30.0
+    tenant: Tenant = ANYONE
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

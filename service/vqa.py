@@ -57,7 +57,8 @@ class VQA:
         """Answer one question in full.
 
         Raises:
-            ServiceError: AdapterNotFound, Overloaded, DeadlineExceeded, EngineUnavailable, and images' own.
+            ServiceError: AdapterNotFound, Forbidden, LimitReached, Overloaded, DeadlineExceeded, EngineUnavailable, and
+                images' own.
         """
         progress = _Progress()
         self.metrics.in_flight.inc()
@@ -88,8 +89,10 @@ class VQA:
                 pass
 
     async def _ask(self, question: Question, progress: _Progress) -> AsyncGenerator[Delta, None]:
+        deadline = asyncio.get_running_loop().time() + question.deadline_s
         progress.adapter = self.residency.resolve(question.adapter)
-        async with self.admission.slot():
+        name = progress.adapter.name if progress.adapter else ""
+        async with self.admission.slot(question.tenant, name, question.priority, deadline):
             progress.queue_s = progress.elapsed()
             await self.engine.check()
             uploads = [await self._fetch(image, progress) for image in question.images]
