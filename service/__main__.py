@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from service.app import create_app
+from service.auth import KeysFault
 from service.checkpoint import locate
 from service.engine.vllm import VLLMEngine
 from service.settings import Settings
@@ -25,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
         for fault in error.errors():
             option = "_".join(map(str, fault["loc"]))
             print(f"option {option} (VQA_{option.upper()}): {fault['msg']}", file=sys.stderr)
+        return 2
+    except KeysFault as error:
+        print(f"option keys (VQA_KEYS): {error}", file=sys.stderr)
         return 2
     except FileNotFoundError as error:
         print(f"option model (VQA_MODEL): {error}", file=sys.stderr)

@@ -39,6 +39,8 @@ class VQARequest(_In):
     max_tokens: Annotated[int, Field(ge=1, le=4096, description="longest answer, in tokens")] = 64
     deadline_s: Annotated[FiniteFloat | None, Field(gt=0, le=600, description="seconds until 504")] = None
 
+    priority: Annotated[int, Field(ge=0, le=9, description="higher goes earlier; your key says how high it may")] = 0
+
     def to_question(self, id_: str, deadline_s: float, file: Upload | None = None) -> Question:
         """The question this request means; `file` is an image uploaded beside it.
 
@@ -50,7 +52,15 @@ class VQARequest(_In):
         image = file if self.image is None else _read_image(self.image)
         sampling = Sampling(self.temperature, self.max_tokens)
         images = () if image is None else (image,)
-        return Question(id_, self.question, images, self.adapter, sampling, self.deadline_s or deadline_s)
+        return Question(
+            id_,
+            self.question,
+            images,
+            self.adapter,
+            sampling,
+            self.deadline_s or deadline_s,
+            priority=self.priority,
+        )
 
 
 class AdapterRef(BaseModel):

@@ -3,10 +3,11 @@
 The only reader of the environment. A bad value fails at start and names the option.
 """
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, FilePath, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # The ranks vLLM has kernels for; the environment gives text, which a Literal of numbers would not take.
@@ -32,6 +33,13 @@ class Settings(BaseSettings):
     adapters: Path = Field(Path("models/adapters"), description="the adapter store that the trainer publishes into")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    anonymous: bool = Field(False, description="serve without keys on an address that others can reach")
+    keys: FilePath | None = Field(
+        None,
+        validate_default=True,
+        description="file of tenants and the digests of their keys (service/auth.py has its form), followed as it "
+        "changes; without one there are no keys, which only a loopback host or --anonymous allows",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line printed")
 
     body_limit: int = Field(20_000_000, gt=0, description="largest request body, and largest fetched image, in bytes")
@@ -59,3 +67,19 @@ class Settings(BaseSettings):
         default_factory=dict,
         description='any other engine argument of vLLM, as JSON: {"tensor_parallel_size": 2}',
     )
+
+    @field_validator("keys")
+    @classmethod
+    def _keys_where_others_reach(cls, keys: Path | None, info: ValidationInfo) -> Path | None:
+        host = info.data.get("host", "")
+        if keys is None and not info.data.get("anonymous") and not loopback(host):
+            raise ValueError(f"others can reach {host}: name a file of keys, or say --anonymous to serve them all")
+        return keys
+
+
+def loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

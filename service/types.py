@@ -97,13 +97,18 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What the engine runs: token ids with one placeholder per picture."""
+    """What the engine runs: token ids with one placeholder per picture.
+
+    Queries of one `scope` may share what the engine remembers of their words and pictures, others not: how long an
+    answer takes would tell one tenant what another asked.
+    """
 
     id: str
     token_ids: tuple[int, ...]
     pictures: tuple[Picture, ...] = ()
     adapter: Adapter | None = None
     sampling: Sampling = Sampling()
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -12,12 +12,26 @@ from PIL import Image
 from service.adapters.residency import Residency
 from service.admission import Admission
 from service.engine import Engine
-from service.errors import DeadlineExceeded, EngineUnavailable, ServiceError
+from service.errors import AdapterNotFound, DeadlineExceeded, EngineUnavailable, ServiceError
 from service.images import ImageLimits, Preparation, picture
 from service.images.fetch import Fetcher
 from service.metrics import Metrics
 from service.prompt import Prompt
-from service.types import Adapter, Answer, Delta, Link, Picture, Query, Question, Sampling, Timing, Upload, Usage
+from service.types import (
+    ANYONE,
+    Adapter,
+    Answer,
+    Delta,
+    Link,
+    Picture,
+    Query,
+    Question,
+    Sampling,
+    Tenant,
+    Timing,
+    Upload,
+    Usage,
+)
 from service.workers import Workers
 
 
@@ -90,7 +104,8 @@ class VQA:
 
     async def _ask(self, question: Question, progress: _Progress) -> AsyncGenerator[Delta, None]:
         deadline = asyncio.get_running_loop().time() + question.deadline_s
-        progress.adapter = self.residency.resolve(question.adapter)
+        with _as_seen_by(question.tenant, question.adapter):
+            progress.adapter = self.residency.resolve(question.adapter)
         name = progress.adapter.name if progress.adapter else ""
         async with self.admission.slot(question.tenant, name, question.priority, deadline):
             progress.queue_s = progress.elapsed()
@@ -119,7 +134,7 @@ class VQA:
     def _query(self, question: Question, uploads: list[Upload], adapter: Adapter | None) -> Query:
         pictures = tuple(picture(upload.data, self.preparation, self.limits, upload.mime) for upload in uploads)
         token_ids = self.prompt.encode(question.text, len(pictures))
-        return Query(question.id, token_ids, pictures, adapter, question.sampling)
+        return Query(question.id, token_ids, pictures, adapter, question.sampling, question.tenant.name)
 
     def _complete(self, question: Question, progress: _Progress, text: str) -> Answer:
         query, last = progress.query, progress.last
@@ -153,3 +168,16 @@ class VQA:
 def _image_tokens(query: Query, last: Delta) -> int:
     """Every picture's one placeholder became its image tokens in the engine."""
     return last.prompt_tokens - len(query.token_ids) + len(query.pictures)
+
+
+@contextmanager
+def _as_seen_by(tenant: Tenant, adapter: str | None) -> Iterator[None]:
+    """Find adapters as a tenant sees them: what it may not see is not there, and is not listed either."""
+    try:
+        if adapter is not None and not tenant.sees(adapter.partition("@")[0]):
+            raise AdapterNotFound("not for this tenant")
+        yield
+    except AdapterNotFound as error:
+        if tenant.adapters == ANYONE.adapters:
+            raise
+        raise AdapterNotFound(f"no adapter {(adapter or '')[:64]!r}; GET /v1/adapters lists yours") from error

@@ -1,5 +1,6 @@
 """POST /v1/vqa, as JSON or as a form with a file."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -7,9 +8,9 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from service.errors import InvalidRequest
-from service.routes.state import Service, get_service
+from service.routes.state import Service, get_service, get_tenant
 from service.schemas import VQARequest, VQAResponse
-from service.types import Upload
+from service.types import Tenant, Upload
 
 router = APIRouter(tags=["questions"])
 
@@ -24,7 +25,11 @@ _BODY = {
 
 
 @router.post("/v1/vqa", openapi_extra=_BODY)
-async def ask(request: Request, service: Annotated[Service, Depends(get_service)]) -> VQAResponse:
+async def ask(
+    request: Request,
+    service: Annotated[Service, Depends(get_service)],
+    tenant: Annotated[Tenant, Depends(get_tenant)],
+) -> VQAResponse:
     """Answer a question about an image through an adapter, or through the base model where none is named."""
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         body, file = await _read_form(request)
@@ -33,7 +38,7 @@ async def ask(request: Request, service: Annotated[Service, Depends(get_service)
         body, file = await service.vqa.workers.run(_parse_json, await request.body()), None
     id_, deadline_s = f"vqa-{request.state.request_id}", service.settings.deadline_s
     question = await service.vqa.workers.run(body.to_question, id_, deadline_s, file)
-    return VQAResponse.of(await service.vqa.answer(question))
+    return VQAResponse.of(await service.vqa.answer(replace(question, tenant=tenant)))
 
 
 def _parse_json(body: bytes) -> VQARequest:
