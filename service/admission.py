@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from service.errors import DeadlineExceeded, Forbidden, LimitReached, Overloaded
+from service.tracing import hop
 from service.turns import FairQueue, Ticket
 from service.types import Tenant
 
@@ -52,7 +53,8 @@ class Admission:
             raise LimitReached(f"{tenant.concurrency} of your requests are here already: wait for one to end")
         self._here[tenant.name] += 1
         try:
-            await self._wait(Ticket(tenant.name, adapter, priority), deadline)
+            with hop("admission"):
+                await self._wait(Ticket(tenant.name, adapter, priority), deadline)
             try:
                 began = _now()
                 yield

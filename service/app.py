@@ -18,14 +18,15 @@ from service.adapters.residency import Residency
 from service.adapters.store import Store
 from service.admission import Admission
 from service.auth import Tenants
+from service.capture import Capture, Files
 from service.engine import Engine
 from service.errors import InvalidRequest, ServiceError
 from service.images import ImageLimits
 from service.images.fetch import Fetcher, FetchLimits
 from service.metrics import Metrics
-from service.middleware import BodyLimit, RequestId
+from service.middleware import BodyLimit, RequestId, Trace
 from service.prompt import Prompt
-from service.routes import adapters, ops, vqa
+from service.routes import adapters, feedback, ops, vqa
 from service.routes.state import Service, get_tenant
 from service.schemas import ErrorBody, ErrorResponse
 from service.settings import Settings, loopback
@@ -55,10 +56,11 @@ def create_app(
     )
     app.state.give_up = give_up
     app.state.service = _assemble(settings, checkpoint, engine)
-    for routes in (vqa, adapters):
+    for routes in (vqa, feedback, adapters):
         app.include_router(routes.router, dependencies=[Depends(get_tenant)])
     app.include_router(ops.router)
     app.add_middleware(BodyLimit, limit=settings.body_limit)
+    app.add_middleware(Trace)
     app.add_middleware(RequestId)
     for kind in (ServiceError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _reply_error)
@@ -77,7 +79,11 @@ def _assemble(settings: Settings, checkpoint: Path, engine: Engine) -> Service:
         FetchLimits(settings.body_limit, settings.image_url_s, settings.image_url_hosts, settings.image_url_private)
     )
     admission = Admission(settings.in_flight, settings.waiting)
-    use_case = VQA(engine, residency, prompt, proof.preparation, limits, fetcher, admission, workers, metrics)
+    capture = None
+    if settings.capture is not None:
+        files = Files(settings.capture, settings.capture_days, settings.capture_bytes)
+        capture = Capture(files, settings.capture_redact, workers, metrics)
+    use_case = VQA(engine, residency, prompt, proof.preparation, limits, fetcher, admission, workers, metrics, capture)
     # Without keys, only who sits at this machine may change what is served.
     tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)), metrics)
     return Service(settings, base, engine, residency, use_case, metrics, tenants)
@@ -96,6 +102,8 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if service.vqa.capture is not None:
+            await service.vqa.capture.stop()
         await service.engine.stop()
 
 

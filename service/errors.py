@@ -14,6 +14,8 @@ ServiceError                      500 internal
 ├── Unauthorized                  401 unauthorized         + WWW-Authenticate
 ├── Forbidden                     403 forbidden
 ├── AdapterNotFound               404 adapter_not_found
+├── QuestionNotFound              404 question_not_found   (what feedback is about)
+├── NotKept                       503 not_kept             + Retry-After
 ├── AdapterRefused                409 adapter_refused      (while loading, never on a question)
 ├── LimitReached                  429 limit_reached        + Retry-After (the caller's own limit)
 ├── Overloaded                    503 overloaded           + Retry-After (the service is full)
@@ -134,6 +136,21 @@ class AdapterNotFound(ServiceError):
 
     status = 404
     code = "adapter_not_found"
+
+
+class QuestionNotFound(ServiceError):
+    """Feedback on a question that is not kept, or not of this caller."""
+
+    status = 404
+    code = "question_not_found"
+
+
+class NotKept(ServiceError):
+    """Feedback that could not be written down."""
+
+    status = 503
+    code = "not_kept"
+    retry_after_s = 60
 
 
 class AdapterRefused(ServiceError):

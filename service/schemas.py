@@ -5,7 +5,7 @@ import binascii
 import re
 from typing import Annotated
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat
 
 from service.errors import ImageBroken, InvalidRequest
 from service.types import Answer, Link, Question, Sampling, Upload
@@ -13,6 +13,12 @@ from service.types import Answer, Link, Question, Sampling, Upload
 _DATA_URL = re.compile(r"data:([a-z0-9/+.-]*)(;[a-z0-9=_.-]+)*?;base64,", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # a colon is no base64
 TEXT_LIMIT = 16_000
+
+
+def _row_text(text: str) -> str:
+    if not text.strip() or "<image>" in text:
+        raise ValueError("a right answer has words, and no <image> among them")
+    return text.strip()
 
 
 class _In(BaseModel):
@@ -61,6 +67,14 @@ class VQARequest(_In):
             self.deadline_s or deadline_s,
             priority=self.priority,
         )
+
+
+class FeedbackRequest(_In):
+    """The right answer to a question that was asked."""
+
+    id: Annotated[str, Field(min_length=1, max_length=100, description="the id of the answer that was given")]
+    answer: Annotated[str, Field(max_length=2000), AfterValidator(_row_text)]
+    comment: Annotated[str | None, Field(max_length=2000)] = None
 
 
 class AdapterRef(BaseModel):

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, FilePath, ValidationInfo, field_validator
+from pydantic import AnyHttpUrl, BeforeValidator, Field, FilePath, ImportString, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # The ranks vLLM has kernels for; the environment gives text, which a Literal of numbers would not take.
@@ -41,6 +41,10 @@ class Settings(BaseSettings):
         "changes; without one there are no keys, which only a loopback host or --anonymous allows",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line printed")
+    log_format: Literal["text", "json"] = Field("text", description="log lines for people, or for programs")
+    otlp: AnyHttpUrl | None = Field(
+        None, description="where traces are sent, as http://collector:4318/v1/traces; needs the extra `tracing`"
+    )
 
     body_limit: int = Field(20_000_000, gt=0, description="largest request body, and largest fetched image, in bytes")
     image_pixels: int = Field(50_000_000, gt=0, description="largest image, in pixels, judged before decoding")
@@ -55,6 +59,15 @@ class Settings(BaseSettings):
     in_flight: int = Field(64, gt=0, description="requests worked on at once")
     waiting: int = Field(256, ge=0, description="requests that may wait for their turn; more get 503")
     deadline_s: float = Field(30.0, gt=0, description="seconds a request may take when it does not say")
+
+    capture: Path | None = Field(
+        None, description="directory in which questions, images, answers and corrections are kept as training data"
+    )
+    capture_days: int = Field(30, gt=0, description="days they are kept")
+    capture_bytes: int = Field(10_000_000_000, gt=0, description="bytes they may take; the oldest days go first")
+    capture_redact: ImportString[Any] | None = Field(
+        None, description="package.module.function that gets each service.capture.Record, and returns what may be kept"
+    )
 
     max_loras: int = Field(4, gt=0, description="adapters that may share one batch (GPU slots)")
     max_cpu_loras: int = Field(64, gt=0, description="adapters kept in host memory, ready for a slot")

@@ -1,6 +1,7 @@
 """The use case: a Question in, Deltas or an Answer out."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -11,12 +12,14 @@ from PIL import Image
 
 from service.adapters.residency import Residency
 from service.admission import Admission
+from service.capture import Capture
 from service.engine import Engine
 from service.errors import AdapterNotFound, DeadlineExceeded, EngineUnavailable, ServiceError
 from service.images import ImageLimits, Preparation, picture
 from service.images.fetch import Fetcher
 from service.metrics import Metrics
 from service.prompt import Prompt
+from service.tracing import engine_hops, hop, note
 from service.types import (
     ANYONE,
     Adapter,
@@ -33,6 +36,8 @@ from service.types import (
     Usage,
 )
 from service.workers import Workers
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -66,6 +71,7 @@ class VQA:
     admission: Admission
     workers: Workers
     metrics: Metrics
+    capture: Capture | None = None
 
     async def answer(self, question: Question) -> Answer:
         """Answer one question in full.
@@ -81,7 +87,10 @@ class VQA:
             async with asyncio.timeout(question.deadline_s), aclosing(self._ask(question, progress)) as deltas:
                 text = "".join([delta.text async for delta in deltas])
             outcome = "ok"
-            return self._complete(question, progress, text)
+            answer = self._complete(question, progress, text)
+            if self.capture is not None and progress.query is not None:
+                self.capture.keep(question, progress.query.pictures, answer)
+            return answer
         except TimeoutError as error:
             outcome = DeadlineExceeded.code
             raise DeadlineExceeded(f"no complete answer within {question.deadline_s:g} s") from error
@@ -90,7 +99,7 @@ class VQA:
             raise
         finally:
             self.metrics.in_flight.dec()
-            self._record(progress, outcome)
+            self._record(question, progress, outcome)
 
     async def warm_up(self) -> None:
         """Ask the base one question about a blank image, so that no caller pays for what an engine does only once."""
@@ -111,9 +120,10 @@ class VQA:
             progress.queue_s = progress.elapsed()
             await self.engine.check()
             uploads = [await self._fetch(image, progress) for image in question.images]
-            progress.query = await self.workers.run(self._query, question, uploads, progress.adapter)
+            with hop("decode"):
+                progress.query = await self.workers.run(self._query, question, uploads, progress.adapter)
             progress.image_s = progress.elapsed() - progress.queue_s
-            async with aclosing(self.engine.generate(progress.query)) as deltas:
+            async with aclosing(engine_hops(self.engine.generate(progress.query))) as deltas:
                 async for delta in deltas:
                     progress.first_token_s = progress.first_token_s or progress.elapsed()
                     progress.tokens += delta.tokens
@@ -145,8 +155,11 @@ class VQA:
         finish = last.finish_reason or "stop"
         return Answer(question.id, text.strip(), math.exp(last.logprob), progress.adapter, finish, usage, timing)
 
-    def _record(self, progress: _Progress, outcome: str) -> None:
+    def _record(self, question: Question, progress: _Progress, outcome: str) -> None:
         metrics, label, total = self.metrics, progress.adapter.name if progress.adapter else "", progress.elapsed()
+        note(outcome, label, question.tenant.name)
+        told = {"outcome": outcome, "adapter": label, "tenant": question.tenant.name, "total_s": round(total, 6)}
+        log.info("%s: %s through %s in %.3f s", question.id, outcome, label or "the base", total, extra=told)
         metrics.requests.labels(label, outcome).inc()
         metrics.request_seconds.labels(label).observe(total)
         metrics.queue_seconds.labels(label).observe(progress.queue_s)
