@@ -38,7 +38,7 @@ class Settings(BaseSettings):
         None,
         validate_default=True,
         description="file of tenants and the digests of their keys (service/auth.py has its form), followed as it "
-        "changes; without one there are no keys, which only a loopback host or --anonymous allows",
+        "changes; without one there are no keys, which only a loopback host or --anonymous true allows",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line printed")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people, or for programs")
@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     def _keys_where_others_reach(cls, keys: Path | None, info: ValidationInfo) -> Path | None:
         host = info.data.get("host", "")
         if keys is None and not info.data.get("anonymous") and not loopback(host):
-            raise ValueError(f"others can reach {host}: name a file of keys, or say --anonymous to serve them all")
+            raise ValueError(f"others can reach {host}: name a file of keys, or say --anonymous true to serve them all")
         return keys
 
 
