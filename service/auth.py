@@ -39,6 +39,11 @@ class KeysFault(ValueError):
     """The file of keys cannot be read or means nothing; raised at start only, later the keys before stay in force."""
 
 
+def _rate(text: str) -> str:
+    limits.parse(text)  # raises ValueError
+    return text
+
+
 class _Entry(BaseModel):
     """A tenant as its file has it; see Tenant."""
 
@@ -47,7 +52,7 @@ class _Entry(BaseModel):
     keys: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...]
     admin: bool = False
     adapters: tuple[str, ...] = ("*",)
-    rate: Annotated[str, AfterValidator(lambda rate: str(rate) if limits.parse(rate) else rate)] | None = None
+    rate: Annotated[str, AfterValidator(_rate)] | None = None
     concurrency: Annotated[int, Field(gt=0)] | None = None
     priority: Annotated[int, Field(ge=0, le=9)] = 0
 

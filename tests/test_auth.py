@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import pytest
 from fastapi import Depends
 
+from service import logs
 from service.__main__ import main
 from service.auth import KeysFault, Tenants
 from service.engine.fake import FakeEngine
@@ -171,8 +172,13 @@ async def test_a_running_service_follows_its_file(
     ],
 )
 def test_a_file_that_means_nothing_ends_the_start_and_is_named(
-    entry: dict[str, Any], word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    entry: dict[str, Any],
+    word: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(logs, "configure", lambda *_: None)
     file = write(tmp_path / "keys.json", {"acme": entry})
     with pytest.raises(KeysFault, match=word):
         Tenants(file, ANYONE, Metrics())

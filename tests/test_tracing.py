@@ -6,7 +6,6 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -146,5 +145,6 @@ def test_an_exporter_that_is_not_installed_is_named(
         raise ModuleNotFoundError("No module named 'opentelemetry.sdk'")
 
     monkeypatch.setattr(tracing, "export", missing)
+    monkeypatch.setattr(logs, "configure", lambda *_: None)
     assert main(["--otlp", "http://collector:4318/v1/traces"]) == 2
     assert "VQA_OTLP" in capsys.readouterr().err

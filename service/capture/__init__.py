@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 
 from service.capture.files import Files, Record, is_row_text
-from service.errors import NotKept, QuestionNotFound
+from service.errors import NotKept, QuestionNotFound, ServiceError
 from service.metrics import Metrics
 from service.types import Answer, Picture, Question
 from service.workers import Workers
@@ -65,7 +65,9 @@ class Capture:
             await asyncio.wait(self._writing)  # the question itself may still be on its way
         try:
             await self._workers.run(self._correct, request, tenant, answer, comment)
-        except (OSError, ValueError) as error:
+        except ServiceError:
+            raise
+        except Exception as error:  # the disk's, or the operator's hook's, which may be any
             self._failed(error)
             raise NotKept("the correction could not be written: try again later") from error
 
@@ -88,16 +90,10 @@ class Capture:
             raise NotKept("there is no room for more: try again tomorrow")
 
     def _save(self, record: Record) -> bool:
-        kept = self._redacted(record)
+        kept = self._redact(record)
         saved = kept is None or self._files.save(kept)
         self._count("redacted" if kept is None else "kept" if saved else "dropped")
         return saved
-
-    def _redacted(self, record: Record) -> Record | None:
-        try:
-            return self._redact(record)
-        except Exception as error:  # an operator's hook may raise anything
-            raise ValueError(f"the redaction hook failed: {type(error).__name__}") from error
 
     def _failed(self, error: Exception) -> None:
         log.error("a question or correction was not kept: %s", type(error).__name__)  # its words may tell secrets
