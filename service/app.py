@@ -4,9 +4,10 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -15,18 +16,21 @@ from service.adapters.proof import Proof
 from service.adapters.residency import Residency
 from service.adapters.store import Store
 from service.admission import Admission
+from service.auth import Tenants
+from service.capture import Capture, Files
 from service.engine import Engine
 from service.errors import ServiceError
 from service.images import ImageLimits
 from service.images.fetch import Fetcher, FetchLimits
 from service.metrics import Metrics
-from service.middleware import BodyLimit, RequestId
+from service.middleware import BodyLimit, RequestId, Trace
 from service.pictures import Pictures
 from service.prompt import Prompt
-from service.routes import adapters, batch, chat, failure, ops, vqa
-from service.routes.state import Service
+from service.routes import adapters, batch, chat, failure, feedback, ops, vqa
+from service.routes.state import Service, get_tenant
 from service.schemas import ErrorResponse
-from service.settings import Settings
+from service.settings import Settings, loopback
+from service.types import ANYONE
 from service.vqa import VQA
 from service.workers import Workers
 
@@ -42,6 +46,7 @@ def create_app(
 
     Raises:
         FileNotFoundError: `checkpoint` is not a LLaVA checkpoint.
+        KeysFault: the file of keys is not as it should be.
     """
     app = FastAPI(
         title="Manylens",
@@ -51,9 +56,11 @@ def create_app(
     )
     app.state.give_up = give_up
     app.state.service = _assemble(settings, checkpoint, engine)
-    for routes in (vqa, batch, chat, adapters, ops):
-        app.include_router(routes.router)
+    for routes in (vqa, batch, chat, feedback, adapters):
+        app.include_router(routes.router, dependencies=[Depends(get_tenant)])
+    app.include_router(ops.router)
     app.add_middleware(BodyLimit, limit=settings.body_limit)
+    app.add_middleware(Trace)
     app.add_middleware(RequestId)
     for kind in (ServiceError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, failure.reply)
@@ -73,19 +80,31 @@ def _assemble(settings: Settings, checkpoint: Path, engine: Engine) -> Service:
     )
     admission = Admission(settings.in_flight, settings.waiting)
     pictures = Pictures(proof.preparation, limits, fetcher, workers, metrics)
-    use_case = VQA(engine, residency, prompt, pictures, admission, workers, metrics)
-    return Service(settings, base, engine, residency, use_case, metrics)
+    capture = None
+    if settings.capture is not None:
+        files = Files(settings.capture, settings.capture_days, settings.capture_bytes)
+        capture = Capture(files, settings.capture_redact, workers, metrics)
+    use_case = VQA(engine, residency, prompt, pictures, admission, workers, metrics, capture)
+    # Without keys, only who sits at this machine may change what is served.
+    tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)), metrics)
+    return Service(settings, base, engine, residency, use_case, metrics, tenants)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     service: Service = app.state.service
-    warming = asyncio.create_task(_warm(service, app.state.give_up))
+    tasks = [
+        asyncio.create_task(_warm(service, app.state.give_up)),
+        asyncio.create_task(service.tenants.watch(service.vqa.workers)),
+    ]
     try:
         yield
     finally:
-        warming.cancel()
-        await asyncio.gather(warming, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if service.vqa.capture is not None:
+            await service.vqa.capture.stop()
         await service.engine.stop()
 
 

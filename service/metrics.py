@@ -34,5 +34,15 @@ class Metrics:
             "vqa_adapter_rejected_total", "Adapters refused, by reason", ("reason",), registry=registry
         )
 
+        self.captured = Counter(
+            "vqa_captured_total",
+            "Questions and corrections kept as training data, by outcome",
+            ("outcome",),
+            registry=registry,
+        )
+        self.engine_restarts = Counter(
+            "vqa_engine_restarts_total", "Times the engine was started again", registry=registry
+        )
+
     def _histogram(self, name: str, text: str, labels: tuple[str, ...]) -> Histogram:
         return Histogram(name, f"{text}, in seconds", labels, registry=self.registry, buckets=_SECONDS)

@@ -7,6 +7,7 @@ from service.errors import InvalidRequest
 from service.images import ImageLimits, Preparation, picture
 from service.images.fetch import Fetcher
 from service.metrics import Metrics
+from service.tracing import hop
 from service.types import Link, Picture, Upload
 from service.workers import Workers
 
@@ -33,7 +34,7 @@ class Pictures:
         if not images:
             return ()
         uploads = [await self._fetch(image) if isinstance(image, Link) else image for image in images]
-        with self.metrics.image_seconds.labels("prepare").time():
+        with hop("decode"), self.metrics.image_seconds.labels("prepare").time():
             return await self.workers.run(self._decode, uploads)
 
     async def _fetch(self, link: Link) -> Upload:

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
 from service.errors import ImageBroken, InvalidRequest
+from service.schemas import Incoming
 from service.types import Answer, Link, Question, Sampling, Upload
 
 _DATA_URL = re.compile(r"data:([a-z0-9/+.-]*)(;[a-z0-9=_.-]+)*?;base64,", re.IGNORECASE)
@@ -19,19 +20,15 @@ IMAGE_URL = "https://example.com/chart.png"  # of examples
 _Choice = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
 
 
-class Incoming(BaseModel):
-    """What a caller sends: a field we do not know is an error, not a wish we ignore."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class Seen(Incoming):
     """What a question is about: images, or none."""
 
     image: Annotated[
         str | None, Field(description="data:image/png;base64,…, an https URL, or plain base64 of a PNG, JPEG or WebP")
     ] = None
-    images: Annotated[list[str], Field(description="several, each as in `image`, in the order the model sees")] = []
+    images: Annotated[
+        tuple[str, ...], Field(description="several, each as in `image`, in the order the model sees")
+    ] = ()
 
     def read_images(self, files: tuple[Upload, ...] = ()) -> tuple[Upload | Link, ...]:
         """The images in order; `files` are those uploaded beside the text.
@@ -69,11 +66,12 @@ class Asked(Incoming):
     ] = None
     temperature: Annotated[FiniteFloat, Field(ge=0, le=2, description="0 is greedy")] = 0.0
     max_tokens: Annotated[int, Field(ge=1, le=4096, description="longest answer, in tokens")] = 64
+    priority: Annotated[int, Field(ge=0, le=9, description="higher goes earlier; your key says how high it may")] = 0
 
     def ask(self, id_: str, images: tuple[Upload | Link, ...], adapter: str | None, deadline_s: float) -> Question:
         """The question this means, about `images` and asked of `adapter`."""
-        sampling = Sampling(self.temperature, self.max_tokens)
-        return Question(id_, self.question, images, adapter, sampling, deadline_s, tuple(self.choices or ()))
+        sampling, choices = Sampling(self.temperature, self.max_tokens), tuple(self.choices or ())
+        return Question(id_, self.question, images, adapter, sampling, deadline_s, choices, priority=self.priority)
 
 
 class VQARequest(Seen, Asked):

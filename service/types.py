@@ -4,6 +4,7 @@ A Question is what a caller meant, a Query is what the engine runs, Deltas are w
 """
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +42,29 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who asks, and what it may: see service/auth.py, whose file of keys says so. The default is anyone, and may all.
+
+    `adapters` are names or shell patterns, `rate` is as in "10/second", `concurrency` counts requests here at once,
+    `priority` is the highest it may ask for.
+    """
+
+    name: str = ""
+    admin: bool = True
+    adapters: tuple[str, ...] = ("*",)
+    rate: str | None = None
+    concurrency: int | None = None
+    priority: int = 9
+
+    def sees(self, adapter: str) -> bool:
+        """Whether it may know of an adapter of that name."""
+        return any(fnmatchcase(adapter, pattern) for pattern in self.adapters)
+
+
+ANYONE = Tenant()
+
+
+@dataclass(frozen=True, slots=True)
 class Upload:
     """An encoded image file as it was sent, and the type its sender claims, if any."""
 
@@ -68,7 +92,8 @@ class Turn:
 class Question:
     """What a caller asks: text, images, the adapter by name (None: the base) and a deadline in seconds.
 
-    `history` is what was said before; the first of `images` are its turns', the rest the question's own.
+    `history` is what was said before; the first of `images` are its turns', the rest the question's own. A higher
+    `priority` goes earlier, as far as `tenant` may.
     """
 
     id: str
@@ -79,6 +104,8 @@ class Question:
     deadline_s: float = 30.0
     choices: tuple[str, ...] = ()
     history: tuple[Turn, ...] = ()
+    tenant: Tenant = ANYONE
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +113,8 @@ class Query:
     """What the engine runs: token ids with one placeholder per picture.
 
     `choices` are the answers it may give, as token ids that end in the end token; none: whatever it likes.
+    Queries of one `scope` may share what the engine remembers of their words and pictures, others not: how long an
+    answer takes would tell one tenant what another asked.
     """
 
     id: str
@@ -94,6 +123,7 @@ class Query:
     adapter: Adapter | None = None
     sampling: Sampling = Sampling()
     choices: tuple[tuple[int, ...], ...] = ()
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True)

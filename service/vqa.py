@@ -1,10 +1,11 @@
 """The use case: a Question in, Deltas or an Answer out."""
 
 import asyncio
+import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,13 +14,30 @@ from PIL import Image
 from service import choices
 from service.adapters.residency import Residency
 from service.admission import Admission
+from service.capture import Capture
 from service.engine import Engine
-from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable, ServiceError
+from service.errors import AdapterNotFound, Cancelled, DeadlineExceeded, EngineUnavailable, ServiceError
 from service.metrics import Metrics
 from service.pictures import Pictures
 from service.prompt import Prompt
-from service.types import Adapter, Answer, Choice, Delta, Picture, Query, Question, Sampling, Timing, Usage
+from service.tracing import engine_hops, note
+from service.types import (
+    ANYONE,
+    Adapter,
+    Answer,
+    Choice,
+    Delta,
+    Picture,
+    Query,
+    Question,
+    Sampling,
+    Tenant,
+    Timing,
+    Usage,
+)
 from service.workers import Workers
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -51,6 +69,7 @@ class VQA:
     admission: Admission
     workers: Workers
     metrics: Metrics
+    capture: Capture | None = None
 
     async def stream(self, question: Question) -> AsyncGenerator[str | Answer, None]:
         """The pieces of the answer as they come, then the Answer whose text they add up to; closing it aborts.
@@ -81,7 +100,8 @@ class VQA:
         `hear` gets each piece of the text at once; `pictures` gives what others make of the same images.
 
         Raises:
-            ServiceError: AdapterNotFound, InvalidRequest, Overloaded, DeadlineExceeded, EngineUnavailable, images' own.
+            ServiceError: AdapterNotFound, InvalidRequest, Forbidden, LimitReached, Overloaded, DeadlineExceeded,
+                EngineUnavailable, and images' own.
         """
         progress, make = _Progress(), pictures or partial(self.pictures.make, question.images)
         self.metrics.in_flight.inc()
@@ -96,7 +116,10 @@ class VQA:
                         said += piece
                         hear(piece)
             outcome = "ok"
-            return self._complete(question, progress, said)
+            answer = self._complete(question, progress, said)
+            if self.capture is not None and progress.query is not None:
+                self.capture.keep(question, progress.query.pictures, answer)
+            return answer
         except TimeoutError as error:
             outcome = DeadlineExceeded.code
             raise DeadlineExceeded(f"no complete answer within {question.deadline_s:g} s") from error
@@ -108,7 +131,7 @@ class VQA:
             raise
         finally:
             self.metrics.in_flight.dec()
-            self._record(progress, outcome)
+            self._record(question, progress, outcome)
 
     async def warm_up(self) -> None:
         """Ask the base one question about a blank image, so that no caller pays for what an engine does only once."""
@@ -123,15 +146,18 @@ class VQA:
     async def _ask(
         self, question: Question, progress: _Progress, make: Callable[[], Awaitable[tuple[Picture, ...]]]
     ) -> AsyncGenerator[Delta, None]:
-        progress.adapter = self.residency.resolve(question.adapter)
-        async with self.admission.slot():
+        deadline = asyncio.get_running_loop().time() + question.deadline_s
+        with _as_seen_by(question.tenant, question.adapter):
+            progress.adapter = self.residency.resolve(question.adapter)
+        name = progress.adapter.name if progress.adapter else ""
+        async with self.admission.slot(question.tenant, name, question.priority, deadline):
             progress.queue_s = progress.elapsed()
             await self.engine.check()
             pictures = await make()
             progress.image_s = progress.elapsed() - progress.queue_s
             query = progress.query = await self.workers.run(self._query, question, pictures, progress.adapter)
             answering = self._choose(question, query, progress) if query.choices else self.engine.generate(query)
-            async with aclosing(answering) as deltas:
+            async with aclosing(engine_hops(answering)) as deltas:
                 async for delta in deltas:
                     progress.first_token_s = progress.first_token_s or progress.elapsed()
                     progress.tokens += delta.tokens
@@ -151,7 +177,7 @@ class VQA:
         own = len(pictures) - sum(turn.pictures for turn in question.history)
         token_ids = self.prompt.encode(question.text, own, question.history)
         answers = choices.encode(self.prompt, question)
-        return Query(question.id, token_ids, pictures, adapter, question.sampling, answers)
+        return Query(question.id, token_ids, pictures, adapter, question.sampling, answers, question.tenant.name)
 
     def _complete(self, question: Question, progress: _Progress, text: str) -> Answer:
         query, last = progress.query, progress.last
@@ -163,8 +189,11 @@ class VQA:
         confidence = math.exp(last.logprob)
         return Answer(question.id, text, confidence, progress.adapter, finish, usage, timing, progress.choices)
 
-    def _record(self, progress: _Progress, outcome: str) -> None:
+    def _record(self, question: Question, progress: _Progress, outcome: str) -> None:
         metrics, label, total = self.metrics, progress.adapter.name if progress.adapter else "", progress.elapsed()
+        note(outcome, label, question.tenant.name)
+        told = {"outcome": outcome, "adapter": label, "tenant": question.tenant.name, "total_s": round(total, 6)}
+        log.info("%s: %s through %s in %.3f s", question.id, outcome, label or "the base", total, extra=told)
         metrics.requests.labels(label, outcome).inc()
         metrics.request_seconds.labels(label).observe(total)
         metrics.queue_seconds.labels(label).observe(progress.queue_s)
@@ -182,3 +211,16 @@ class VQA:
 def _image_tokens(query: Query, last: Delta) -> int:
     """Every picture's one placeholder became its image tokens in the engine."""
     return last.prompt_tokens - len(query.token_ids) + len(query.pictures)
+
+
+@contextmanager
+def _as_seen_by(tenant: Tenant, adapter: str | None) -> Iterator[None]:
+    """Find adapters as a tenant sees them: what it may not see is not there, and is not listed either."""
+    try:
+        if adapter is not None and not tenant.sees(adapter.partition("@")[0]):
+            raise AdapterNotFound("not for this tenant")
+        yield
+    except AdapterNotFound as error:
+        if tenant.adapters == ANYONE.adapters:
+            raise
+        raise AdapterNotFound(f"no adapter {(adapter or '')[:64]!r}; GET /v1/adapters lists yours") from error

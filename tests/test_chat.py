@@ -9,18 +9,20 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from service.engine.fake import FakeEngine
 from service.settings import Settings
+from service.types import ANYONE
 from tests.conftest import Running, png, serving
 from tests.origins import answer, origin
+from tests.test_auth import write
 from tests.test_http_edge import QUESTION, ask, data_url
 from tests.test_streaming import Dying
 
 BASE = "tiny-llava-int4"
 
 
-def over(running: Running) -> openai.AsyncOpenAI:
+def over(running: Running, key: str = "none") -> openai.AsyncOpenAI:
     """The official client, which would try twice more by default."""
     http: Any = running.client  # openai names httpx's successor in its types, and takes either
-    return openai.AsyncOpenAI(api_key="none", base_url="http://test/v1", http_client=http, max_retries=0)
+    return openai.AsyncOpenAI(api_key=key, base_url="http://test/v1", http_client=http, max_retries=0)
 
 
 @pytest.fixture
@@ -166,14 +168,37 @@ async def test_what_is_not_done_is_refused_by_name(
     assert raised.value.code == "invalid_request"
 
 
-async def test_overload_is_the_client_s_rate_limit_error(fake_adapters: Path) -> None:
+async def test_a_full_service_and_a_dead_engine_are_the_server_s_errors(fake_adapters: Path) -> None:
     engine = FakeEngine()
     async with serving(Settings(adapters=fake_adapters, in_flight=1, waiting=0), engine) as small:
-        async with small.app.state.service.vqa.admission.slot():
-            with pytest.raises(openai.RateLimitError) as raised:
+        async with small.app.state.service.vqa.admission.slot(ANYONE):
+            with pytest.raises(openai.InternalServerError) as full:
                 await over(small).chat.completions.create(model=BASE, messages=[user(QUESTION)])
-        assert raised.value.type == "rate_limit_error"
+        assert full.value.response.headers["retry-after"]
         await engine.stop()
         with pytest.raises(openai.InternalServerError) as died:
             await over(small).chat.completions.create(model=BASE, messages=[user(QUESTION)])
-        assert (died.value.status_code, died.value.type) == (503, "server_error")
+    for raised, code in ((full, "overloaded"), (died, "engine_unavailable")):
+        assert (raised.value.status_code, raised.value.type, raised.value.code) == (503, "server_error", code)
+
+
+async def test_a_key_is_the_client_s_and_its_faults_are_the_client_s_errors(
+    fake_adapters: Path, tmp_path: Path
+) -> None:
+    keys = write(tmp_path / "keys.json", {"acme": {"adapters": ["dig*"]}, "slow": {"rate": "1/hour"}})
+    async with serving(Settings(adapters=fake_adapters, keys=keys), FakeEngine()) as running:
+        acme, slow = over(running, "key of acme"), over(running, "key of slow")
+        assert [model.id async for model in acme.models.list()] == [BASE, "digits"]
+        await acme.chat.completions.create(model="digits", messages=[user(QUESTION)])
+        for model in ("shapes", "nope"):
+            with pytest.raises(openai.NotFoundError) as unseen:
+                await acme.chat.completions.create(model=model, messages=[user(QUESTION)])
+            assert unseen.value.code == "model_not_found"
+            with pytest.raises(openai.NotFoundError, match=f'there are: {BASE}, digits"'):
+                await acme.models.retrieve(model)
+        await slow.models.list()
+        with pytest.raises(openai.RateLimitError) as limited:
+            await slow.models.list()
+        assert limited.value.type == "rate_limit_error"
+        with pytest.raises(openai.AuthenticationError):
+            await over(running).models.list()

@@ -188,6 +188,13 @@ async def test_vllm_gives_a_choice_the_probability_it_gave_the_answer(
         assert await score(real.engine, again) == pytest.approx((deltas[-1].logprob,), abs=0.05)
 
 
+async def test_what_is_remembered_apart_is_answered_alike(engine: Engine, query: Query) -> None:
+    scopes = ("", "one", "two", "one")
+    queries = [replace(query, id=f"{query.id}-{n}", scope=scope) for n, scope in enumerate(scopes)]
+    answers = ["".join(delta.text for delta in await collect(engine, each)) for each in queries]
+    assert len(set(answers)) == 1
+
+
 async def test_closing_early_leaves_the_engine_well(engine: Engine, query: Query) -> None:
     async with aclosing(engine.generate(query)) as deltas:
         async for _ in deltas:

@@ -240,14 +240,14 @@ async def test_a_deadline_ends_in_504_and_frees_the_engine(fake_adapters: Path) 
         assert slow.app.state.service.vqa.admission.here == 0
 
 
-async def test_more_than_it_holds_is_429_with_retry_after(fake_adapters: Path) -> None:
+async def test_more_than_it_holds_is_503_with_retry_after(fake_adapters: Path) -> None:
     engine = FakeEngine()
     async with serving(Settings(adapters=fake_adapters, in_flight=2, waiting=2), engine) as small:
         engine.step_s = 0.05
         responses = await asyncio.gather(*[ask(small) for _ in range(12)])
-        refused = [response for response in responses if response.status_code == 429]
+        refused = [response for response in responses if response.status_code == 503]
         assert len(refused) == 8
-        assert_error(refused[0], 429, "overloaded")
+        assert_error(refused[0], 503, "overloaded")
         assert refused[0].headers["retry-after"] == "1"
 
 

@@ -114,7 +114,9 @@ class VLLMEngine:
         prompt: dict[str, Any] = {"prompt_token_ids": list(query.token_ids)}
         if query.pictures:
             prompt["multi_modal_data"] = {"image": [picture.image for picture in query.pictures]}
-            prompt["multi_modal_uuids"] = {"image": [picture.digest for picture in query.pictures]}
+            prompt["multi_modal_uuids"] = {"image": [query.scope + picture.digest for picture in query.pictures]}
+        if query.scope:
+            prompt["cache_salt"] = query.scope
         limit = engine.model_config.max_model_len
         if len(query.token_ids) > limit:
             raise PromptTooLong(f"the question is {len(query.token_ids)} tokens, the context {limit}: shorten it")

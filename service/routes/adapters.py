@@ -4,14 +4,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from service.routes.state import Service, get_service
+from service.routes.state import Service, get_service, get_tenant
 from service.schemas import AdapterOut, AdaptersResponse, BaseOut, RefusedOut
+from service.types import Tenant
 
 router = APIRouter(tags=["adapters"])
 
 
 @router.get("/v1/adapters")
-async def list_adapters(service: Annotated[Service, Depends(get_service)]) -> AdaptersResponse:
+async def list_adapters(
+    service: Annotated[Service, Depends(get_service)], tenant: Annotated[Tenant, Depends(get_tenant)]
+) -> AdaptersResponse:
     """List what can be named in a question's `adapter`."""
     return AdaptersResponse(
         base=BaseOut(id=service.base.id, precision=service.base.precision, digest=service.base.digest),
@@ -26,9 +29,11 @@ async def list_adapters(service: Annotated[Service, Depends(get_service)]) -> Ad
                 base_precision=manifest.base_precision,
             )
             for name, (adapter, manifest) in sorted(service.residency.serving.items())
+            if tenant.sees(name)
         ],
         refused=[
             RefusedOut(name=name, reason=error.reason, message=error.message)
             for name, error in sorted(service.residency.refused.items())
+            if tenant.sees(name)
         ],
     )

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from service.errors import AdapterNotFound
 from service.routes import failure, listening
 from service.routes.bodies import documented, read_json
-from service.routes.state import Service, get_service
+from service.routes.state import Service, get_service, get_tenant
 from service.schemas_chat import (
     ChatChoice,
     ChatRequest,
@@ -22,7 +22,10 @@ from service.schemas_chat import (
     OpenAIErrorResponse,
     Said,
 )
-from service.types import Answer
+from service.types import Answer, Tenant
+
+Running = Annotated[Service, Depends(get_service)]
+Asker = Annotated[Tenant, Depends(get_tenant)]
 
 _FAILURE: dict[int | str, dict[str, Any]] = {
     "default": {"model": OpenAIErrorResponse, "description": "Every failure has this shape"}
@@ -32,17 +35,17 @@ _CHAT = "/v1/chat/completions"
 
 
 @router.get("/v1/models")
-async def list_models(service: Annotated[Service, Depends(get_service)]) -> ModelsResponse:
+async def list_models(service: Running, tenant: Asker) -> ModelsResponse:
     """List the base and the adapters that serve."""
     base = service.base.id
-    adapters = [ModelOut(id=name, parent=base) for name in sorted(service.residency.serving)]
+    adapters = [ModelOut(id=name, parent=base) for name in sorted(service.residency.serving) if tenant.sees(name)]
     return ModelsResponse(data=[ModelOut(id=base), *adapters])
 
 
 @router.get("/v1/models/{model:path}")
-async def get_model(model: str, service: Annotated[Service, Depends(get_service)]) -> ModelOut:
+async def get_model(model: str, service: Running, tenant: Asker) -> ModelOut:
     """Look one model up by its id."""
-    models = (await list_models(service)).data
+    models = (await list_models(service, tenant)).data
     found = next((each for each in models if each.id == model), None)
     if found is None:
         raise AdapterNotFound(f"no model {model[:64]!r}; there are: {', '.join(each.id for each in models)}")
@@ -50,12 +53,12 @@ async def get_model(model: str, service: Annotated[Service, Depends(get_service)
 
 
 @router.post(_CHAT, openapi_extra=documented(_CHAT, ChatRequest), response_model=ChatResponse)
-async def chat(request: Request, service: Annotated[Service, Depends(get_service)]) -> ChatResponse | StreamingResponse:
+async def chat(request: Request, service: Running, tenant: Asker) -> ChatResponse | StreamingResponse:
     """Answer the question a conversation ends in."""
     body = await read_json(request, ChatRequest, service.vqa.workers)
     id_ = f"chatcmpl-{request.state.request_id}"
     arguments = id_, service.settings.deadline_s, service.base.id
-    question = await service.vqa.workers.run(body.to_question, *arguments)
+    question = replace(await service.vqa.workers.run(body.to_question, *arguments), tenant=tenant)
     if body.stream:
         writer = _Writer(id_, body, request.state.request_id)
         return await listening.stream(request, service.vqa.stream(question), writer.write, writer.fail)

@@ -34,10 +34,8 @@ def describe(error: BaseException, request_id: str) -> Failure:
     if isinstance(error, HTTPException):
         return _failure(error.status_code, "http_error", str(error.detail), request_id)
     if isinstance(error, ServiceError):
-        failure = _failure(error.status, error.code, error.message, request_id)
-        if error.retry_after_s is not None:
-            failure.headers["retry-after"] = str(error.retry_after_s)
-        return failure
+        body = ErrorBody(code=error.code, message=error.message, request_id=request_id)
+        return Failure(error.status, body, error.headers)
     log.error("request %s failed unexpectedly", request_id, exc_info=error)
     return _failure(500, ServiceError.code, "something went wrong on our side", request_id)
 

@@ -1,6 +1,7 @@
 """POST /v1/vqa: JSON or a form with files comes in, JSON or server-sent events go out."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -12,10 +13,10 @@ from starlette.datastructures import FormData, UploadFile
 from service.errors import InvalidRequest
 from service.routes import failure, listening
 from service.routes.bodies import invalid, read_json
-from service.routes.state import Service, get_service
+from service.routes.state import Service, get_service, get_tenant
 from service.schemas import ErrorResponse
 from service.schemas_vqa import VQARequest, VQAResponse
-from service.types import Answer, Upload
+from service.types import Answer, Tenant, Upload
 
 router = APIRouter(tags=["questions"])
 
@@ -43,14 +44,18 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/v1/vqa", openapi_extra=_BODY, response_model=VQAResponse, responses=_STREAM)
-async def ask(request: Request, service: Annotated[Service, Depends(get_service)]) -> VQAResponse | StreamingResponse:
+async def ask(
+    request: Request,
+    service: Annotated[Service, Depends(get_service)],
+    tenant: Annotated[Tenant, Depends(get_tenant)],
+) -> VQAResponse | StreamingResponse:
     """Answer a question about an image through an adapter, or through the base model where none is named."""
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         body, files = await _read_form(request, service.settings.images_per_question)
     else:
         body, files = await read_json(request, VQARequest, service.vqa.workers), ()
     id_, deadline_s = f"vqa-{request.state.request_id}", service.settings.deadline_s
-    question = await service.vqa.workers.run(body.to_question, id_, deadline_s, files)
+    question = replace(await service.vqa.workers.run(body.to_question, id_, deadline_s, files), tenant=tenant)
     if body.stream:
         fail = partial(_write_error, request.state.request_id)
         return await listening.stream(request, service.vqa.stream(question), _write, fail)
