@@ -15,6 +15,7 @@ ServiceError                      500 internal
 ├── AdapterRefused                409 adapter_refused      (while loading, never on a question)
 ├── Overloaded                    429 overloaded           + Retry-After
 ├── DeadlineExceeded              504 deadline_exceeded
+├── StoreUnavailable              503 store_unavailable    + Retry-After
 └── EngineUnavailable             503 engine_unavailable   + Retry-After
 """
 
@@ -133,6 +134,14 @@ class DeadlineExceeded(ServiceError):
 
     status = 504
     code = "deadline_exceeded"
+
+
+class StoreUnavailable(ServiceError):
+    """The adapter store cannot be read or written just now; what is loaded serves on."""
+
+    status = 503
+    code = "store_unavailable"
+    retry_after_s = 5
 
 
 class EngineUnavailable(ServiceError):

@@ -1,0 +1,101 @@
+"""Which version answers for what a question calls its adapter? Pure: a catalog and a reference in, a version out."""
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict
+
+from service.adapters.aliases import STABLE, Aliases
+from service.errors import AdapterNotFound
+
+PREFIX = 8  # digits of a version that are enough to name it, where they are unique
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """One adapter: its versions, and the names they go by."""
+
+    aliases: Aliases
+    versions: frozenset[str]
+
+
+class Router(BaseModel):
+    """A name that stands for one adapter when a question has an image, and for another when it has none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: str | None = None
+    text: str | None = None
+
+    @classmethod
+    def parse(cls, text: bytes) -> "Router":
+        """Read `{"image": "shapes", "text": "facts@canary"}`.
+
+        Raises:
+            ValueError: it says something else.
+        """
+        return cls.model_validate(json.loads(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Everything that can be named; `faults` says why an entry cannot be read."""
+
+    shelves: Mapping[str, Shelf] = field(default_factory=dict)
+    routers: Mapping[str, Router] = field(default_factory=dict)
+    faults: Mapping[str, str] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        """What may stand in a question's `adapter`, sorted."""
+        served = (name for name, shelf in self.shelves.items() if STABLE in shelf.aliases.named)
+        return sorted([*served, *self.routers])
+
+
+def route(catalog: Catalog, reference: str, pictures: bool, key: str | None) -> tuple[str, str]:
+    """The adapter and version that `NAME`, `NAME@ALIAS` or `NAME@VERSION` (eight digits or more of it) means.
+
+    A bare name is shared out between its stable version and its weighted aliases by `key`, or by chance without one.
+
+    Raises:
+        AdapterNotFound: nothing goes by that name; the message says what does.
+    """
+    if router := catalog.routers.get(reference):
+        kind = "image" if pictures else "text"
+        member = router.image if pictures else router.text
+        if member is None:
+            raise AdapterNotFound(f"router {reference!r} names no adapter for {kind} questions")
+        reference = member
+    name, at, wanted = reference.partition("@")
+    shelf = catalog.shelves.get(name)
+    if shelf is None or (not at and STABLE not in shelf.aliases.named):
+        raise AdapterNotFound(f"no adapter {reference[:64]!r}; there are: {', '.join(catalog.names()) or 'none'}")
+    if not at:
+        wanted = shelf.aliases.choose(_side(name, key))
+    return name, version_of(name, shelf, wanted)
+
+
+def version_of(name: str, shelf: Shelf, wanted: str) -> str:
+    """The version of one adapter that an alias, or the front of a version, means.
+
+    Raises:
+        AdapterNotFound: none, or several.
+    """
+    if alias := shelf.aliases.named.get(wanted):
+        return alias.version
+    fitting = [version for version in shelf.versions if version.startswith(wanted)] if len(wanted) >= PREFIX else []
+    if len(fitting) > 1:
+        raise AdapterNotFound(f"{len(fitting)} versions of {name} start with {wanted}: give more of it")
+    if not fitting:
+        there = f"aliases: {', '.join(sorted(shelf.aliases.named)) or 'none'}"
+        raise AdapterNotFound(f"{name} has no alias or version {wanted[:64]!r}; {there}; versions go by {PREFIX} digits")
+    return fitting[0]
+
+
+def _side(name: str, key: str | None) -> float:
+    if key is None:
+        return random.random()
+    digest = hashlib.blake2b(f"{name}\0{key}".encode(errors="surrogatepass"), digest_size=8).digest()
+    return (int.from_bytes(digest) >> 11) / 2**53
