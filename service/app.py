@@ -13,8 +13,10 @@ from starlette.exceptions import HTTPException
 
 from service.adapters.base import Base
 from service.adapters.proof import Proof
+from service.adapters.releases import Releases
 from service.adapters.residency import Residency
 from service.adapters.store import Store
+from service.adapters.watch import watch
 from service.admission import Admission
 from service.engine import Engine
 from service.errors import InvalidRequest, ServiceError
@@ -51,8 +53,8 @@ def create_app(
     )
     app.state.give_up = give_up
     app.state.service = _assemble(settings, checkpoint, engine)
-    for routes in (vqa, adapters, ops):
-        app.include_router(routes.router)
+    for router in (vqa.router, adapters.router, adapters.admin, ops.router):
+        app.include_router(router)
     app.add_middleware(BodyLimit, limit=settings.body_limit)
     app.add_middleware(RequestId)
     for kind in (ServiceError, RequestValidationError, HTTPException, Exception):
@@ -65,15 +67,17 @@ def _assemble(settings: Settings, checkpoint: Path, engine: Engine) -> Service:
     prompt = Prompt(checkpoint)
     metrics = Metrics()
     workers = Workers(settings.image_workers)
-    proof = Proof.for_checkpoint(checkpoint, base, prompt, settings.max_lora_rank)
-    residency = Residency(Store(settings.adapters), engine, proof, workers, metrics)
+    proof = Proof.for_checkpoint(checkpoint, base, prompt, settings.max_lora_rank, settings.adapters_unproven)
+    store = Store(settings.adapters, settings.adapters_cache)
+    residency = Residency(store, engine, proof, workers, metrics, settings.max_cpu_loras)
+    releases = Releases(store, residency, workers)
     limits = ImageLimits(settings.image_pixels)
     fetcher = Fetcher(
         FetchLimits(settings.body_limit, settings.image_url_s, settings.image_url_hosts, settings.image_url_private)
     )
     admission = Admission(settings.in_flight, settings.waiting)
     use_case = VQA(engine, residency, prompt, proof.preparation, limits, fetcher, admission, workers, metrics)
-    return Service(settings, base, engine, residency, use_case, metrics)
+    return Service(settings, base, engine, residency, releases, use_case, metrics)
 
 
 @asynccontextmanager
@@ -85,11 +89,15 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     finally:
         warming.cancel()
         await asyncio.gather(warming, return_exceptions=True)
+        await service.residency.close()
         await service.engine.stop()
 
 
 async def _warm(service: Service, give_up: Callable[[], None]) -> None:
-    """Start the engine and prove the adapters while probes are answered already; no engine, no service."""
+    """Start the engine and prove the adapters while probes are answered already, then follow the store.
+
+    No engine, no service.
+    """
     log.info("loading %s (%s)", service.base.id, service.base.precision)
     try:
         await service.engine.start()
@@ -100,8 +108,9 @@ async def _warm(service: Service, give_up: Callable[[], None]) -> None:
         give_up()
         return
     service.warm.set()
-    served = ", ".join(sorted(service.residency.serving)) or "none"
+    served = ", ".join(service.residency.served.names()) or "none"
     log.info("ready: base %s in %s, adapters: %s", service.base.id, service.base.precision, served)
+    await watch(service.residency, service.settings.adapters_poll_s)
 
 
 async def _reply_error(request: Request, error: Exception) -> JSONResponse:

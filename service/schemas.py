@@ -31,7 +31,8 @@ class VQARequest(_In):
         Field(
             max_length=200,
             validation_alias=AliasChoices("adapter", "model"),
-            description="a name from GET /v1/adapters; null asks the base model",
+            description="a name from GET /v1/adapters, name@alias, or name@version (eight digits of it or more); "
+            "null asks the base model",
             examples=["shapes"],
         ),
     ] = None
@@ -39,8 +40,8 @@ class VQARequest(_In):
     max_tokens: Annotated[int, Field(ge=1, le=4096, description="longest answer, in tokens")] = 64
     deadline_s: Annotated[FiniteFloat | None, Field(gt=0, le=600, description="seconds until 504")] = None
 
-    def to_question(self, id_: str, deadline_s: float, file: Upload | None = None) -> Question:
-        """The question this request means; `file` is an image uploaded beside it.
+    def to_question(self, id_: str, deadline_s: float, file: Upload | None = None, key: str | None = None) -> Question:
+        """The question this request means; `file` is an image uploaded beside it, `key` what keeps a caller's version.
 
         Raises:
             InvalidRequest, ImageBroken: two images, or an image that is not base64.
@@ -50,7 +51,7 @@ class VQARequest(_In):
         image = file if self.image is None else _read_image(self.image)
         sampling = Sampling(self.temperature, self.max_tokens)
         images = () if image is None else (image,)
-        return Question(id_, self.question, images, self.adapter, sampling, self.deadline_s or deadline_s)
+        return Question(id_, self.question, images, self.adapter, sampling, self.deadline_s or deadline_s, key)
 
 
 class AdapterRef(BaseModel):
@@ -109,34 +110,6 @@ class BaseOut(BaseModel):
     id: str
     precision: str
     digest: str
-
-
-class AdapterOut(BaseModel):
-    """An adapter that serves, with the held-out result its manifest records (right answers out of rows)."""
-
-    name: str
-    version: str
-    rank: int
-    rows: int
-    base_right: int
-    adapter_right: int
-    base_precision: str
-
-
-class RefusedOut(BaseModel):
-    """An adapter of the store that does not serve, and why."""
-
-    name: str
-    reason: str
-    message: str
-
-
-class AdaptersResponse(BaseModel):
-    """What GET /v1/adapters answers."""
-
-    base: BaseOut
-    adapters: list[AdapterOut]
-    refused: list[RefusedOut]
 
 
 class ErrorBody(BaseModel):

@@ -56,7 +56,10 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a caller asks: text, images, the adapter by name (None: the base) and a deadline in seconds."""
+    """What a caller asks: text, images, the adapter by name (None: the base) and a deadline in seconds.
+
+    Questions with the same `key` get the same version of an adapter while it is shared out between two.
+    """
 
     id: str
     text: str
@@ -64,6 +67,7 @@ class Question:
     adapter: str | None = None
     sampling: Sampling = Sampling()
     deadline_s: float = 30.0
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,14 +88,15 @@ class VQA:
                 pass
 
     async def _ask(self, question: Question, progress: _Progress) -> AsyncGenerator[Delta, None]:
-        progress.adapter = self.residency.resolve(question.adapter)
-        async with self.admission.slot():
+        lease = self.residency.lease(question.adapter, bool(question.images), question.key)
+        async with lease as progress.adapter, self.admission.slot():
             progress.queue_s = progress.elapsed()
             await self.engine.check()
             uploads = [await self._fetch(image, progress) for image in question.images]
             progress.query = await self.workers.run(self._query, question, uploads, progress.adapter)
             progress.image_s = progress.elapsed() - progress.queue_s
-            async with aclosing(self.engine.generate(progress.query)) as deltas:
+            loaded = self.residency.loaded(progress.adapter)
+            async with loaded, aclosing(self.engine.generate(progress.query)) as deltas:
                 async for delta in deltas:
                     progress.first_token_s = progress.first_token_s or progress.elapsed()
                     progress.tokens += delta.tokens

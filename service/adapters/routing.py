@@ -3,8 +3,8 @@
 import hashlib
 import json
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from pydantic import BaseModel, ConfigDict
 
@@ -53,6 +53,11 @@ class Catalog:
         served = (name for name, shelf in self.shelves.items() if STABLE in shelf.aliases.named)
         return sorted([*served, *self.routers])
 
+    def named(self) -> set[tuple[str, str]]:
+        """Every adapter's versions that an alias names."""
+        shelves = self.shelves.items()
+        return {(name, alias.version) for name, shelf in shelves for alias in shelf.aliases.named.values()}
+
 
 def route(catalog: Catalog, reference: str, pictures: bool, key: str | None) -> tuple[str, str]:
     """The adapter and version that `NAME`, `NAME@ALIAS` or `NAME@VERSION` (eight digits or more of it) means.
@@ -90,8 +95,22 @@ def version_of(name: str, shelf: Shelf, wanted: str) -> str:
         raise AdapterNotFound(f"{len(fitting)} versions of {name} start with {wanted}: give more of it")
     if not fitting:
         there = f"aliases: {', '.join(sorted(shelf.aliases.named)) or 'none'}"
-        raise AdapterNotFound(f"{name} has no alias or version {wanted[:64]!r}; {there}; versions go by {PREFIX} digits")
+        raise AdapterNotFound(
+            f"{name} has no alias or version {wanted[:64]!r}; {there}; versions go by {PREFIX} digits"
+        )
     return fitting[0]
+
+
+def switch(wanted: Catalog, served: Catalog, proven: Callable[[tuple[str, str]], bool]) -> Catalog:
+    """What to serve now: what is wanted, save that an alias whose new version is not proven keeps its old one."""
+    shelves: dict[str, Shelf] = {}
+    for name, shelf in wanted.shelves.items():
+        before = served.shelves[name].aliases.named if name in served.shelves else {}
+        wishes = shelf.aliases.named
+        ready = {alias: wish for alias, wish in wishes.items() if proven((name, wish.version))}
+        named = {alias: ready.get(alias) or before[alias] for alias in wishes if alias in ready or alias in before}
+        shelves[name] = Shelf(shelf.aliases.model_copy(update={"named": named}), shelf.versions)
+    return replace(wanted, shelves=shelves)
 
 
 def _side(name: str, key: str | None) -> float:

@@ -67,22 +67,27 @@ class Store:
         version = routing.version_of(name, catalog.shelves[name], STABLE)
         if version not in catalog.shelves[name].versions:
             raise AdapterNotFound(f"{name}'s stable version {version[:12]} is not in {self.root}")
-        return Adapter(name, version, self._files.fetch(_folder(name, version)))
+        adapter = self.at(name, version)
+        self._files.fetch(_folder(adapter))
+        return adapter
 
-    def fetch(self, name: str, version: str) -> Adapter:
-        """A version whose files lie here and are what was published; of `name` and `version` as `catalog` gives them.
+    def at(self, name: str, version: str) -> Adapter:
+        """A version as `catalog` gives it, and where `fetch` leaves its files; asks no disk."""
+        return Adapter(name, version, self._files.here(f"{name}/versions/{version}"))
+
+    def fetch(self, adapter: Adapter) -> None:
+        """Bring a version's files here and check that they are what was published.
 
         Raises:
             AdapterRefused: reasons `files` and `corrupt`.
         """
-        adapter = Adapter(name, version, self._files.fetch(_folder(name, version)))
+        self._files.fetch(_folder(adapter))
         try:
             self.verify(adapter)
         except AdapterRefused:  # perhaps a copy from earlier that was cut short
-            self.release(adapter)
-            self._files.fetch(_folder(name, version))
+            self._files.release(_folder(adapter))
+            self._files.fetch(_folder(adapter))
             self.verify(adapter)
-        return adapter
 
     def verify(self, adapter: Adapter) -> None:
         """Check that a version's content still is what its name says.
@@ -97,13 +102,13 @@ class Store:
         if found != adapter.version:
             raise AdapterRefused("corrupt", f"{adapter.path} holds {found[:12]}, not what was published under its name")
 
-    def stamp(self, name: str, version: str) -> str:
+    def stamp(self, adapter: Adapter) -> str:
         """A text that changes when a version's files do."""
-        return self._files.stamp(_folder(name, version))
+        return self._files.stamp(_folder(adapter))
 
     def release(self, adapter: Adapter) -> None:
         """Free the local copy of a version, where the store is elsewhere."""
-        self._files.release(_folder(adapter.name, adapter.version))
+        self._files.release(_folder(adapter))
 
     def publish(self, name: str, files: Mapping[str, bytes]) -> Adapter:
         """Add a version made of `files` and point the alias `stable` at it; killed at any moment, none or all is seen.
@@ -115,16 +120,24 @@ class Store:
             raise ValueError(
                 f"{name!r} is no adapter name: use up to 64 of a-z 0-9 . _ - and start with a letter or digit"
             )
-        version = digest(files)
+        adapter = self.at(name, digest(files))
         with self._files.locked():
-            self._files.add(_folder(name, version), files, LAST)
-            self._change(name, lambda old: old.point(STABLE, version))
-        return self.fetch(name, version)
+            self._files.add(_folder(adapter), dict(sorted(files.items(), key=lambda file: file[0] == LAST)))
+            self._point(name, (self._aliases(name) or Aliases()).point(STABLE, adapter.version))
+        self.fetch(adapter)
+        return adapter
 
     def change(self, name: str, change: Callable[[Aliases], Aliases]) -> None:
-        """Change the aliases of an adapter that is here."""
+        """Change an adapter's aliases.
+
+        Raises:
+            AdapterNotFound: it has none.
+        """
         with self._files.locked():
-            self._change(name, change)
+            old = self._aliases(name)
+            if old is None:
+                raise AdapterNotFound(f"no adapter {name!r} in {self.root}")
+            self._point(name, change(old))
 
     def delete(self, name: str) -> None:
         """Take an adapter's aliases away, so that no one finds it; `free` removes its files."""
@@ -134,13 +147,16 @@ class Store:
     def free(self, name: str) -> None:
         """Remove the files of a deleted adapter; one that was published again meanwhile stays."""
         with self._files.locked():
-            if not self._files.read([f"{name}/aliases.json"]):
+            if self._aliases(name) is None:
                 self._files.remove(name)
 
-    def _change(self, name: str, change: Callable[[Aliases], Aliases]) -> None:
+    def _aliases(self, name: str) -> Aliases | None:
         file = f"{name}/aliases.json"
         text = self._files.read([file]).get(file)
-        self._files.put(file, change(Aliases.parse(text) if text else Aliases()).dump())
+        return None if text is None else Aliases.parse(text)
+
+    def _point(self, name: str, aliases: Aliases) -> None:
+        self._files.put(f"{name}/aliases.json", aliases.dump())
 
 
 def digest(files: Mapping[str, bytes]) -> str:
@@ -149,5 +165,5 @@ def digest(files: Mapping[str, bytes]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _folder(name: str, version: str) -> str:
-    return f"{name}/versions/{version}"
+def _folder(adapter: Adapter) -> str:
+    return f"{adapter.name}/versions/{adapter.version}"

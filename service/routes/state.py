@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from service.adapters.base import Base
+from service.adapters.releases import Releases
 from service.adapters.residency import Residency
 from service.engine import Engine
 from service.metrics import Metrics
@@ -21,6 +22,7 @@ class Service:
     base: Base
     engine: Engine
     residency: Residency
+    releases: Releases
     vqa: VQA
     metrics: Metrics
     warm: asyncio.Event = field(default_factory=asyncio.Event)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Header, Request
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
@@ -13,6 +13,7 @@ from service.types import Upload
 
 router = APIRouter(tags=["questions"])
 
+KEY = "questions with one key get one version of an adapter, while its traffic is shared out between two"
 _SCHEMA = VQARequest.model_json_schema()
 _FORM = {**_SCHEMA, "properties": {**_SCHEMA["properties"], "image": {"type": "string", "format": "binary"}}}
 _BODY = {
@@ -24,7 +25,11 @@ _BODY = {
 
 
 @router.post("/v1/vqa", openapi_extra=_BODY)
-async def ask(request: Request, service: Annotated[Service, Depends(get_service)]) -> VQAResponse:
+async def ask(
+    request: Request,
+    service: Annotated[Service, Depends(get_service)],
+    x_request_key: Annotated[str | None, Header(max_length=200, description=KEY)] = None,
+) -> VQAResponse:
     """Answer a question about an image through an adapter, or through the base model where none is named."""
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         body, file = await _read_form(request)
@@ -32,7 +37,7 @@ async def ask(request: Request, service: Annotated[Service, Depends(get_service)
         # At worst megabytes of base64: parsing it is work for a thread, and so is decoding it below.
         body, file = await service.vqa.workers.run(_parse_json, await request.body()), None
     id_, deadline_s = f"vqa-{request.state.request_id}", service.settings.deadline_s
-    question = await service.vqa.workers.run(body.to_question, id_, deadline_s, file)
+    question = await service.vqa.workers.run(body.to_question, id_, deadline_s, file, x_request_key)
     return VQAResponse.of(await service.vqa.answer(question))
 
 
