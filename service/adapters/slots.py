@@ -139,13 +139,14 @@ class Slots:
 
     def _close(self, place: _Place) -> None:
         del self._places[place.adapter]
+        place.idle.clear()
         self._leaving[place.adapter] = asyncio.Event()
         self._metrics.resident.remove(place.adapter.name, place.adapter.version)
 
     async def _leave(self, place: _Place) -> None:
         """Unload a closed place after its last user; its room is the caller's."""
         try:
-            while place.users:
+            if place.users:
                 await place.idle.wait()
             await self._unload(place.adapter)
         finally:

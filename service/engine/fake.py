@@ -1,6 +1,7 @@
 """An engine with no model, for tests of the HTTP edge: the same query always gives the same words, a word a step.
 
-What it says hangs on the prompt, the pictures and the adapter's weights, as with a real engine.
+What it says hangs on the prompt, the pictures and the adapter's weights, as with a real engine. Its first word through
+an adapter is `sign(weights)`, so that an answer tells whose it is.
 
 Never imported by the service itself.
 """
@@ -15,13 +16,21 @@ from service.types import Adapter, Delta, Query
 WORDS = ("red", "green", "blue", "circle", "square", "seven", "left", "right")
 
 
+def sign(weights: bytes) -> str:
+    """The word by which an adapter is known."""
+    return hashlib.sha256(weights).hexdigest()[:12]
+
+
 class FakeEngine:
-    """Answers with words drawn by the digest of prompt, pictures and weights; `step_s` seconds between them."""
+    """Answers with words drawn by the digest of prompt, pictures and weights; `step_s` seconds between them.
+
+    `loads` counts loads, `most` is the most adapters that were loaded at once.
+    """
 
     def __init__(self, max_model_len: int = 1024, step_s: float = 0.0) -> None:
         self.max_model_len = max_model_len
         self.step_s = step_s
-        self.running = 0
+        self.running = self.loads = self.most = 0
         self._started = False
         self._weights: dict[str, str] = {}
 
@@ -40,7 +49,9 @@ class FakeEngine:
             weights = (adapter.path / "adapter_model.safetensors").read_bytes()
         except OSError as error:
             raise AdapterRefused("engine", f"{adapter.key} does not load: {error}") from error
-        self._weights[adapter.key] = hashlib.sha256(weights).hexdigest()
+        await asyncio.sleep(self.step_s)
+        self._weights[adapter.key] = sign(weights)
+        self.loads, self.most = self.loads + 1, max(self.most, len(self._weights))
 
     async def unload(self, adapter: Adapter) -> None:
         """See Engine."""
@@ -52,14 +63,14 @@ class FakeEngine:
         limit = query.sampling.max_tokens
         if len(query.token_ids) + limit > self.max_model_len:
             raise PromptTooLong(f"{len(query.token_ids)} tokens and an answer of {limit} exceed {self.max_model_len}")
-        if query.adapter and query.adapter.key not in self._weights:
-            raise EngineUnavailable(f"adapter {query.adapter.key[:48]} is not loaded")
+        self._loaded(query)
         words = self._words(query)
         self.running += 1
         try:
             for count, word in enumerate(words[:limit], start=1):
                 await asyncio.sleep(self.step_s)
                 await self.check()
+                self._loaded(query)
                 end = "stop" if count == len(words) else "length" if count == limit else None
                 yield Delta(word if count == 1 else f" {word}", 1, -0.1 * count, len(query.token_ids), end)
         finally:
@@ -70,8 +81,12 @@ class FakeEngine:
         if not self._started:
             raise EngineUnavailable("the engine is not running")
 
+    def _loaded(self, query: Query) -> None:
+        if query.adapter and query.adapter.key not in self._weights:
+            raise EngineUnavailable(f"adapter {query.adapter.key[:48]} is not loaded")
+
     def _words(self, query: Query) -> list[str]:
         adapter = self._weights[query.adapter.key] if query.adapter else ""
         seen = f"{query.token_ids}{[picture.digest for picture in query.pictures]}{adapter}"
         numbers = hashlib.sha256(seen.encode()).digest()
-        return [WORDS[number % len(WORDS)] for number in numbers[: 2 + numbers[0] % 3]]
+        return [adapter] * bool(adapter) + [WORDS[number % len(WORDS)] for number in numbers[: 2 + numbers[0] % 3]]
