@@ -1,13 +1,15 @@
 """May a version serve? Asked once in the life of a process; a refusal stands until the version's files change."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from service.adapters.leases import Leases
 from service.adapters.manifest import Manifest
 from service.adapters.proof import Proof
 from service.adapters.store import Store
 from service.engine import Engine
-from service.errors import AdapterRefused
+from service.errors import AdapterRefused, EngineUnavailable
 from service.metrics import Metrics
 from service.types import Adapter
 from service.workers import Workers
@@ -38,7 +40,8 @@ class Judge:
         await self._leases.fetch(adapter)
         if adapter in self.accepted:
             return self.accepted[adapter]
-        return await self._workers.run(self._proof.examine, adapter)
+        with _refusing(adapter, "files"):
+            return await self._workers.run(self._proof.examine, adapter)
 
     async def ask(self, adapter: Adapter, manifest: Manifest | None) -> None:
         """Accept a loaded version once it answers its probes; without a manifest there are none.
@@ -49,7 +52,8 @@ class Judge:
         if adapter in self.accepted:
             return
         if manifest is not None:
-            await self._proof.ask(self._engine, adapter, manifest)
+            with _refusing(adapter, "probe"):
+                await self._proof.ask(self._engine, adapter, manifest)
         self.accepted[adapter] = manifest
         log.info("adapter %s@%s %s", adapter.name, adapter.version[:12], "proven" if manifest else "taken unproven")
 
@@ -65,3 +69,14 @@ class Judge:
         for adapter in list(self.refused):
             if await self._workers.run(self._store.stamp, adapter) != self._stamps[adapter]:
                 self.refused.pop(adapter, None)
+
+
+@contextmanager
+def _refusing(adapter: Adapter, reason: str) -> Iterator[None]:
+    """Files made to hurt fail in ways no one foresaw; they must not keep other adapters from being judged."""
+    try:
+        yield
+    except (AdapterRefused, EngineUnavailable):
+        raise
+    except Exception as error:
+        raise AdapterRefused(reason, f"{adapter.key[:48]} cannot be judged: {error!r}") from error

@@ -52,13 +52,9 @@ class Leases:
                     self._here.discard(adapter)
                     await self._workers.run(self._store.release, adapter)
 
-    async def free_deleted(self, name: str, needed: Callable[[Adapter], bool]) -> bool:
+    async def free_deleted(self, name: str, needed: Callable[[Adapter], bool]) -> None:
         """Remove a deleted adapter's files from the store, unless one of its versions is held or needed."""
         async with self._freeing:
-            if any(adapter.name == name and (adapter in self._held or needed(adapter)) for adapter in self._known()):
-                return False
-            await self._workers.run(self._store.free, name)
-            return True
-
-    def _known(self) -> set[Adapter]:
-        return self._here | set(self._held)
+            versions = {adapter for adapter in self._here | self._held.keys() if adapter.name == name}
+            if not any(adapter in self._held or needed(adapter) for adapter in versions):
+                await self._workers.run(self._store.free, name)

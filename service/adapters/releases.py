@@ -102,14 +102,13 @@ class Releases:
         await self._change(name, lambda old: old.without(alias))
 
     async def delete(self, name: str) -> None:
-        """Remove an adapter; questions under way are answered, then its files go.
+        """Remove an adapter; questions under way are answered, and its files go when no replica can need them.
 
         Raises:
             AdapterNotFound: there is no such adapter.
         """
         await self.shelf(name)
         await self._write(partial(self.store.delete, name))
-        self.residency.free_when_unused(name)
         await self.residency.refresh()
 
     async def _change(self, name: str, change: Callable[[Aliases], Aliases]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,6 +20,9 @@ from service.metrics import Metrics
 from service.types import Adapter
 from service.workers import Workers
 
+# The longest a request may take: until then another replica may need a deleted adapter's files.
+GRACE_S = 600.0
+
 log = logging.getLogger(__name__)
 
 
@@ -26,7 +30,14 @@ class Residency:
     """Follows the store. `wanted` is what it says, `served` what questions are routed by."""
 
     def __init__(
-        self, store: Store, engine: Engine, proof: Proof, workers: Workers, metrics: Metrics, capacity: int
+        self,
+        store: Store,
+        engine: Engine,
+        proof: Proof,
+        workers: Workers,
+        metrics: Metrics,
+        capacity: int,
+        grace_s: float = GRACE_S,
     ) -> None:
         self._store, self._workers, self._metrics = store, workers, metrics
         self._leases = Leases(store, workers)
@@ -34,7 +45,7 @@ class Residency:
         self.slots = Slots(engine, self.judge, capacity, metrics)
         self.wanted = self.served = Catalog()
         self._settling: dict[Adapter, asyncio.Task[None]] = {}
-        self._deleted: set[str] = set()
+        self._grace_s, self._deleted = grace_s, dict[str, float]()
         self._reading = asyncio.Lock()
 
     @asynccontextmanager
@@ -100,10 +111,6 @@ class Residency:
             raise error
         async with self.slots.use(adapter):
             pass
-
-    def free_when_unused(self, name: str) -> None:
-        """Have the files of a deleted adapter removed from the store after its last request here."""
-        self._deleted.add(name)
 
     def at(self, name: str, version: str) -> Adapter:
         """A version of the catalog."""
@@ -197,9 +204,11 @@ class Residency:
         for adapter in self.slots.loaded() - named - self._leases.held():
             await self.slots.drop(adapter)
         await self._leases.free(lambda adapter: adapter in named or adapter in self.slots)
-        for name in list(self._deleted):
-            if name in self.wanted.shelves or await self._leases.free_deleted(name, self.slots.__contains__):
-                self._deleted.discard(name)
+        now = time.monotonic()
+        self._deleted = {name: self._deleted.get(name, now) for name in self.wanted.deleted}
+        for name, since in self._deleted.items():
+            if now - since >= self._grace_s:
+                await self._leases.free_deleted(name, self.slots.__contains__)
 
 
 def _not_served(adapter: Adapter, error: AdapterRefused) -> AdapterNotFound:

@@ -42,11 +42,12 @@ class Router(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Everything that can be named; `faults` says why an entry cannot be read."""
+    """Everything that can be named; `faults` says why an entry cannot be read, `deleted` whose files wait to go."""
 
     shelves: Mapping[str, Shelf] = field(default_factory=dict)
     routers: Mapping[str, Router] = field(default_factory=dict)
     faults: Mapping[str, str] = field(default_factory=dict)
+    deleted: frozenset[str] = frozenset()
 
     def names(self) -> list[str]:
         """What may stand in a question's `adapter`, sorted."""

@@ -2,6 +2,7 @@
 
     ROOT/NAME/versions/DIGEST/{adapter_config.json, adapter_model.safetensors, manifest.json, README.md}
     ROOT/NAME/aliases.json            {"stable": DIGEST, "canary": {"version": DIGEST, "weight": 0.05}}
+    ROOT/NAME/deleted.json            the aliases of an adapter that was deleted, while its files wait to be removed
     ROOT/NAME/router.json             {"image": "shapes", "text": "facts"}: a name for other adapters, instead of one
 
 Knows the layout and nothing of what the files mean. A name or version that comes from outside is matched against what
@@ -22,7 +23,9 @@ from service.types import Adapter
 
 # A version is there once its PEFT configuration is: written last where a folder cannot appear at once.
 LAST = "adapter_config.json"
-_LAYOUT = re.compile(rf"({aliases.NAME})/(aliases\.json|router\.json|versions/({aliases.VERSION})/{LAST})")
+_LAYOUT = re.compile(
+    rf"({aliases.NAME})/(aliases\.json|deleted\.json|router\.json|versions/({aliases.VERSION})/{LAST})"
+)
 
 
 class Store:
@@ -35,7 +38,7 @@ class Store:
     def catalog(self) -> Catalog:
         """All that is here; an entry that cannot be read is among the faults and disturbs no other."""
         found = [match for path in self._files.paths() if (match := _LAYOUT.fullmatch(path))]
-        texts = self._files.read([match[0] for match in found if not match[3]])
+        texts = self._files.read([match[0] for match in found if match[2] in ("aliases.json", "router.json")])
         shelves: dict[str, Shelf] = {}
         routers: dict[str, Router] = {}
         faults: dict[str, str] = {}
@@ -49,7 +52,10 @@ class Store:
                     routers[name] = Router.parse(text)
             except ValueError as error:
                 faults[name] = f"{path} cannot be read: {error}"
-        return Catalog(shelves, {name: routers[name] for name in routers.keys() - shelves.keys()}, faults)
+        deleted = {match[1] for match in found if match[2] == "deleted.json"} - shelves.keys() - faults.keys()
+        return Catalog(
+            shelves, {name: routers[name] for name in routers.keys() - shelves.keys()}, faults, frozenset(deleted)
+        )
 
     def names(self) -> list[str]:
         """Every adapter that has a stable version, and every router, sorted."""
@@ -142,6 +148,7 @@ class Store:
     def delete(self, name: str) -> None:
         """Take an adapter's aliases away, so that no one finds it; `free` removes its files."""
         with self._files.locked():
+            self._files.put(f"{name}/deleted.json", (self._aliases(name) or Aliases()).dump())
             self._files.remove(f"{name}/aliases.json")
 
     def free(self, name: str) -> None:
