@@ -134,6 +134,27 @@ def test_a_version_half_written_is_not_there(store: Store) -> None:
     assert len(store.catalog().shelves["digits"].versions) == 1
 
 
+@pytest.mark.parametrize("step", ["mkdir", "open", "chmod", "rename", "replace"])
+def test_a_publish_killed_at_any_step_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    store = Store(tmp_path)
+    old = store.publish("digits", card("one"))
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, step, die)
+    for name in ("digits", "new"):
+        with pytest.raises(KeyboardInterrupt):
+            Store(tmp_path).publish(name, card("two"))
+    monkeypatch.undo()
+    assert store.names() == ["digits"]
+    assert store.stable("digits") == old
+    store.publish("digits", card("two"))
+    assert store.stable("digits").version == digest(card("two"))
+
+
 def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     threads = [
         threading.Thread(target=Store(tmp_path).publish, args=("digits", card(str(number)))) for number in range(12)
