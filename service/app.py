@@ -13,8 +13,10 @@ from starlette.exceptions import HTTPException
 
 from service.adapters.base import Base
 from service.adapters.proof import Proof
+from service.adapters.releases import Releases
 from service.adapters.residency import Residency
 from service.adapters.store import Store
+from service.adapters.watch import watch
 from service.admission import Admission
 from service.auth import Tenants
 from service.capture import Capture, Files
@@ -27,7 +29,7 @@ from service.middleware import BodyLimit, RequestId, Trace
 from service.pictures import Pictures
 from service.prompt import Prompt
 from service.routes import adapters, batch, chat, failure, feedback, ops, vqa
-from service.routes.state import Service, get_tenant
+from service.routes.state import Service, get_tenant, require_admin
 from service.schemas import ErrorResponse
 from service.settings import Settings, loopback
 from service.types import ANYONE
@@ -56,8 +58,9 @@ def create_app(
     )
     app.state.give_up = give_up
     app.state.service = _assemble(settings, checkpoint, engine)
-    for routes in (vqa, batch, chat, feedback, adapters):
-        app.include_router(routes.router, dependencies=[Depends(get_tenant)])
+    for router in (vqa.router, batch.router, chat.router, feedback.router, adapters.router):
+        app.include_router(router, dependencies=[Depends(get_tenant)])
+    app.include_router(adapters.admin, dependencies=[Depends(require_admin)])
     app.include_router(ops.router)
     app.add_middleware(BodyLimit, limit=settings.body_limit)
     app.add_middleware(Trace)
@@ -72,8 +75,10 @@ def _assemble(settings: Settings, checkpoint: Path, engine: Engine) -> Service:
     prompt = Prompt(checkpoint)
     metrics = Metrics()
     workers = Workers(settings.image_workers)
-    proof = Proof.for_checkpoint(checkpoint, base, prompt, settings.max_lora_rank)
-    residency = Residency(Store(settings.adapters), engine, proof, workers, metrics)
+    proof = Proof.for_checkpoint(checkpoint, base, prompt, settings.max_lora_rank, settings.adapters_unproven)
+    store = Store(settings.adapters, settings.adapters_cache)
+    residency = Residency(store, engine, proof, workers, metrics, settings.max_cpu_loras)
+    releases = Releases(store, residency, workers)
     limits = ImageLimits(settings.image_pixels, count=settings.images_per_question)
     fetcher = Fetcher(
         FetchLimits(settings.body_limit, settings.image_url_s, settings.image_url_hosts, settings.image_url_private)
@@ -87,7 +92,7 @@ def _assemble(settings: Settings, checkpoint: Path, engine: Engine) -> Service:
     use_case = VQA(engine, residency, prompt, pictures, admission, workers, metrics, capture)
     # Without keys, only who sits at this machine may change what is served.
     tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)), metrics)
-    return Service(settings, base, engine, residency, use_case, metrics, tenants)
+    return Service(settings, base, engine, residency, releases, use_case, metrics, tenants)
 
 
 @asynccontextmanager
@@ -105,11 +110,15 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         await asyncio.gather(*tasks, return_exceptions=True)
         if service.vqa.capture is not None:
             await service.vqa.capture.stop()
+        await service.residency.close()
         await service.engine.stop()
 
 
 async def _warm(service: Service, give_up: Callable[[], None]) -> None:
-    """Start the engine and prove the adapters while probes are answered already; no engine, no service."""
+    """Start the engine and prove the adapters while probes are answered already, then follow the store.
+
+    No engine, no service.
+    """
     log.info("loading %s (%s)", service.base.id, service.base.precision)
     try:
         await service.engine.start()
@@ -120,5 +129,6 @@ async def _warm(service: Service, give_up: Callable[[], None]) -> None:
         give_up()
         return
     service.warm.set()
-    served = ", ".join(sorted(service.residency.serving)) or "none"
+    served = ", ".join(service.residency.served.names()) or "none"
     log.info("ready: base %s in %s, adapters: %s", service.base.id, service.base.precision, served)
+    await watch(service.residency, service.settings.adapters_poll_s)

@@ -21,6 +21,7 @@ ServiceError                      500 internal
 ├── Overloaded                    503 overloaded           + Retry-After (the service is full)
 ├── DeadlineExceeded              504 deadline_exceeded
 ├── Cancelled                     499 cancelled            (the client hung up: nobody reads it)
+├── StoreUnavailable              503 store_unavailable    + Retry-After
 └── EngineUnavailable             503 engine_unavailable   + Retry-After
 """
 
@@ -199,6 +200,14 @@ class Cancelled(ServiceError):
 
     status = 499
     code = "cancelled"
+
+
+class StoreUnavailable(ServiceError):
+    """The adapter store cannot be read or written just now; what is loaded serves on."""
+
+    status = 503
+    code = "store_unavailable"
+    retry_after_s = 5
 
 
 class EngineUnavailable(ServiceError):

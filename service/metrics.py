@@ -27,7 +27,10 @@ class Metrics:
         self.tokens = Counter("vqa_tokens_total", "Tokens by kind", ("adapter", "kind"), registry=registry)
         self.in_flight = Gauge("vqa_in_flight", "Requests accepted and not yet answered", registry=registry)
         self.resident = Gauge(
-            "vqa_adapter_resident", "1 for every adapter version served", ("adapter", "version"), registry=registry
+            "vqa_adapter_resident",
+            "1 for every adapter version loaded in the engine",
+            ("adapter", "version"),
+            registry=registry,
         )
         self.load_seconds = self._histogram("vqa_adapter_load_seconds", "Proving and loading an adapter", ())
         self.rejected = Counter(

@@ -51,7 +51,8 @@ class Asked(Incoming):
         Field(
             max_length=200,
             validation_alias=AliasChoices("adapter", "model"),
-            description="a name from GET /v1/adapters; null asks the base model",
+            description="a name from GET /v1/adapters, name@alias, or name@version (eight digits of it or more); "
+            "null asks the base model",
             examples=["shapes"],
         ),
     ] = None

@@ -3,10 +3,12 @@
 The only reader of the environment. A bad value fails at start and names the option.
 """
 
+import tempfile
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from fsspec.registry import get_filesystem_class
 from pydantic import AnyHttpUrl, BeforeValidator, Field, FilePath, ImportString, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -14,6 +16,19 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 Rank = Annotated[Literal[1, 8, 16, 32, 64, 128, 256, 320, 512], BeforeValidator(int)]
 # A name or an address; not a URL, which would match no host and shut out all.
 _Host = Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+|[0-9a-f:]+)$")]
+
+
+def _known(where: object) -> str:
+    text = str(where)
+    if "://" in text:
+        try:
+            get_filesystem_class(text.partition("://")[0])
+        except ImportError as error:  # which names the package that is missing
+            raise ValueError(str(error)) from error
+    return text
+
+
+_Store = Annotated[str, BeforeValidator(_known)]
 
 
 class Settings(BaseSettings):
@@ -30,7 +45,17 @@ class Settings(BaseSettings):
     )
 
     model: str = Field("models/tiny-llava-int4", description="base checkpoint: a directory, or a Hugging Face id")
-    adapters: Path = Field(Path("models/adapters"), description="the adapter store that the trainer publishes into")
+    adapters: _Store = Field(
+        "models/adapters", description="the adapter store that the trainer publishes into: a directory or an fsspec URL"
+    )
+    adapters_cache: Path = Field(
+        Path(tempfile.gettempdir()) / "manylens-adapters",
+        description="where versions of a store at a URL are copied; one directory for each service on a machine",
+    )
+    adapters_poll_s: float = Field(2.0, gt=0, description="seconds between two looks at the adapter store")
+    adapters_unproven: bool = Field(
+        False, description="serve adapters without a manifest too, marked unproven; their tensors are still checked"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     anonymous: bool = Field(False, description="serve without keys on an address that others can reach")
@@ -72,7 +97,9 @@ class Settings(BaseSettings):
     )
 
     max_loras: int = Field(4, gt=0, description="adapters that may share one batch (GPU slots)")
-    max_cpu_loras: int = Field(64, gt=0, description="adapters kept in host memory, ready for a slot")
+    max_cpu_loras: int = Field(
+        64, gt=0, description="adapters loaded at once, in host memory; others are loaded when they are asked"
+    )
     max_lora_rank: Rank = Field(64, description="largest adapter rank")
     max_model_len: int | None = Field(None, gt=0, description="context in tokens; default: the model's own")
     max_num_seqs: int = Field(64, gt=0, description="sequences in one batch of the engine")

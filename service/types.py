@@ -56,9 +56,9 @@ class Tenant:
     concurrency: int | None = None
     priority: int = 9
 
-    def sees(self, adapter: str) -> bool:
-        """Whether it may know of an adapter of that name."""
-        return any(fnmatchcase(adapter, pattern) for pattern in self.adapters)
+    def sees(self, reference: str) -> bool:
+        """Whether it may know of what goes by that name, or by NAME@ALIAS or NAME@VERSION."""
+        return any(fnmatchcase(reference.partition("@")[0], pattern) for pattern in self.adapters)
 
 
 ANYONE = Tenant()
@@ -93,7 +93,8 @@ class Question:
     """What a caller asks: text, images, the adapter by name (None: the base) and a deadline in seconds.
 
     `history` is what was said before; the first of `images` are its turns', the rest the question's own. A higher
-    `priority` goes earlier, as far as `tenant` may.
+    `priority` goes earlier, as far as `tenant` may. Questions with the same `key` get the same version of an adapter
+    while it is shared out between two.
     """
 
     id: str
@@ -106,6 +107,7 @@ class Question:
     history: tuple[Turn, ...] = ()
     tenant: Tenant = ANYONE
     priority: int = 0
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -31,7 +31,6 @@ from service.types import (
     Query,
     Question,
     Sampling,
-    Tenant,
     Timing,
     Usage,
 )
@@ -147,17 +146,15 @@ class VQA:
         self, question: Question, progress: _Progress, make: Callable[[], Awaitable[tuple[Picture, ...]]]
     ) -> AsyncGenerator[Delta, None]:
         deadline = asyncio.get_running_loop().time() + question.deadline_s
-        with _as_seen_by(question.tenant, question.adapter):
-            progress.adapter = self.residency.resolve(question.adapter)
-        name = progress.adapter.name if progress.adapter else ""
-        async with self.admission.slot(question.tenant, name, question.priority, deadline):
+        async with self._lease(question) as progress.adapter, self._slot(question, progress.adapter, deadline):
             progress.queue_s = progress.elapsed()
             await self.engine.check()
             pictures = await make()
             progress.image_s = progress.elapsed() - progress.queue_s
             query = progress.query = await self.workers.run(self._query, question, pictures, progress.adapter)
             answering = self._choose(question, query, progress) if query.choices else self.engine.generate(query)
-            async with aclosing(engine_hops(answering)) as deltas:
+            loaded = self.residency.loaded(progress.adapter)
+            async with loaded, aclosing(engine_hops(answering)) as deltas:
                 async for delta in deltas:
                     progress.first_token_s = progress.first_token_s or progress.elapsed()
                     progress.tokens += delta.tokens
@@ -165,6 +162,24 @@ class VQA:
                     yield delta
             if progress.last is None or progress.last.finish_reason is None:
                 raise EngineUnavailable("the engine stopped in the middle of an answer")
+
+    @asynccontextmanager
+    async def _lease(self, question: Question) -> AsyncGenerator[Adapter | None, None]:
+        """The adapter that answers, as its tenant sees them: what it may not see is not there, nor is it listed."""
+        tenant, reference = question.tenant, question.adapter
+        try:
+            async with self.residency.lease(reference, bool(question.images), question.key) as adapter:
+                # A router may be seen and the adapter it leads to not.
+                if reference and adapter and not (tenant.sees(reference) and tenant.sees(adapter.name)):
+                    raise AdapterNotFound("not for this tenant")
+                yield adapter
+        except AdapterNotFound as error:
+            if tenant.adapters == ANYONE.adapters:
+                raise
+            raise AdapterNotFound(f"no adapter {(reference or '')[:64]!r}; GET /v1/adapters lists yours") from error
+
+    def _slot(self, question: Question, adapter: Adapter | None, deadline: float) -> AbstractAsyncContextManager[None]:
+        return self.admission.slot(question.tenant, adapter.name if adapter else "", question.priority, deadline)
 
     async def _choose(self, question: Question, query: Query, progress: _Progress) -> AsyncGenerator[Delta, None]:
         scores = await self.engine.score(query)
@@ -211,16 +226,3 @@ class VQA:
 def _image_tokens(query: Query, last: Delta) -> int:
     """Every picture's one placeholder became its image tokens in the engine."""
     return last.prompt_tokens - len(query.token_ids) + len(query.pictures)
-
-
-@contextmanager
-def _as_seen_by(tenant: Tenant, adapter: str | None) -> Iterator[None]:
-    """Find adapters as a tenant sees them: what it may not see is not there, and is not listed either."""
-    try:
-        if adapter is not None and not tenant.sees(adapter.partition("@")[0]):
-            raise AdapterNotFound("not for this tenant")
-        yield
-    except AdapterNotFound as error:
-        if tenant.adapters == ANYONE.adapters:
-            raise
-        raise AdapterNotFound(f"no adapter {(adapter or '')[:64]!r}; GET /v1/adapters lists yours") from error

@@ -106,6 +106,19 @@ async def test_loading_twice_is_loading_once(engine: Engine, query: Query, adapt
         assert "".join(delta.text for delta in deltas) == "".join(delta.text for delta in alone[number % 2])
 
 
+async def test_an_adapter_unloaded_and_loaded_again_answers_as_before(
+    engine: Engine, query: Query, adapter: Adapter
+) -> None:
+    copy = replace(adapter, version="4" * 64)
+    answers: list[str] = []
+    for number in range(2):
+        await engine.load(copy)
+        deltas = await collect(engine, replace(query, id=f"{query.id}-{number}", adapter=copy))
+        answers.append("".join(delta.text for delta in deltas))
+        await engine.unload(copy)
+    assert answers[0] == answers[1]
+
+
 async def test_files_that_do_not_load_are_refused_at_load(engine: Engine, query: Query, tmp_path: Path) -> None:
     with pytest.raises(AdapterRefused):
         await engine.load(Adapter("broken", "2" * 64, tmp_path))

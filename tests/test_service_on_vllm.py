@@ -2,13 +2,23 @@
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.conftest import Running, png
+from service.adapters.base import Base
+from service.adapters.manifest import FILE, Manifest
+from service.adapters.proof import Proof
+from service.adapters.residency import Residency
+from service.adapters.store import Store, digest
+from service.metrics import Metrics
+from service.prompt import Prompt
+from service.workers import Workers
+from tests.conftest import ADAPTERS, CHECKPOINT, Running, png
+from tests.stores import files_of
 from tests.test_http_edge import data_url
 from tests.test_streaming import events
 
@@ -168,3 +178,38 @@ async def test_metrics_hold_ours_and_the_engine_s(real: Running) -> None:
     assert 'vqa_requests_total{adapter="digits",outcome="ok"}' in text
     assert "vllm:" in text
     assert (await real.client.get("/readyz")).status_code == 200
+
+
+async def test_a_name_is_swapped_under_load_with_one_slot_and_no_answer_is_wrong(
+    real: Running, prompt: Prompt, tmp_path: Path
+) -> None:
+    """Two names over one slot, so that the engine loads and unloads all the time, while one of them is swapped."""
+    source, store, workers = Store(ADAPTERS), Store(tmp_path), Workers(1)
+    proof = Proof.for_checkpoint(CHECKPOINT, Base.of_checkpoint(CHECKPOINT), prompt, max_rank=64)
+    shapes, digits = (files_of(source.stable(name)) for name in ("shapes", "digits"))
+    store.publish("other", shapes)
+    old = store.publish("lens", shapes)
+    residency = Residency(store, real.engine, proof, workers, Metrics(), capacity=1)
+    await residency.reconcile()
+    probes = {
+        version: Manifest.model_validate_json(files[FILE]).probes[0]
+        for version, files in ((old.version, shapes), (digest(digits), digits))
+    }
+
+    async def asked(name: str) -> str:
+        async with residency.lease(name) as adapter, residency.loaded(adapter):
+            assert adapter is not None
+            probe = probes[adapter.version]
+            assert await proof.answer(real.engine, probe, adapter) == probe.adapter_answer
+            return adapter.version
+
+    crowd = [asyncio.create_task(asked(name)) for name in ("lens", "other") * 8]
+    new = store.publish("lens", digits)
+    await residency.reconcile()
+    assert set(await asyncio.gather(*crowd)) <= {old.version, new.version}
+    assert await asked("lens") == new.version
+    await residency.refresh()
+    assert old not in residency.slots.loaded()
+    for adapter in residency.slots.loaded():
+        await residency.slots.drop(adapter)
+    await residency.close()

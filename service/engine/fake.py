@@ -1,6 +1,7 @@
 """An engine with no model, for tests of the HTTP edge: the same query always gives the same words, a word a step.
 
-What it says hangs on the prompt, the pictures and the adapter's weights, as with a real engine.
+What it says hangs on the prompt, the pictures and the adapter's weights, as with a real engine. Its first word through
+an adapter is `sign(weights)`, so that an answer tells whose it is.
 
 Never imported by the service itself.
 """
@@ -18,13 +19,21 @@ WORDS = ("red", "green", "blue", "circle", "square", "seven", "left", "right")
 VOCABULARY = 1024
 
 
+def sign(weights: bytes) -> str:
+    """The word by which an adapter is known."""
+    return hashlib.sha256(weights).hexdigest()[:12]
+
+
 class FakeEngine:
-    """Answers with words drawn by the digest of prompt, pictures and weights; `step_s` seconds between them."""
+    """Answers with words drawn by the digest of prompt, pictures and weights; `step_s` seconds between them.
+
+    `loads` counts loads, `most` is the most adapters that were loaded at once.
+    """
 
     def __init__(self, max_model_len: int = 1024, step_s: float = 0.0) -> None:
         self.max_model_len = max_model_len
         self.step_s = step_s
-        self.running = 0
+        self.running = self.loads = self.most = 0
         self._started = False
         self._weights: dict[str, str] = {}
 
@@ -43,7 +52,9 @@ class FakeEngine:
             weights = (adapter.path / "adapter_model.safetensors").read_bytes()
         except OSError as error:
             raise AdapterRefused("engine", f"{adapter.key} does not load: {error}") from error
-        self._weights[adapter.key] = hashlib.sha256(weights).hexdigest()
+        await asyncio.sleep(self.step_s)
+        self._weights[adapter.key] = sign(weights)
+        self.loads, self.most = self.loads + 1, max(self.most, len(self._weights))
 
     async def unload(self, adapter: Adapter) -> None:
         """See Engine."""
@@ -59,6 +70,7 @@ class FakeEngine:
             for count, word in enumerate(words[:limit], start=1):
                 await asyncio.sleep(self.step_s)
                 await self.check()
+                self._loaded(query)
                 end = "stop" if count == len(words) else "length" if count == limit else None
                 yield Delta(word if count == 1 else f" {word}", 1, -0.1 * count, len(query.token_ids), end)
         finally:
@@ -85,6 +97,9 @@ class FakeEngine:
         await self.check()
         if len(query.token_ids) + room > self.max_model_len:
             raise PromptTooLong(f"{len(query.token_ids)} tokens and an answer of {room} exceed {self.max_model_len}")
+        self._loaded(query)
+
+    def _loaded(self, query: Query) -> None:
         if query.adapter and query.adapter.key not in self._weights:
             raise EngineUnavailable(f"adapter {query.adapter.key[:48]} is not loaded")
 
@@ -93,10 +108,12 @@ class FakeEngine:
         return math.log((1 + self._numbers(query, f"{prefix}{token}")[0]) / (256 * VOCABULARY))
 
     def _numbers(self, query: Query, said: str = "") -> bytes:
-        adapter = self._weights[query.adapter.key] if query.adapter else ""
-        seen = f"{query.token_ids}{[picture.digest for picture in query.pictures]}{adapter}{said}"
+        seen = f"{query.token_ids}{[picture.digest for picture in query.pictures]}{self._sign(query)}{said}"
         return hashlib.sha256(seen.encode()).digest()
 
+    def _sign(self, query: Query) -> str:
+        return self._weights[query.adapter.key] if query.adapter else ""
+
     def _words(self, query: Query) -> list[str]:
-        numbers = self._numbers(query)
-        return [WORDS[number % len(WORDS)] for number in numbers[: 2 + numbers[0] % 3]]
+        numbers, own = self._numbers(query), self._sign(query)
+        return [own] * bool(own) + [WORDS[number % len(WORDS)] for number in numbers[: 2 + numbers[0] % 3]]

@@ -3,15 +3,15 @@
 import json
 import time
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from service.errors import AdapterNotFound
 from service.routes import failure, listening
 from service.routes.bodies import documented, read_json
-from service.routes.state import Service, get_service, get_tenant
+from service.routes.state import Asker, RequestKey, Running
 from service.schemas_chat import (
     ChatChoice,
     ChatRequest,
@@ -22,10 +22,7 @@ from service.schemas_chat import (
     OpenAIErrorResponse,
     Said,
 )
-from service.types import Answer, Tenant
-
-Running = Annotated[Service, Depends(get_service)]
-Asker = Annotated[Tenant, Depends(get_tenant)]
+from service.types import Answer
 
 _FAILURE: dict[int | str, dict[str, Any]] = {
     "default": {"model": OpenAIErrorResponse, "description": "Every failure has this shape"}
@@ -38,7 +35,7 @@ _CHAT = "/v1/chat/completions"
 async def list_models(service: Running, tenant: Asker) -> ModelsResponse:
     """List the base and the adapters that serve."""
     base = service.base.id
-    adapters = [ModelOut(id=name, parent=base) for name in sorted(service.residency.serving) if tenant.sees(name)]
+    adapters = [ModelOut(id=name, parent=base) for name in service.residency.served.names() if tenant.sees(name)]
     return ModelsResponse(data=[ModelOut(id=base), *adapters])
 
 
@@ -53,12 +50,15 @@ async def get_model(model: str, service: Running, tenant: Asker) -> ModelOut:
 
 
 @router.post(_CHAT, openapi_extra=documented(_CHAT, ChatRequest), response_model=ChatResponse)
-async def chat(request: Request, service: Running, tenant: Asker) -> ChatResponse | StreamingResponse:
+async def chat(
+    request: Request, service: Running, tenant: Asker, key: RequestKey = None
+) -> ChatResponse | StreamingResponse:
     """Answer the question a conversation ends in."""
     body = await read_json(request, ChatRequest, service.vqa.workers)
     id_ = f"chatcmpl-{request.state.request_id}"
     arguments = id_, service.settings.deadline_s, service.base.id
-    question = replace(await service.vqa.workers.run(body.to_question, *arguments), tenant=tenant)
+    question = await service.vqa.workers.run(body.to_question, *arguments)
+    question = replace(question, tenant=tenant, key=key)
     if body.stream:
         writer = _Writer(id_, body, request.state.request_id)
         return await listening.stream(request, service.vqa.stream(question), writer.write, writer.fail)

@@ -4,10 +4,11 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from service.adapters.base import Base
+from service.adapters.releases import Releases
 from service.adapters.residency import Residency
 from service.auth import Tenants
 from service.engine import Engine
@@ -26,6 +27,7 @@ class Service:
     base: Base
     engine: Engine
     residency: Residency
+    releases: Releases
     vqa: VQA
     metrics: Metrics
     tenants: Tenants
@@ -38,10 +40,11 @@ def get_service(request: Request) -> Service:
     return found
 
 
+Running = Annotated[Service, Depends(get_service)]
 _Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 
 
-async def get_tenant(service: Annotated[Service, Depends(get_service)], bearer: _Bearer) -> Tenant:
+async def get_tenant(service: Running, bearer: _Bearer) -> Tenant:
     """Who asks, within its rate, for `Depends`; however often it is depended on, a request counts once.
 
     Raises:
@@ -50,7 +53,10 @@ async def get_tenant(service: Annotated[Service, Depends(get_service)], bearer: 
     return await service.tenants.admit(bearer.credentials if bearer else None)
 
 
-async def require_admin(tenant: Annotated[Tenant, Depends(get_tenant)]) -> Tenant:
+Asker = Annotated[Tenant, Depends(get_tenant)]
+
+
+async def require_admin(tenant: Asker) -> Tenant:
     """Who asks, and may change what is served, for `Depends`.
 
     Raises:
@@ -59,3 +65,13 @@ async def require_admin(tenant: Annotated[Tenant, Depends(get_tenant)]) -> Tenan
     if not tenant.admin:
         raise Forbidden("this needs an admin's key")
     return tenant
+
+
+RequestKey = Annotated[
+    str | None,
+    Header(
+        alias="x-request-key",
+        max_length=200,
+        description="questions with one key get one version of an adapter, while its traffic is shared out between two",
+    ),
+]

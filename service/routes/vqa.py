@@ -3,9 +3,9 @@
 import json
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
@@ -13,10 +13,10 @@ from starlette.datastructures import FormData, UploadFile
 from service.errors import InvalidRequest
 from service.routes import failure, listening
 from service.routes.bodies import invalid, read_json
-from service.routes.state import Service, get_service, get_tenant
+from service.routes.state import Asker, RequestKey, Running
 from service.schemas import ErrorResponse
 from service.schemas_vqa import VQARequest, VQAResponse
-from service.types import Answer, Tenant, Upload
+from service.types import Answer, Upload
 
 router = APIRouter(tags=["questions"])
 
@@ -45,9 +45,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 
 @router.post("/v1/vqa", openapi_extra=_BODY, response_model=VQAResponse, responses=_STREAM)
 async def ask(
-    request: Request,
-    service: Annotated[Service, Depends(get_service)],
-    tenant: Annotated[Tenant, Depends(get_tenant)],
+    request: Request, service: Running, tenant: Asker, key: RequestKey = None
 ) -> VQAResponse | StreamingResponse:
     """Answer a question about an image through an adapter, or through the base model where none is named."""
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
@@ -55,7 +53,8 @@ async def ask(
     else:
         body, files = await read_json(request, VQARequest, service.vqa.workers), ()
     id_, deadline_s = f"vqa-{request.state.request_id}", service.settings.deadline_s
-    question = replace(await service.vqa.workers.run(body.to_question, id_, deadline_s, files), tenant=tenant)
+    question = await service.vqa.workers.run(body.to_question, id_, deadline_s, files)
+    question = replace(question, tenant=tenant, key=key)
     if body.stream:
         fail = partial(_write_error, request.state.request_id)
         return await listening.stream(request, service.vqa.stream(question), _write, fail)
