@@ -3,11 +3,11 @@
 import asyncio
 import hashlib
 import json
+import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
-from fastapi import Depends
 
 from service import logs
 from service.__main__ import main
@@ -15,7 +15,6 @@ from service.auth import KeysFault, Tenants
 from service.engine.fake import FakeEngine
 from service.errors import Unauthorized
 from service.metrics import Metrics
-from service.routes.state import require_admin
 from service.settings import Settings
 from service.types import ANYONE, Query, Scores, Tenant
 from tests.conftest import Running, png, serving
@@ -115,14 +114,57 @@ async def test_priority_is_for_whom_the_file_grants_it(keyed: Running) -> None:
     assert_error(await ask(keyed, "ops", priority=10), 422, "invalid_request")
 
 
-async def test_only_an_admin_passes_where_an_admin_is_required(keyed: Running) -> None:
-    @keyed.app.get("/v1/lever")
-    async def lever(tenant: Annotated[Tenant, Depends(require_admin)]) -> str:
-        return tenant.name
+LEVERS = [("PUT", ""), ("POST", "/rollback"), ("POST", "/prefetch"), ("DELETE", "")]
 
-    assert (await keyed.client.get("/v1/lever", headers=bearer("ops"))).json() == "ops"
-    assert_error(await keyed.client.get("/v1/lever", headers=bearer("other")), 403, "forbidden")
-    assert_error(await keyed.client.get("/v1/lever"), 401, "unauthorized")
+
+@pytest.mark.parametrize(("method", "lever"), LEVERS)
+async def test_the_operators_levers_need_an_admins_key(keyed: Running, method: str, lever: str) -> None:
+    path = f"/v1/adapters/digits{lever}"
+    assert_error(await keyed.client.request(method, path), 401, "unauthorized")
+    assert_error(await keyed.client.request(method, path, headers=bearer("other")), 403, "forbidden")
+
+
+async def test_an_admin_may_pull_them(keyed: Running) -> None:
+    response = await keyed.client.post("/v1/adapters/digits/prefetch", headers=bearer("ops"))
+    assert response.raise_for_status().json()["name"] == "digits"
+
+
+async def test_an_adapter_that_is_not_seen_is_not_shown_and_has_no_levers(fake_adapters: Path, tmp_path: Path) -> None:
+    keys = write(tmp_path / "keys.json", {"acme": {"adapters": ["dig*"], "admin": True}})
+    async with serving(Settings(adapters=fake_adapters, keys=keys), FakeEngine()) as running:
+        for method, lever in [("GET", ""), *LEVERS]:
+            unseen, unknown = [
+                assert_error(
+                    await running.client.request(
+                        method,
+                        f"/v1/adapters/{name}{lever}",
+                        json={"pin": True} if method == "PUT" else None,
+                        headers=bearer("acme"),
+                    ),
+                    404,
+                    "adapter_not_found",
+                )
+                for name in ("shapes", "dig-x")
+            ]
+            assert unseen.replace("shapes", "dig-x") == unknown
+        shown = await running.client.get("/v1/adapters/digits", headers=bearer("acme"))
+        assert shown.raise_for_status().json()["name"] == "digits"
+
+
+async def test_a_router_leads_a_tenant_only_where_it_may_go(fake_adapters: Path, tmp_path: Path) -> None:
+    shutil.copytree(fake_adapters, store := tmp_path / "store")
+    (store / "any").mkdir()
+    (store / "any/router.json").write_text('{"image": "shapes@stable", "text": "digits"}')
+    keys = write(tmp_path / "keys.json", {"half": {"adapters": ["any", "digits"]}, "none": {"adapters": ["digits"]}})
+    async with serving(Settings(adapters=str(store), keys=keys), FakeEngine()) as running:
+        listed = [
+            (await running.client.get("/v1/adapters", headers=bearer(tenant))).json()["routers"]
+            for tenant in ("half", "none")
+        ]
+        assert listed == [[{"name": "any", "image": None, "text": "digits"}], []]
+        assert (await ask(running, "half", adapter="any", image=None)).json()["adapter"]["name"] == "digits"
+        assert "'any'" in assert_error(await ask(running, "half", adapter="any"), 404, "adapter_not_found")
+        assert_error(await ask(running, "none", adapter="any", image=None), 404, "adapter_not_found")
 
 
 async def test_the_engine_keeps_what_it_remembers_apart_by_tenant(keyed: Running) -> None:

@@ -194,7 +194,7 @@ async def test_a_key_is_the_client_s_and_its_faults_are_the_client_s_errors(
             with pytest.raises(openai.NotFoundError) as unseen:
                 await acme.chat.completions.create(model=model, messages=[user(QUESTION)])
             assert unseen.value.code == "model_not_found"
-            with pytest.raises(openai.NotFoundError, match=f'there are: {BASE}, digits"'):
+            with pytest.raises(openai.NotFoundError, match=f"there are: {BASE}, digits$"):
                 await acme.models.retrieve(model)
         await slow.models.list()
         with pytest.raises(openai.RateLimitError) as limited:

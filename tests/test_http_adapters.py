@@ -12,7 +12,7 @@ import pytest
 from service.adapters.store import Store
 from service.engine.fake import FakeEngine
 from service.settings import Settings
-from service.types import Adapter
+from service.types import Adapter, Question
 from tests.conftest import Running, serving
 from tests.stores import files_of
 from tests.test_http_edge import ask, assert_error
@@ -86,6 +86,33 @@ async def test_a_request_key_keeps_its_version(own: Running, store: Store) -> No
     assert [await version_of(own, "digits", **key) for key in keys] == once
     assert set(once) == {old.version, new.version}
     assert await version_of(own, "digits@canary") == old.version
+
+
+async def test_a_request_key_keeps_its_version_in_batches_and_chats_too(own: Running, store: Store) -> None:
+    old = store.stable("digits")
+    publish(store, "two")
+    (await change(own, alias="canary", version=old.version, weight=0.5)).raise_for_status()
+    chat = {"model": "digits", "messages": [{"role": "user", "content": "which digit?"}]}
+    for number in range(4):
+        key = {"x-request-key": f"user-{number}"}
+        version = await version_of(own, "digits", **key)
+        body = {"questions": ["which digit?", "how many?"] * 4, "adapters": ["digits"]}
+        results = (await own.client.post("/v1/vqa/batch", json=body, headers=key)).raise_for_status().json()["results"]
+        assert {result["adapter"]["version"] for result in results} == {version}
+        said = await own.client.post("/v1/chat/completions", json=chat, headers=key)
+        assert said.raise_for_status().json()["system_fingerprint"] == version
+
+
+async def test_a_stream_under_way_ends_on_its_version_though_it_is_deleted(own: Running, store: Store) -> None:
+    old, engine = store.stable("digits"), own.engine
+    assert isinstance(engine, FakeEngine)
+    engine.step_s = 0.1
+    said = own.app.state.service.vqa.stream(Question("streamed", "which digit?", adapter="digits"))
+    pieces = [await anext(said)]
+    assert (await own.client.delete("/v1/adapters/digits")).status_code == 204
+    *more, whole = [part async for part in said]
+    assert "".join([*pieces, *more]) == whole.text
+    assert whole.adapter == old
 
 
 async def test_rolling_back_over_http(own: Running, store: Store) -> None:
@@ -175,6 +202,7 @@ async def test_a_router_sends_pictures_to_one_adapter_and_text_to_another(own: R
     ]
     answers = [(await ask(own, adapter="any", **fields)).json()["adapter"]["name"] for fields in ({}, {"image": None})]
     assert answers == ["shapes", "digits"]
+    assert "any" in [model["id"] for model in (await own.client.get("/v1/models")).json()["data"]]
 
 
 async def test_a_store_behind_a_url_is_an_option(fake_adapters: Path, tmp_path: Path) -> None:
