@@ -30,7 +30,7 @@ from service.pictures import Pictures
 from service.prompt import Prompt
 from service.routes import adapters, batch, chat, failure, feedback, ops, vqa
 from service.routes.state import Service, get_tenant, require_admin
-from service.schemas import ErrorResponse
+from service.schemas.errors import ErrorResponse
 from service.settings import Settings, loopback
 from service.types import ANYONE
 from service.vqa import VQA

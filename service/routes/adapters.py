@@ -5,7 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from service.errors import AdapterNotFound, InvalidRequest
-from service.routes.shapes import (
+from service.routes.state import Asker, Running
+from service.schemas.adapters import (
     AdapterChange,
     AdapterDetail,
     AdapterOut,
@@ -15,7 +16,6 @@ from service.routes.shapes import (
     Rollback,
     RouterOut,
 )
-from service.routes.state import Asker, Running
 
 router = APIRouter(tags=["adapters"])
 admin = APIRouter(tags=["adapters"])

@@ -8,9 +8,9 @@ from service.batch import answer_all
 from service.routes import failure, listening
 from service.routes.bodies import documented, read_json
 from service.routes.state import Asker, RequestKey, Running
-from service.schemas import ErrorResponse
-from service.schemas_batch import BatchRequest, BatchResponse
-from service.schemas_vqa import VQAResponse
+from service.schemas.batch import BatchRequest, BatchResponse
+from service.schemas.errors import ErrorResponse
+from service.schemas.vqa import VQAResponse
 from service.types import Answer
 
 router = APIRouter(tags=["questions"])

@@ -12,7 +12,7 @@ from service.errors import AdapterNotFound
 from service.routes import failure, listening
 from service.routes.bodies import documented, read_json
 from service.routes.state import Asker, RequestKey, Running
-from service.schemas_chat import (
+from service.schemas.chat import (
     ChatChoice,
     ChatRequest,
     ChatResponse,

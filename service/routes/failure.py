@@ -9,8 +9,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service.errors import InvalidRequest, ServiceError
-from service.schemas import ErrorBody, ErrorResponse
-from service.schemas_chat import OpenAIErrorResponse
+from service.schemas.chat import OpenAIErrorResponse
+from service.schemas.errors import ErrorBody, ErrorResponse
 
 # Where callers expect another body.
 _OPENAI = ("/v1/models", "/v1/chat/completions")

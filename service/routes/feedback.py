@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from service.errors import QuestionNotFound
 from service.routes.state import Asker, Running
-from service.schemas import FeedbackRequest
+from service.schemas.feedback import FeedbackRequest
 
 router = APIRouter(tags=["questions"])
 

@@ -14,8 +14,8 @@ from service.errors import InvalidRequest
 from service.routes import failure, listening
 from service.routes.bodies import invalid, read_json
 from service.routes.state import Asker, RequestKey, Running
-from service.schemas import ErrorResponse
-from service.schemas_vqa import VQARequest, VQAResponse
+from service.schemas.errors import ErrorResponse
+from service.schemas.vqa import VQARequest, VQAResponse
 from service.types import Answer, Upload
 
 router = APIRouter(tags=["questions"])

@@ -2,18 +2,17 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from service.adapters.aliases import STABLE, AliasName
 from service.adapters.residency import Residency
 from service.errors import AdapterNotFound
+from service.schemas import Incoming
 from service.types import Adapter
 
 
-class AdapterChange(BaseModel):
+class AdapterChange(Incoming):
     """Move an alias, share traffic out to it, or pin the adapter: what is left out stays."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     alias: AliasName = STABLE
     version: Annotated[
@@ -25,10 +24,8 @@ class AdapterChange(BaseModel):
     pin: Annotated[bool | None, Field(description="keep it loaded")] = None
 
 
-class Rollback(BaseModel):
+class Rollback(Incoming):
     """Which alias goes back to its previous version."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     alias: AliasName = STABLE
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 from service.errors import InvalidRequest
-from service.schemas import ErrorResponse
-from service.schemas_vqa import IMAGE_URL, Asked, Seen, VQAResponse
+from service.schemas.errors import ErrorResponse
+from service.schemas.vqa import IMAGE_URL, Asked, Seen, VQAResponse
 from service.types import Question
 
 
