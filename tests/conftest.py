@@ -11,6 +11,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from hypothesis import settings as hypothesis_settings
 from PIL import Image, ImageDraw
 
 from service.app import create_app
@@ -23,6 +24,10 @@ from tests.stores import record_probes
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "models/tiny-llava-int4"
 ADAPTERS = ROOT / "models/adapters"
+
+# A busy machine fails no property.
+hypothesis_settings.register_profile("any machine", deadline=None)
+hypothesis_settings.load_profile("any machine")
 
 
 @dataclass(frozen=True)
