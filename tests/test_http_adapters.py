@@ -35,6 +35,13 @@ def publish(store: Store, card: str) -> Adapter:
     return store.publish("digits", files_of(store.stable("digits")) | {"README.md": card.encode()})
 
 
+async def release(running: Running, store: Store, card: str) -> Adapter:
+    """Publish, and wait until it serves."""
+    adapter = publish(store, card)
+    await running.app.state.service.residency.reconcile()
+    return adapter
+
+
 async def show(running: Running, name: str = "digits") -> dict[str, Any]:
     body: dict[str, Any] = (await running.client.get(f"/v1/adapters/{name}")).raise_for_status().json()
     return body
@@ -61,7 +68,8 @@ async def test_a_published_version_serves_within_the_poll(own: Running, store: S
 
 
 async def test_an_adapter_is_shown_with_versions_aliases_and_facts(own: Running, store: Store) -> None:
-    old, new = store.stable("digits"), publish(store, "two")
+    old = store.stable("digits")
+    new = await release(own, store, "two")
     changed = (await change(own, alias="canary", version=old.version[:8], weight=0.25)).raise_for_status().json()
     assert changed == await show(own)
     assert changed["aliases"]["canary"] == {
@@ -79,7 +87,8 @@ async def test_an_adapter_is_shown_with_versions_aliases_and_facts(own: Running,
 
 
 async def test_a_request_key_keeps_its_version(own: Running, store: Store) -> None:
-    old, new = store.stable("digits"), publish(store, "two")
+    old = store.stable("digits")
+    new = await release(own, store, "two")
     (await change(own, alias="canary", version=old.version, weight=0.5)).raise_for_status()
     keys = [{"x-request-key": f"user-{number}"} for number in range(24)]
     once = [await version_of(own, "digits", **key) for key in keys]
@@ -117,7 +126,7 @@ async def test_a_stream_under_way_ends_on_its_version_though_it_is_deleted(own: 
 
 async def test_rolling_back_over_http(own: Running, store: Store) -> None:
     old = store.stable("digits")
-    publish(store, "two")
+    await release(own, store, "two")
     rolled = (await own.client.post("/v1/adapters/digits/rollback")).raise_for_status().json()
     assert rolled["aliases"]["stable"]["version"] == old.version
     assert await version_of(own, "digits") == old.version
