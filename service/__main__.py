@@ -1,6 +1,5 @@
 """The composition root: Settings -> checkpoint -> engine -> app -> uvicorn."""
 
-import logging
 import signal
 import sys
 
@@ -8,7 +7,9 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from service import logs, tracing
 from service.app import create_app
+from service.auth import KeysFault
 from service.checkpoint import locate
 from service.engine.vllm import VLLMEngine
 from service.settings import Settings
@@ -19,12 +20,20 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = CliApp.run(Settings, cli_args=sys.argv[1:] if arguments is None else arguments)
         checkpoint = locate(settings.model)
-        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logs.configure(settings.log_level, settings.log_format)
+        if settings.otlp is not None:
+            tracing.export(str(settings.otlp))
         app = create_app(settings, checkpoint, VLLMEngine(checkpoint, settings), _leave)
     except ValidationError as error:
         for fault in error.errors():
             option = "_".join(map(str, fault["loc"]))
             print(f"option {option} (VQA_{option.upper()}): {fault['msg']}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"option otlp (VQA_OTLP): {error}: install manylens[tracing]", file=sys.stderr)
+        return 2
+    except KeysFault as error:
+        print(f"option keys (VQA_KEYS): {error}", file=sys.stderr)
         return 2
     except FileNotFoundError as error:
         print(f"option model (VQA_MODEL): {error}", file=sys.stderr)

@@ -4,29 +4,35 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service.adapters.base import Base
 from service.adapters.proof import Proof
+from service.adapters.releases import Releases
 from service.adapters.residency import Residency
 from service.adapters.store import Store
+from service.adapters.watch import watch
 from service.admission import Admission
+from service.auth import Tenants
+from service.capture import Capture, Files
 from service.engine import Engine
-from service.errors import InvalidRequest, ServiceError
+from service.errors import ServiceError
 from service.images import ImageLimits
 from service.images.fetch import Fetcher, FetchLimits
 from service.metrics import Metrics
-from service.middleware import BodyLimit, RequestId
+from service.middleware import BodyLimit, RequestId, Trace
+from service.pictures import Pictures
 from service.prompt import Prompt
-from service.routes import adapters, ops, vqa
-from service.routes.state import Service
-from service.schemas import ErrorBody, ErrorResponse
-from service.settings import Settings
+from service.routes import adapters, batch, chat, failure, feedback, ops, vqa
+from service.routes.state import Service, get_tenant, require_admin
+from service.schemas.errors import ErrorResponse
+from service.settings import Settings, loopback
+from service.types import ANYONE
 from service.vqa import VQA
 from service.workers import Workers
 
@@ -42,6 +48,7 @@ def create_app(
 
     Raises:
         FileNotFoundError: `checkpoint` is not a LLaVA checkpoint.
+        KeysFault: the file of keys is not as it should be.
     """
     app = FastAPI(
         title="Manylens",
@@ -51,12 +58,15 @@ def create_app(
     )
     app.state.give_up = give_up
     app.state.service = _assemble(settings, checkpoint, engine)
-    for routes in (vqa, adapters, ops):
-        app.include_router(routes.router)
+    for router in (vqa.router, batch.router, chat.router, feedback.router, adapters.router):
+        app.include_router(router, dependencies=[Depends(get_tenant)])
+    app.include_router(adapters.admin, dependencies=[Depends(require_admin)])
+    app.include_router(ops.router)
     app.add_middleware(BodyLimit, limit=settings.body_limit)
+    app.add_middleware(Trace)
     app.add_middleware(RequestId)
     for kind in (ServiceError, RequestValidationError, HTTPException, Exception):
-        app.add_exception_handler(kind, _reply_error)
+        app.add_exception_handler(kind, failure.reply)
     return app
 
 
@@ -65,31 +75,50 @@ def _assemble(settings: Settings, checkpoint: Path, engine: Engine) -> Service:
     prompt = Prompt(checkpoint)
     metrics = Metrics()
     workers = Workers(settings.image_workers)
-    proof = Proof.for_checkpoint(checkpoint, base, prompt, settings.max_lora_rank)
-    residency = Residency(Store(settings.adapters), engine, proof, workers, metrics)
-    limits = ImageLimits(settings.image_pixels)
+    proof = Proof.for_checkpoint(checkpoint, base, prompt, settings.max_lora_rank, settings.adapters_unproven)
+    store = Store(settings.adapters, settings.adapters_cache)
+    residency = Residency(store, engine, proof, workers, metrics, settings.max_cpu_loras)
+    releases = Releases(store, residency, workers)
+    limits = ImageLimits(settings.image_pixels, count=settings.images_per_question)
     fetcher = Fetcher(
         FetchLimits(settings.body_limit, settings.image_url_s, settings.image_url_hosts, settings.image_url_private)
     )
     admission = Admission(settings.in_flight, settings.waiting)
-    use_case = VQA(engine, residency, prompt, proof.preparation, limits, fetcher, admission, workers, metrics)
-    return Service(settings, base, engine, residency, use_case, metrics)
+    pictures = Pictures(proof.preparation, limits, fetcher, workers, metrics)
+    capture = None
+    if settings.capture is not None:
+        files = Files(settings.capture, settings.capture_days, settings.capture_bytes)
+        capture = Capture(files, settings.capture_redact, workers, metrics)
+    use_case = VQA(engine, residency, prompt, pictures, admission, workers, metrics, capture)
+    # Without keys, only who sits at this machine may change what is served.
+    tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)), metrics)
+    return Service(settings, base, engine, residency, releases, use_case, metrics, tenants)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     service: Service = app.state.service
-    warming = asyncio.create_task(_warm(service, app.state.give_up))
+    tasks = [
+        asyncio.create_task(_warm(service, app.state.give_up)),
+        asyncio.create_task(service.tenants.watch(service.vqa.workers)),
+    ]
     try:
         yield
     finally:
-        warming.cancel()
-        await asyncio.gather(warming, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if service.vqa.capture is not None:
+            await service.vqa.capture.stop()
+        await service.residency.close()
         await service.engine.stop()
 
 
 async def _warm(service: Service, give_up: Callable[[], None]) -> None:
-    """Start the engine and prove the adapters while probes are answered already; no engine, no service."""
+    """Start the engine and prove the adapters while probes are answered already, then follow the store.
+
+    No engine, no service.
+    """
     log.info("loading %s (%s)", service.base.id, service.base.precision)
     try:
         await service.engine.start()
@@ -100,22 +129,6 @@ async def _warm(service: Service, give_up: Callable[[], None]) -> None:
         give_up()
         return
     service.warm.set()
-    served = ", ".join(sorted(service.residency.serving)) or "none"
+    served = ", ".join(service.residency.served.names()) or "none"
     log.info("ready: base %s in %s, adapters: %s", service.base.id, service.base.precision, served)
-
-
-async def _reply_error(request: Request, error: Exception) -> JSONResponse:
-    """Every failure leaves here, in one shape."""
-    status, code, message, headers = 500, ServiceError.code, "something went wrong on our side", {}
-    if isinstance(error, RequestValidationError):
-        status, code, message = InvalidRequest.status, InvalidRequest.code, str(error.errors())
-    elif isinstance(error, HTTPException):
-        status, code, message = error.status_code, "http_error", str(error.detail)
-    elif isinstance(error, ServiceError):
-        status, code, message = error.status, error.code, error.message
-        if error.retry_after_s is not None:
-            headers["retry-after"] = str(error.retry_after_s)
-    else:
-        log.error("request %s failed unexpectedly", request.state.request_id, exc_info=error)
-    body = ErrorResponse(error=ErrorBody(code=code, message=message, request_id=request.state.request_id))
-    return JSONResponse(body.model_dump(), status, headers)
+    await watch(service.residency, service.settings.adapters_poll_s)

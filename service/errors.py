@@ -11,10 +11,17 @@ ServiceError                      500 internal
 ├── UrlRefused                    400 url_refused
 ├── FetchFailed                   502 fetch_failed
 ├── FetchTimeout                  504 fetch_timeout
+├── Unauthorized                  401 unauthorized         + WWW-Authenticate
+├── Forbidden                     403 forbidden
 ├── AdapterNotFound               404 adapter_not_found
+├── QuestionNotFound              404 question_not_found   (what feedback is about)
+├── NotKept                       503 not_kept             + Retry-After
 ├── AdapterRefused                409 adapter_refused      (while loading, never on a question)
-├── Overloaded                    429 overloaded           + Retry-After
+├── LimitReached                  429 limit_reached        + Retry-After (the caller's own limit)
+├── Overloaded                    503 overloaded           + Retry-After (the service is full)
 ├── DeadlineExceeded              504 deadline_exceeded
+├── Cancelled                     499 cancelled            (the client hung up: nobody reads it)
+├── StoreUnavailable              503 store_unavailable    + Retry-After
 └── EngineUnavailable             503 engine_unavailable   + Retry-After
 """
 
@@ -26,12 +33,17 @@ class ServiceError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
 
     @property
     def message(self) -> str:
         """The sentence the caller reads."""
         return str(self)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the response says beside its body."""
+        return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
 
 
 class InvalidRequest(ServiceError):
@@ -102,11 +114,45 @@ class FetchTimeout(ServiceError):
     code = "fetch_timeout"
 
 
+class Unauthorized(ServiceError):
+    """No key, or one that is nobody's."""
+
+    status = 401
+    code = "unauthorized"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """RFC 9110 wants a 401 to say how to authenticate."""
+        return {"www-authenticate": "Bearer"}
+
+
+class Forbidden(ServiceError):
+    """The key is somebody's who may not do this."""
+
+    status = 403
+    code = "forbidden"
+
+
 class AdapterNotFound(ServiceError):
     """No adapter of that name, alias or version is served."""
 
     status = 404
     code = "adapter_not_found"
+
+
+class QuestionNotFound(ServiceError):
+    """Feedback on a question that is not kept, or not of this caller."""
+
+    status = 404
+    code = "question_not_found"
+
+
+class NotKept(ServiceError):
+    """Feedback that could not be written down."""
+
+    status = 503
+    code = "not_kept"
+    retry_after_s = 60
 
 
 class AdapterRefused(ServiceError):
@@ -120,12 +166,26 @@ class AdapterRefused(ServiceError):
         self.reason = reason
 
 
+class LimitReached(ServiceError):
+    """The caller's own limit, of rate or of requests at once; others are served."""
+
+    status = 429
+    code = "limit_reached"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class Overloaded(ServiceError):
     """As many requests as we promise to hold are here already."""
 
-    status = 429
+    status = 503
     code = "overloaded"
-    retry_after_s = 1
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceeded(ServiceError):
@@ -133,6 +193,21 @@ class DeadlineExceeded(ServiceError):
 
     status = 504
     code = "deadline_exceeded"
+
+
+class Cancelled(ServiceError):
+    """The client hung up before its answer was complete."""
+
+    status = 499
+    code = "cancelled"
+
+
+class StoreUnavailable(ServiceError):
+    """The adapter store cannot be read or written just now; what is loaded serves on."""
+
+    status = 503
+    code = "store_unavailable"
+    retry_after_s = 5
 
 
 class EngineUnavailable(ServiceError):

@@ -27,11 +27,24 @@ class Metrics:
         self.tokens = Counter("vqa_tokens_total", "Tokens by kind", ("adapter", "kind"), registry=registry)
         self.in_flight = Gauge("vqa_in_flight", "Requests accepted and not yet answered", registry=registry)
         self.resident = Gauge(
-            "vqa_adapter_resident", "1 for every adapter version served", ("adapter", "version"), registry=registry
+            "vqa_adapter_resident",
+            "1 for every adapter version loaded in the engine",
+            ("adapter", "version"),
+            registry=registry,
         )
         self.load_seconds = self._histogram("vqa_adapter_load_seconds", "Proving and loading an adapter", ())
         self.rejected = Counter(
             "vqa_adapter_rejected_total", "Adapters refused, by reason", ("reason",), registry=registry
+        )
+
+        self.captured = Counter(
+            "vqa_captured_total",
+            "Questions and corrections kept as training data, by outcome",
+            ("outcome",),
+            registry=registry,
+        )
+        self.engine_restarts = Counter(
+            "vqa_engine_restarts_total", "Times the engine was started again", registry=registry
         )
 
     def _histogram(self, name: str, text: str, labels: tuple[str, ...]) -> Histogram:

@@ -1,13 +1,18 @@
-"""What wraps every request, in plain ASGI: its id, and the cap on its body while it is read."""
+"""What wraps every request, in plain ASGI: its id, its span, and the cap on its body while it is read."""
 
 import re
 import uuid
 
+from opentelemetry import propagate
+from opentelemetry.trace import Span, SpanKind, StatusCode
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.errors import BodyTooLarge
+from service.tracing import tracer
 
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -31,7 +36,35 @@ class RequestId:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        token = logs.request_id.set(request_id)
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            logs.request_id.reset(token)
+
+
+class Trace:
+    """A span for each request under /v1/, in the trace its `traceparent` names (W3C), if it names one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+            await self.app(scope, receive, send)
+            return
+        method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+        parent = propagate.extract(Headers(scope=scope))
+        with tracer.start_as_current_span(method, parent, SpanKind.SERVER) as span:
+            span.set_attributes({"http.request.method": method, "vqa.request_id": scope["state"]["request_id"]})
+
+            async def send_noted(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    _note_response(span, method, scope, message["status"])
+                await send(message)
+
+            await self.app(scope, receive, send_noted)
 
 
 class BodyLimit:
@@ -57,3 +90,12 @@ class BodyLimit:
             return message
 
         await self.app(scope, receive_capped, send)
+
+
+def _note_response(span: Span, method: str, scope: Scope, status: int) -> None:
+    span.set_attribute("http.response.status_code", status)
+    if route := getattr(scope.get("route"), "path", None):
+        span.update_name(f"{method} {route}")
+        span.set_attribute("http.route", route)
+    if status >= 500:
+        span.set_status(StatusCode.ERROR)

@@ -8,9 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from service.errors import InvalidRequest
+from service.types import Turn
 
 
 class Prompt:
@@ -29,26 +31,33 @@ class Prompt:
         self._special = sorted({*self._tokenizer.all_special_tokens, *added, self.image_token}, key=len, reverse=True)
         self.digest: str = self._digest()
 
-    def text(self, question: str, pictures: int = 1) -> str:
-        """The conversation as the template writes it, up to where the assistant speaks.
+    def text(self, question: str, pictures: int = 1, history: tuple[Turn, ...] = ()) -> str:
+        """The conversation as the template writes it, up to where the assistant speaks; `pictures` are the question's.
 
-        Special tokens inside `question` are broken apart, so that a caller's "<image>" stays plain text.
+        Special tokens inside any text are broken apart, so that a caller's "<image>" stays plain text.
 
         Raises:
-            InvalidRequest: no text, or text that is not valid Unicode.
+            InvalidRequest: no text, text that is not valid Unicode, or a history the template has no form for.
         """
-        content = [{"type": "image"}] * pictures + [{"type": "text", "text": self._plain(question)}]
-        rendered: str = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=self._template,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        turns = [(turn, self._plain(turn.text)) for turn in (*history, Turn("user", question, pictures))]
+        messages = [
+            {"role": turn.role, "content": [{"type": "image"}] * turn.pictures + [{"type": "text", "text": text}]}
+            for turn, text in turns
+        ]
+        try:
+            rendered: str = self._tokenizer.apply_chat_template(
+                messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise InvalidRequest(f"the model's chat template has no form for these messages: {error}") from error
+        for turn, text in turns:
+            if text not in rendered:
+                raise InvalidRequest(f"the model's chat template has no form for messages of the {turn.role}")
         return rendered
 
-    def encode(self, question: str, pictures: int = 1) -> tuple[int, ...]:
+    def encode(self, question: str, pictures: int = 1, history: tuple[Turn, ...] = ()) -> tuple[int, ...]:
         """Token ids of `text`, with one image token per picture (the model's processor expands it)."""
-        return tuple(self._tokenizer(self.text(question, pictures)).input_ids)
+        return tuple(self._tokenizer(self.text(question, pictures, history)).input_ids)
 
     def encode_answer(self, question: str, answer: str, pictures: int = 1) -> tuple[int, ...]:
         """Token ids that follow `encode(question)` when the assistant says `answer` and ends."""
@@ -65,7 +74,7 @@ class Prompt:
     def _plain(self, text: str) -> str:
         text = text.strip()
         if not text:
-            raise InvalidRequest("the question is empty")
+            raise InvalidRequest("the question, or a text that goes with it, is empty")
         if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
             raise InvalidRequest("the text holds a NUL or half a surrogate pair: send valid Unicode")
         for token in self._special:

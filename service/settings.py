@@ -3,16 +3,32 @@
 The only reader of the environment. A bad value fails at start and names the option.
 """
 
+import tempfile
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from fsspec.registry import get_filesystem_class
+from pydantic import AnyHttpUrl, BeforeValidator, Field, FilePath, ImportString, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # The ranks vLLM has kernels for; the environment gives text, which a Literal of numbers would not take.
 Rank = Annotated[Literal[1, 8, 16, 32, 64, 128, 256, 320, 512], BeforeValidator(int)]
 # A name or an address; not a URL, which would match no host and shut out all.
 _Host = Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+|[0-9a-f:]+)$")]
+
+
+def _known(where: object) -> str:
+    text = str(where)
+    if "://" in text:
+        try:
+            get_filesystem_class(text.partition("://")[0])
+        except ImportError as error:  # which names the package that is missing
+            raise ValueError(str(error)) from error
+    return text
+
+
+_Store = Annotated[str, BeforeValidator(_known)]
 
 
 class Settings(BaseSettings):
@@ -29,13 +45,35 @@ class Settings(BaseSettings):
     )
 
     model: str = Field("models/tiny-llava-int4", description="base checkpoint: a directory, or a Hugging Face id")
-    adapters: Path = Field(Path("models/adapters"), description="the adapter store that the trainer publishes into")
+    adapters: _Store = Field(
+        "models/adapters", description="the adapter store that the trainer publishes into: a directory or an fsspec URL"
+    )
+    adapters_cache: Path = Field(
+        Path(tempfile.gettempdir()) / "manylens-adapters",
+        description="where versions of a store at a URL are copied; one directory for each service on a machine",
+    )
+    adapters_poll_s: float = Field(2.0, gt=0, description="seconds between two looks at the adapter store")
+    adapters_unproven: bool = Field(
+        False, description="serve adapters without a manifest too, marked unproven; their tensors are still checked"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    anonymous: bool = Field(False, description="serve without keys on an address that others can reach")
+    keys: FilePath | None = Field(
+        None,
+        validate_default=True,
+        description="file of tenants and the digests of their keys (service/auth.py has its form), followed as it "
+        "changes; without one there are no keys, which only a loopback host or --anonymous true allows",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line printed")
+    log_format: Literal["text", "json"] = Field("text", description="log lines for people, or for programs")
+    otlp: AnyHttpUrl | None = Field(
+        None, description="where traces are sent, as http://collector:4318/v1/traces; needs the extra `tracing`"
+    )
 
     body_limit: int = Field(20_000_000, gt=0, description="largest request body, and largest fetched image, in bytes")
     image_pixels: int = Field(50_000_000, gt=0, description="largest image, in pixels, judged before decoding")
+    images_per_question: int = Field(4, ge=1, description="most images of one question")
     image_url_s: float = Field(10.0, gt=0, description="seconds an image's URL has to deliver, redirects included")
     image_url_hosts: tuple[_Host, ...] = Field(
         (), description='hosts that images are fetched from, as JSON: ["cdn.example.com"]; none named: any public host'
@@ -45,11 +83,23 @@ class Settings(BaseSettings):
     )
     image_workers: int = Field(0, ge=0, description="threads that decode images; 0: one per core")
     in_flight: int = Field(64, gt=0, description="requests worked on at once")
-    waiting: int = Field(256, ge=0, description="requests that may wait for their turn; more get 429")
+    waiting: int = Field(256, ge=0, description="requests that may wait for their turn; more get 503")
+    batch_questions: int = Field(64, ge=1, description="most questions of one batch, each of them a request")
     deadline_s: float = Field(30.0, gt=0, description="seconds a request may take when it does not say")
 
+    capture: Path | None = Field(
+        None, description="directory in which questions, images, answers and corrections are kept as training data"
+    )
+    capture_days: int = Field(30, gt=0, description="days they are kept")
+    capture_bytes: int = Field(10_000_000_000, gt=0, description="bytes they may take; the oldest days go first")
+    capture_redact: ImportString[Any] | None = Field(
+        None, description="package.module.function that gets each service.capture.Record, and returns what may be kept"
+    )
+
     max_loras: int = Field(4, gt=0, description="adapters that may share one batch (GPU slots)")
-    max_cpu_loras: int = Field(64, gt=0, description="adapters kept in host memory, ready for a slot")
+    max_cpu_loras: int = Field(
+        64, gt=0, description="adapters loaded at once, in host memory; others are loaded when they are asked"
+    )
     max_lora_rank: Rank = Field(64, description="largest adapter rank")
     max_model_len: int | None = Field(None, gt=0, description="context in tokens; default: the model's own")
     max_num_seqs: int = Field(64, gt=0, description="sequences in one batch of the engine")
@@ -59,3 +109,19 @@ class Settings(BaseSettings):
         default_factory=dict,
         description='any other engine argument of vLLM, as JSON: {"tensor_parallel_size": 2}',
     )
+
+    @field_validator("keys")
+    @classmethod
+    def _keys_where_others_reach(cls, keys: Path | None, info: ValidationInfo) -> Path | None:
+        host = info.data.get("host", "")
+        if keys is None and not info.data.get("anonymous") and not loopback(host):
+            raise ValueError(f"others can reach {host}: name a file of keys, or say --anonymous true to serve them all")
+        return keys
+
+
+def loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -4,7 +4,9 @@ A Question is what a caller meant, a Query is what the engine runs, Deltas are w
 """
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -40,6 +42,29 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who asks, and what it may: see service/auth.py, whose file of keys says so. The default is anyone, and may all.
+
+    `adapters` are names or shell patterns, `rate` is as in "10/second", `concurrency` counts requests here at once,
+    `priority` is the highest it may ask for.
+    """
+
+    name: str = ""
+    admin: bool = True
+    adapters: tuple[str, ...] = ("*",)
+    rate: str | None = None
+    concurrency: int | None = None
+    priority: int = 9
+
+    def sees(self, reference: str) -> bool:
+        """Whether it may know of what goes by that name, or by NAME@ALIAS or NAME@VERSION."""
+        return any(fnmatchcase(reference.partition("@")[0], pattern) for pattern in self.adapters)
+
+
+ANYONE = Tenant()
+
+
+@dataclass(frozen=True, slots=True)
 class Upload:
     """An encoded image file as it was sent, and the type its sender claims, if any."""
 
@@ -55,8 +80,22 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation, with the number of images shown in it."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+    pictures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
-    """What a caller asks: text, images, the adapter by name (None: the base) and a deadline in seconds."""
+    """What a caller asks: text, images, the adapter by name (None: the base) and a deadline in seconds.
+
+    `history` is what was said before; the first of `images` are its turns', the rest the question's own. A higher
+    `priority` goes earlier, as far as `tenant` may. Questions with the same `key` get the same version of an adapter
+    while it is shared out between two.
+    """
 
     id: str
     text: str
@@ -64,17 +103,37 @@ class Question:
     adapter: str | None = None
     sampling: Sampling = Sampling()
     deadline_s: float = 30.0
+    choices: tuple[str, ...] = ()
+    history: tuple[Turn, ...] = ()
+    tenant: Tenant = ANYONE
+    priority: int = 0
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What the engine runs: token ids with one placeholder per picture."""
+    """What the engine runs: token ids with one placeholder per picture.
+
+    `choices` are the answers it may give, as token ids that end in the end token; none: whatever it likes.
+    Queries of one `scope` may share what the engine remembers of their words and pictures, others not: how long an
+    answer takes would tell one tenant what another asked.
+    """
 
     id: str
     token_ids: tuple[int, ...]
     pictures: tuple[Picture, ...] = ()
     adapter: Adapter | None = None
     sampling: Sampling = Sampling()
+    choices: tuple[tuple[int, ...], ...] = ()
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The natural-log probability of each of a query's choices, whole, and the prompt's tokens, pictures expanded."""
+
+    logprobs: tuple[float, ...]
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +170,14 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """One answer that could be chosen; the probabilities of all sum to 1."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What the caller gets. `confidence` is the probability the model gave to exactly this answer, end included."""
 
@@ -121,3 +188,4 @@ class Answer:
     finish_reason: str
     usage: Usage
     timing: Timing
+    choices: tuple[Choice, ...] = ()

@@ -1,24 +1,42 @@
 """The use case: a Question in, Deltas or an Answer out."""
 
 import asyncio
+import logging
 import math
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from PIL import Image
 
+from service import choices
 from service.adapters.residency import Residency
 from service.admission import Admission
+from service.capture import Capture
 from service.engine import Engine
-from service.errors import DeadlineExceeded, EngineUnavailable, ServiceError
-from service.images import ImageLimits, Preparation, picture
-from service.images.fetch import Fetcher
+from service.errors import AdapterNotFound, Cancelled, DeadlineExceeded, EngineUnavailable, ServiceError
 from service.metrics import Metrics
+from service.pictures import Pictures
 from service.prompt import Prompt
-from service.types import Adapter, Answer, Delta, Link, Picture, Query, Question, Sampling, Timing, Upload, Usage
+from service.tracing import engine_hops, note
+from service.types import (
+    ANYONE,
+    Adapter,
+    Answer,
+    Choice,
+    Delta,
+    Picture,
+    Query,
+    Question,
+    Sampling,
+    Timing,
+    Usage,
+)
 from service.workers import Workers
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -29,11 +47,11 @@ class _Progress:
     adapter: Adapter | None = None
     query: Query | None = None
     queue_s: float = 0.0
-    fetch_s: float = 0.0
     image_s: float = 0.0
     first_token_s: float = 0.0
     tokens: int = 0
     last: Delta | None = None
+    choices: tuple[Choice, ...] = ()
 
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
@@ -46,56 +64,97 @@ class VQA:
     engine: Engine
     residency: Residency
     prompt: Prompt
-    preparation: Preparation
-    limits: ImageLimits
-    fetcher: Fetcher
+    pictures: Pictures
     admission: Admission
     workers: Workers
     metrics: Metrics
+    capture: Capture | None = None
 
-    async def answer(self, question: Question) -> Answer:
+    async def stream(self, question: Question) -> AsyncGenerator[str | Answer, None]:
+        """The pieces of the answer as they come, then the Answer whose text they add up to; closing it aborts.
+
+        The work runs in a task of its own, so that a slow reader holds no slot and a deadline never strikes the reader.
+
+        Raises: what `answer` raises.
+        """
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        answering = asyncio.create_task(self.answer(question, pieces.put_nowait))
+        answering.add_done_callback(lambda _: pieces.put_nowait(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield piece
+            yield answering.result()
+        finally:
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+
+    async def answer(
+        self,
+        question: Question,
+        hear: Callable[[str], None] = lambda _: None,
+        pictures: Callable[[], Awaitable[tuple[Picture, ...]]] | None = None,
+    ) -> Answer:
         """Answer one question in full.
 
+        `hear` gets each piece of the text at once; `pictures` gives what others make of the same images.
+
         Raises:
-            ServiceError: AdapterNotFound, Overloaded, DeadlineExceeded, EngineUnavailable, and images' own.
+            ServiceError: AdapterNotFound, InvalidRequest, Forbidden, LimitReached, Overloaded, DeadlineExceeded,
+                EngineUnavailable, and images' own.
         """
-        progress = _Progress()
+        progress, make = _Progress(), pictures or partial(self.pictures.make, question.images)
         self.metrics.in_flight.inc()
-        outcome = "cancelled"
+        outcome = ServiceError.code
         try:
-            async with asyncio.timeout(question.deadline_s), aclosing(self._ask(question, progress)) as deltas:
-                text = "".join([delta.text async for delta in deltas])
+            async with asyncio.timeout(question.deadline_s), aclosing(self._ask(question, progress, make)) as deltas:
+                said = raw = ""
+                async for delta in deltas:
+                    raw += delta.text
+                    # Stripped, what was said only grows: the pieces add up to the answer.
+                    if piece := raw.strip()[len(said) :]:
+                        said += piece
+                        hear(piece)
             outcome = "ok"
-            return self._complete(question, progress, text)
+            answer = self._complete(question, progress, said)
+            if self.capture is not None and progress.query is not None:
+                self.capture.keep(question, progress.query.pictures, answer)
+            return answer
         except TimeoutError as error:
             outcome = DeadlineExceeded.code
             raise DeadlineExceeded(f"no complete answer within {question.deadline_s:g} s") from error
         except ServiceError as error:
             outcome = error.code
             raise
+        except asyncio.CancelledError:
+            outcome = Cancelled.code
+            raise
         finally:
             self.metrics.in_flight.dec()
-            self._record(progress, outcome)
+            self._record(question, progress, outcome)
 
     async def warm_up(self) -> None:
         """Ask the base one question about a blank image, so that no caller pays for what an engine does only once."""
-        size = self.preparation.size
-        blank = Picture(Image.new("RGB", (size, size), self.preparation.colour), "warm-up")
+        preparation = self.pictures.preparation
+        blank = Picture(Image.new("RGB", (preparation.size,) * 2, preparation.colour), "warm-up")
         token_ids = self.prompt.encode("what is this?", pictures=1)
         query = Query("warm-up", token_ids, (blank,), None, Sampling(max_tokens=2))
         async with aclosing(self.engine.generate(query)) as deltas:
             async for _ in deltas:
                 pass
 
-    async def _ask(self, question: Question, progress: _Progress) -> AsyncGenerator[Delta, None]:
-        progress.adapter = self.residency.resolve(question.adapter)
-        async with self.admission.slot():
+    async def _ask(
+        self, question: Question, progress: _Progress, make: Callable[[], Awaitable[tuple[Picture, ...]]]
+    ) -> AsyncGenerator[Delta, None]:
+        deadline = asyncio.get_running_loop().time() + question.deadline_s
+        async with self._lease(question) as progress.adapter, self._slot(question, progress.adapter, deadline):
             progress.queue_s = progress.elapsed()
             await self.engine.check()
-            uploads = [await self._fetch(image, progress) for image in question.images]
-            progress.query = await self.workers.run(self._query, question, uploads, progress.adapter)
+            pictures = await make()
             progress.image_s = progress.elapsed() - progress.queue_s
-            async with aclosing(self.engine.generate(progress.query)) as deltas:
+            query = progress.query = await self.workers.run(self._query, question, pictures, progress.adapter)
+            answering = self._choose(question, query, progress) if query.choices else self.engine.generate(query)
+            loaded = self.residency.loaded(progress.adapter)
+            async with loaded, aclosing(engine_hops(answering)) as deltas:
                 async for delta in deltas:
                     progress.first_token_s = progress.first_token_s or progress.elapsed()
                     progress.tokens += delta.tokens
@@ -104,19 +163,36 @@ class VQA:
             if progress.last is None or progress.last.finish_reason is None:
                 raise EngineUnavailable("the engine stopped in the middle of an answer")
 
-    async def _fetch(self, image: Upload | Link, progress: _Progress) -> Upload:
-        if isinstance(image, Upload):
-            return image
-        started = time.perf_counter()
-        # What a web server says of a file's type is often wrong, and no claim of the caller's.
-        data = await self.fetcher.fetch(image.url)
-        progress.fetch_s += time.perf_counter() - started
-        return Upload(data)
+    @asynccontextmanager
+    async def _lease(self, question: Question) -> AsyncGenerator[Adapter | None, None]:
+        """The adapter that answers, as its tenant sees them: what it may not see is not there, nor is it listed."""
+        tenant, reference = question.tenant, question.adapter
+        try:
+            async with self.residency.lease(reference, bool(question.images), question.key) as adapter:
+                # A router may be seen and the adapter it leads to not.
+                if reference and adapter and not (tenant.sees(reference) and tenant.sees(adapter.name)):
+                    raise AdapterNotFound("not for this tenant")
+                yield adapter
+        except AdapterNotFound as error:
+            if tenant.adapters == ANYONE.adapters:
+                raise
+            raise AdapterNotFound(f"no adapter {(reference or '')[:64]!r}; GET /v1/adapters lists yours") from error
 
-    def _query(self, question: Question, uploads: list[Upload], adapter: Adapter | None) -> Query:
-        pictures = tuple(picture(upload.data, self.preparation, self.limits, upload.mime) for upload in uploads)
-        token_ids = self.prompt.encode(question.text, len(pictures))
-        return Query(question.id, token_ids, pictures, adapter, question.sampling)
+    def _slot(self, question: Question, adapter: Adapter | None, deadline: float) -> AbstractAsyncContextManager[None]:
+        return self.admission.slot(question.tenant, adapter.name if adapter else "", question.priority, deadline)
+
+    async def _choose(self, question: Question, query: Query, progress: _Progress) -> AsyncGenerator[Delta, None]:
+        scores = await self.engine.score(query)
+        progress.choices = choices.weigh(question.choices, scores.logprobs)
+        best = max(range(len(query.choices)), key=scores.logprobs.__getitem__)
+        tokens, logprob = len(query.choices[best]), scores.logprobs[best]
+        yield Delta(question.choices[best], tokens, logprob, scores.prompt_tokens, "stop")
+
+    def _query(self, question: Question, pictures: tuple[Picture, ...], adapter: Adapter | None) -> Query:
+        own = len(pictures) - sum(turn.pictures for turn in question.history)
+        token_ids = self.prompt.encode(question.text, own, question.history)
+        answers = choices.encode(self.prompt, question)
+        return Query(question.id, token_ids, pictures, adapter, question.sampling, answers, question.tenant.name)
 
     def _complete(self, question: Question, progress: _Progress, text: str) -> Answer:
         query, last = progress.query, progress.last
@@ -125,19 +201,19 @@ class VQA:
         usage = Usage(last.prompt_tokens, progress.tokens, _image_tokens(query, last))
         timing = Timing(progress.image_s, progress.queue_s, progress.first_token_s, progress.elapsed())
         finish = last.finish_reason or "stop"
-        return Answer(question.id, text.strip(), math.exp(last.logprob), progress.adapter, finish, usage, timing)
+        confidence = math.exp(last.logprob)
+        return Answer(question.id, text, confidence, progress.adapter, finish, usage, timing, progress.choices)
 
-    def _record(self, progress: _Progress, outcome: str) -> None:
+    def _record(self, question: Question, progress: _Progress, outcome: str) -> None:
         metrics, label, total = self.metrics, progress.adapter.name if progress.adapter else "", progress.elapsed()
+        note(outcome, label, question.tenant.name)
+        told = {"outcome": outcome, "adapter": label, "tenant": question.tenant.name, "total_s": round(total, 6)}
+        log.info("%s: %s through %s in %.3f s", question.id, outcome, label or "the base", total, extra=told)
         metrics.requests.labels(label, outcome).inc()
         metrics.request_seconds.labels(label).observe(total)
         metrics.queue_seconds.labels(label).observe(progress.queue_s)
         if progress.query is None or progress.last is None:
             return
-        if progress.query.pictures:
-            metrics.image_seconds.labels("prepare").observe(progress.image_s - progress.fetch_s)
-        if progress.fetch_s:
-            metrics.image_seconds.labels("fetch").observe(progress.fetch_s)
         metrics.first_token_seconds.labels(label).observe(progress.first_token_s)
         if progress.tokens > 1:
             metrics.token_seconds.labels(label).observe((total - progress.first_token_s) / (progress.tokens - 1))

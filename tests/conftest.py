@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from hypothesis import settings as hypothesis_settings
 from PIL import Image, ImageDraw
 
 from service.app import create_app
@@ -23,6 +24,10 @@ from tests.stores import record_probes
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "models/tiny-llava-int4"
 ADAPTERS = ROOT / "models/adapters"
+
+# A busy machine fails no property.
+hypothesis_settings.register_profile("any machine", deadline=None)
+hypothesis_settings.load_profile("any machine")
 
 
 @dataclass(frozen=True)
@@ -73,14 +78,16 @@ async def serving(settings: Settings, engine: Engine, wait: bool = True) -> Asyn
         yield Running(app, engine, client)
 
 
-@pytest.fixture(scope="session")
-async def real() -> AsyncGenerator[Running, None]:
-    """The whole service on vLLM behind a socket, INT4 weights and the repository's adapters; started once."""
-    from service.engine.vllm import VLLMEngine
+async def until(happened: Callable[[], bool]) -> None:
+    """Return once `happened`, which nobody announces; five seconds are enough for anything here."""
+    async with asyncio.timeout(5):
+        while not happened():  # noqa: ASYNC110 - what is awaited has no event
+            await asyncio.sleep(0.005)
 
-    settings = Settings(model=str(CHECKPOINT), adapters=ADAPTERS, port=0)
-    engine = VLLMEngine(CHECKPOINT, settings)
-    app = create_app(settings, CHECKPOINT, engine)
+
+@asynccontextmanager
+async def listening(app: FastAPI, engine: Engine) -> AsyncGenerator[Running, None]:
+    """The app behind a socket, warm."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
     task = asyncio.create_task(server.serve())
     await asyncio.wait_for(app.state.service.warm.wait(), 300)
@@ -89,3 +96,24 @@ async def real() -> AsyncGenerator[Running, None]:
         yield Running(app, engine, client)
     server.should_exit = True
     await task
+
+
+@pytest.fixture
+async def socket(tmp_path: Path) -> AsyncGenerator[Running, None]:
+    """A service of one slot and one place over a fake engine, the base alone, behind a socket: one can hang up."""
+    engine = FakeEngine()
+    app = create_app(Settings(adapters=tmp_path, in_flight=1, waiting=1), CHECKPOINT, engine)
+    async with listening(app, engine) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def real() -> AsyncGenerator[Running, None]:
+    """The whole service on vLLM behind a socket, INT4 weights and the repository's adapters; started once."""
+    from service.engine.vllm import VLLMEngine
+
+    settings = Settings(model=str(CHECKPOINT), adapters=ADAPTERS, port=0)
+    engine = VLLMEngine(CHECKPOINT, settings)
+    app = create_app(settings, CHECKPOINT, engine)
+    async with listening(app, engine) as running:
+        yield running

@@ -1,12 +1,17 @@
 """Adapter stores made for tests out of the repository's own adapters."""
 
+import hashlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from safetensors.torch import load, save
 
 from service.adapters.base import Base
 from service.adapters.manifest import FILE, Manifest, Probe
+from service.adapters.modules import WEIGHTS
 from service.adapters.proof import Proof
-from service.adapters.store import Store
-from service.engine.fake import FakeEngine
+from service.adapters.store import Store, digest
+from service.engine.fake import FakeEngine, sign
 from service.prompt import Prompt
 from service.types import Adapter
 
@@ -29,6 +34,43 @@ async def record_probes(source: Path, target: Path, prompt: Prompt, checkpoint: 
         rewritten = manifest.model_copy(update={"probes": tuple(probes)})
         Store(target).publish(name, files_of(adapter) | {FILE: rewritten.model_dump_json().encode()})
     return target
+
+
+class Maker:
+    """Makes versions that the fake engine proves, each with weights of its own, known by `sign`."""
+
+    def __init__(self, source: Adapter, proof: Proof) -> None:
+        self.proof = proof
+        self.engine = FakeEngine()
+        self._files = files_of(source)
+        self._tensors = load(self._files[WEIGHTS])
+        self._manifest = Manifest.model_validate_json(self._files[FILE])
+        self._made: dict[str, dict[str, bytes]] = {}
+        self.sign: dict[str, str] = {}
+        """What the fake engine's answers start with, by version."""
+
+    async def make(self, label: str) -> dict[str, bytes]:
+        """A version's files; another label, another version."""
+        if label not in self._made:
+            self._made[label] = await self._make(label)
+            self.sign[digest(self._made[label])] = sign(self._made[label][WEIGHTS])
+        return self._made[label]
+
+    async def _make(self, label: str) -> dict[str, bytes]:
+        key = next(key for key in self._tensors if "lora_B" in key)
+        mark = int.from_bytes(hashlib.sha256(label.encode()).digest()[:3]) / 2**20
+        changed = self._tensors[key].clone()
+        changed[0, 0] = mark
+        files = self._files | {WEIGHTS: save(self._tensors | {key: changed})}
+        with TemporaryDirectory() as directory:
+            (Path(directory) / WEIGHTS).write_bytes(files[WEIGHTS])
+            adapter = Adapter("made", label, Path(directory))
+            await self.engine.start()
+            await self.engine.load(adapter)
+            probe = self._manifest.probes[0].model_copy(update={"image_png": None})
+            recorded = await _record(self.proof, self.engine, adapter, probe)
+            await self.engine.unload(adapter)
+        return files | {FILE: self._manifest.model_copy(update={"probes": (recorded,)}).model_dump_json().encode()}
 
 
 async def _record(proof: Proof, engine: FakeEngine, adapter: Adapter, probe: Probe) -> Probe:

@@ -1,6 +1,7 @@
 """What every engine promises, asked of the fake one and of vLLM alike."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -105,6 +106,19 @@ async def test_loading_twice_is_loading_once(engine: Engine, query: Query, adapt
         assert "".join(delta.text for delta in deltas) == "".join(delta.text for delta in alone[number % 2])
 
 
+async def test_an_adapter_unloaded_and_loaded_again_answers_as_before(
+    engine: Engine, query: Query, adapter: Adapter
+) -> None:
+    copy = replace(adapter, version="4" * 64)
+    answers: list[str] = []
+    for number in range(2):
+        await engine.load(copy)
+        deltas = await collect(engine, replace(query, id=f"{query.id}-{number}", adapter=copy))
+        answers.append("".join(delta.text for delta in deltas))
+        await engine.unload(copy)
+    assert answers[0] == answers[1]
+
+
 async def test_files_that_do_not_load_are_refused_at_load(engine: Engine, query: Query, tmp_path: Path) -> None:
     with pytest.raises(AdapterRefused):
         await engine.load(Adapter("broken", "2" * 64, tmp_path))
@@ -124,6 +138,76 @@ async def test_many_at_once_answer_as_one_alone(engine: Engine, query: Query) ->
     assert {"".join(delta.text for delta in deltas) for deltas in together} == {"".join(delta.text for delta in alone)}
 
 
+@pytest.fixture
+def choosing(query: Query, prompt: Prompt) -> Query:
+    """The query with three answers to choose from, one of which begins as another does."""
+    answers = [prompt.encode_answer("what color is the shape?", answer) for answer in ("red", "blue", "blue circle")]
+    return replace(query, choices=tuple(answers))
+
+
+async def score(engine: Engine, query: Query) -> tuple[float, ...]:
+    return (await engine.score(query)).logprobs
+
+
+async def test_each_choice_has_its_own_probability_wherever_it_stands(
+    engine: Engine, choosing: Query, adapter: Adapter
+) -> None:
+    there = await engine.score(choosing)
+    assert len(there.logprobs) == 3
+    assert 0 < sum(map(math.exp, there.logprobs)) <= 1.001
+    assert there.prompt_tokens == (await collect(engine, choosing))[-1].prompt_tokens
+    back = await score(engine, replace(choosing, id=f"{choosing.id}-2", choices=choosing.choices[::-1]))
+    assert back[::-1] == pytest.approx(there.logprobs, abs=0.02)
+    alone = await score(engine, replace(choosing, id=f"{choosing.id}-3", choices=choosing.choices[1:2]))
+    assert alone == pytest.approx(there.logprobs[1:2], abs=0.02)
+    adapted = await score(engine, replace(choosing, id=f"{choosing.id}-4", adapter=adapter))
+    assert adapted != pytest.approx(there.logprobs, abs=0.02)
+
+
+async def test_choices_scored_among_other_work_score_as_alone(engine: Engine, choosing: Query) -> None:
+    alone = await score(engine, choosing)
+    works = [
+        score(engine, replace(choosing, id=f"{choosing.id}-{n}"))
+        if n % 2
+        else collect(engine, replace(choosing, id=f"other-{n}"))
+        for n in range(12)
+    ]
+    for number, found in enumerate(await asyncio.gather(*works)):
+        if number % 2:
+            assert found == pytest.approx(alone, abs=0.02)
+
+
+async def test_scoring_fails_as_answering_does(engine: Engine, choosing: Query) -> None:
+    with pytest.raises(PromptTooLong):
+        await engine.score(replace(choosing, choices=(choosing.choices[0], choosing.choices[0] * 1000)))
+    with pytest.raises(EngineUnavailable, match="not loaded"):
+        await engine.score(replace(choosing, adapter=Adapter("stranger", "0" * 64, Path("nowhere"))))
+    await engine.score(replace(choosing, id=f"{choosing.id}-2"))
+
+
+@pytest.mark.engine
+async def test_vllm_gives_a_choice_the_probability_it_gave_the_answer(
+    real: Running, query: Query, prompt: Prompt
+) -> None:
+    shapes = Store(ADAPTERS).stable("shapes")
+    await real.engine.load(shapes)
+    for number, question in enumerate(
+        ("what color is the shape?", "what shape is in the image?", "is there a circle?")
+    ):
+        asked = replace(query, id=f"{query.id}-{number}", token_ids=prompt.encode(question), adapter=shapes)
+        deltas = await collect(real.engine, asked)
+        answer = "".join(delta.text for delta in deltas)
+        again = replace(asked, id=f"{asked.id}-again", choices=(prompt.encode_answer(question, answer),))
+        assert await score(real.engine, again) == pytest.approx((deltas[-1].logprob,), abs=0.05)
+
+
+async def test_what_is_remembered_apart_is_answered_alike(engine: Engine, query: Query) -> None:
+    scopes = ("", "one", "two", "one")
+    queries = [replace(query, id=f"{query.id}-{n}", scope=scope) for n, scope in enumerate(scopes)]
+    answers = ["".join(delta.text for delta in await collect(engine, each)) for each in queries]
+    assert len(set(answers)) == 1
+
+
 async def test_closing_early_leaves_the_engine_well(engine: Engine, query: Query) -> None:
     async with aclosing(engine.generate(query)) as deltas:
         async for _ in deltas:
@@ -141,3 +225,5 @@ async def test_an_engine_not_started_is_unavailable(make: type[FakeEngine], quer
         await collect(engine, query)
     with pytest.raises(EngineUnavailable):
         await engine.load(Adapter("any", "3" * 64, tmp_path))
+    with pytest.raises(EngineUnavailable):
+        await engine.score(replace(query, choices=((1, 2), (2, 2))))

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ async def ask(running: Running, **fields: Any) -> httpx.Response:
 
 async def test_an_answer_has_the_documented_shape(fake: Running) -> None:
     body = (await ask(fake, adapter="digits")).raise_for_status().json()
-    assert body.keys() == {"id", "answer", "confidence", "adapter", "finish_reason", "usage", "timing"}
+    assert body.keys() == {"id", "answer", "confidence", "choices", "adapter", "finish_reason", "usage", "timing"}
     assert body["adapter"]["name"] == "digits"
     assert len(body["adapter"]["version"]) == 64
     assert 0 < body["confidence"] <= 1
@@ -70,6 +71,31 @@ async def test_adapters_pictures_and_questions_change_the_answer(fake: Running) 
 
 async def test_model_is_accepted_for_adapter(fake: Running) -> None:
     assert (await ask(fake, model="digits")).json()["adapter"]["name"] == "digits"
+
+
+async def test_choices_bound_the_answer_and_their_probabilities_sum_to_one(fake: Running) -> None:
+    choices = ["red circle", " green square ", "yes", "no"]
+    body = (await ask(fake, choices=choices, adapter="digits")).raise_for_status().json()
+    assert [choice["text"] for choice in body["choices"]] == ["red circle", "green square", "yes", "no"]
+    best = max(body["choices"], key=lambda choice: choice["probability"])
+    assert body["answer"] == best["text"]
+    assert sum(choice["probability"] for choice in body["choices"]) == pytest.approx(1)
+    assert body["finish_reason"] == "stop"
+    assert body["usage"]["completion_tokens"] >= 2
+    fields = [("question", QUESTION), ("adapter", "digits"), *(("choices", choice) for choice in choices)]
+    parts: list[Any] = [("image", ("x.png", png())), *((name, (None, value)) for name, value in fields)]
+    form = await fake.client.post("/v1/vqa", files=parts)
+    assert form.json()["choices"] == body["choices"]
+    streamed = (await ask(fake, choices=choices, adapter="digits", stream=True)).text
+    assert streamed.startswith(f'data: {{"delta": "{body["answer"]}"}}\n\n')
+    assert fake.app.state.service.vqa.admission.here == 0
+
+
+@pytest.mark.parametrize(
+    "choices", [[], ["one"], ["same", "same "], ["a", ""], ["a", "b\0"], ["x" * 999, "y" * 999], 7]
+)
+async def test_choices_that_leave_nothing_to_choose_are_refused(fake: Running, choices: Any) -> None:
+    assert_error(await ask(fake, choices=choices), 422, "invalid_request")
 
 
 async def test_an_unknown_adapter_is_404_and_names_what_there_is(fake: Running) -> None:
@@ -132,7 +158,37 @@ async def test_a_question_over_the_context_is_422(fake: Running) -> None:
     assert_error(await ask(fake, max_tokens=4096), 422, "prompt_too_long")
 
 
-async def test_two_images_where_one_fits_are_refused(fake: Running) -> None:
+async def test_several_images_are_seen_in_the_order_they_come(fake: Running) -> None:
+    red, blue = png("red"), png("blue")
+    there = (await ask(fake, image=None, images=[data_url(red), data_url(blue)])).raise_for_status().json()
+    back = (await ask(fake, image=None, images=[data_url(blue), data_url(red)])).json()
+    beside = (await ask(fake, image=data_url(red), images=[data_url(blue)])).json()
+    files = [("images", red), ("images", blue)]
+    form = (await fake.client.post("/v1/vqa", data={"question": QUESTION}, files=files)).json()
+    texts = [("question", (None, QUESTION)), *(("images", (None, data_url(image))) for image in (red, blue))]
+    fields = (await fake.client.post("/v1/vqa", files=texts)).json()
+    assert there["answer"] == beside["answer"] == form["answer"] == fields["answer"] != back["answer"]
+    assert there["usage"]["image_tokens"] == 2
+
+
+async def test_more_images_than_one_question_may_have_are_refused(fake_adapters: Path) -> None:
+    settings = Settings(adapters=fake_adapters, images_per_question=2)
+    async with serving(settings, FakeEngine()) as running:
+        (await ask(running, images=[data_url(png())])).raise_for_status()
+        message = assert_error(await ask(running, images=[data_url(png())] * 2), 422, "invalid_request")
+        assert "3 images" in message
+        parts = [("image", png())] * 3
+        response = await running.client.post("/v1/vqa", data={"question": QUESTION}, files=parts)
+        assert_error(response, 400, "http_error")
+
+
+@pytest.mark.parametrize("fields", [{}, {"image": None}, {"images": []}])
+async def test_no_image_is_a_question_of_text_alone(fake: Running, fields: dict[str, Any]) -> None:
+    body = (await fake.client.post("/v1/vqa", json={"question": QUESTION} | fields)).raise_for_status().json()
+    assert body["usage"]["image_tokens"] == 0
+
+
+async def test_images_as_files_and_as_text_are_refused(fake: Running) -> None:
     fields = {"question": QUESTION, "image": data_url(png())}
     assert_error(await fake.client.post("/v1/vqa", data=fields, files={"image": png()}), 422, "invalid_request")
     assert_error(await fake.client.post("/v1/vqa", data=fields, files={"other": png()}), 422, "invalid_request")
@@ -184,14 +240,14 @@ async def test_a_deadline_ends_in_504_and_frees_the_engine(fake_adapters: Path) 
         assert slow.app.state.service.vqa.admission.here == 0
 
 
-async def test_more_than_it_holds_is_429_with_retry_after(fake_adapters: Path) -> None:
+async def test_more_than_it_holds_is_503_with_retry_after(fake_adapters: Path) -> None:
     engine = FakeEngine()
     async with serving(Settings(adapters=fake_adapters, in_flight=2, waiting=2), engine) as small:
         engine.step_s = 0.05
         responses = await asyncio.gather(*[ask(small) for _ in range(12)])
-        refused = [response for response in responses if response.status_code == 429]
+        refused = [response for response in responses if response.status_code == 503]
         assert len(refused) == 8
-        assert_error(refused[0], 429, "overloaded")
+        assert_error(refused[0], 503, "overloaded")
         assert refused[0].headers["retry-after"] == "1"
 
 
@@ -254,6 +310,29 @@ async def test_metrics_count_outcomes_and_never_label_unknown_names(fake: Runnin
     assert "vqa_in_flight 0.0" in text
     for series in ("time_to_first_token_seconds", "queue_seconds", "image_seconds", "tokens_total", "adapter_resident"):
         assert f"vqa_{series}" in text
+
+
+async def test_every_reference_of_the_openapi_document_leads_somewhere(fake: Running) -> None:
+    document = (await fake.client.get("/openapi.json")).json()
+    references = re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document))
+    assert any(reference.startswith("paths/") for reference in references)
+    for reference in references:
+        found = document
+        for step in reference.split("/"):
+            found = found[step.replace("~1", "/")]
+
+
+async def test_the_examples_of_the_openapi_document_are_answered(fake: Running) -> None:
+    document = (await fake.client.get("/openapi.json")).json()
+    asked = 0
+    for path, methods in document["paths"].items():
+        content = methods.get("post", {}).get("requestBody", {}).get("content", {})
+        for example in content.get("application/json", {}).get("schema", {}).get("examples", []):
+            body = json.dumps(example).replace("https://example.com/chart.png", data_url(png()))
+            response = await fake.client.post(path, content=body, headers={"content-type": "application/json"})
+            assert "error" not in response.raise_for_status().text
+            asked += 1
+    assert asked >= 3
 
 
 async def test_openapi_documents_both_forms(fake: Running) -> None:

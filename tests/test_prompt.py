@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from service.errors import InvalidRequest
 from service.prompt import Prompt
+from service.types import Turn
+from tests.conftest import CHECKPOINT
 
 
 def test_the_words_are_llava_s_own(prompt: Prompt) -> None:
@@ -27,6 +29,31 @@ def test_special_tokens_in_a_question_stay_text(prompt: Prompt, text: str, token
     assert ids.count(prompt.image_token_id) == 1
     assert prompt.end_token_id not in ids
     assert prompt.pad_token_id not in ids
+
+
+def test_turns_are_written_in_order_with_each_its_pictures(prompt: Prompt) -> None:
+    history = (Turn("system", "Be brief."), Turn("user", "what color?", 1), Turn("assistant", "red"))
+    written = prompt.text("and <image> here?", 2, history)
+    assert written == (
+        "Be brief. USER: <image>\nwhat color? ASSISTANT: red USER: <image>\n<image>\nand < image> here? ASSISTANT:"
+    )
+    assert prompt.encode("and <image> here?", 2, history).count(prompt.image_token_id) == 3
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'][-1]['text'] }}{% endif %}{% endfor %}",
+        "{% if messages[1:] %}{{ raise_exception('no') }}{% endif %}{{ messages[0]['content'][-1]['text'] }}",
+    ],
+    ids=["drops them", "raises"],
+)
+def test_turns_that_the_template_has_no_form_for_are_refused(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = Prompt(CHECKPOINT)
+    monkeypatch.setattr(prompt, "_template", template)
+    assert prompt.text("why?") == "why?"
+    with pytest.raises(InvalidRequest, match="chat template"):
+        prompt.text("why?", 1, (Turn("assistant", "red"),))
 
 
 @pytest.mark.parametrize("text", ["", "   ", "a\0b", "half \ud800 pair"])

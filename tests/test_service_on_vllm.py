@@ -2,12 +2,25 @@
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.conftest import Running, png
+from service.adapters.base import Base
+from service.adapters.manifest import FILE, Manifest
+from service.adapters.proof import Proof
+from service.adapters.residency import Residency
+from service.adapters.store import Store, digest
+from service.metrics import Metrics
+from service.prompt import Prompt
+from service.workers import Workers
+from tests.conftest import ADAPTERS, CHECKPOINT, Running, png
+from tests.stores import files_of
+from tests.test_http_edge import data_url
+from tests.test_streaming import events
 
 pytestmark = pytest.mark.engine
 
@@ -89,6 +102,62 @@ async def test_bad_requests_between_good_ones_change_no_answer(real: Running) ->
     assert answer["answer"] == expected
 
 
+async def test_choices_are_weighed_and_the_best_is_what_the_model_says_anyway(real: Running) -> None:
+    colours = ["red", "blue", "green", "black"]
+    for colour in colours:
+        asked = Asked("shapes", "what color is the shape?", png(colour))
+        free = await ask(real, asked)
+        fields = [(name, (None, value)) for name, value in asked.fields.items()]
+        fields += [("choices", (None, choice)) for choice in colours]
+        response = await real.client.post("/v1/vqa", files=[*fields, ("image", asked.image)])
+        body = response.raise_for_status().json()
+        assert sum(choice["probability"] for choice in body["choices"]) == pytest.approx(1)
+        if free["answer"] in colours:
+            assert body["answer"] == free["answer"]
+            assert body["confidence"] == pytest.approx(free["confidence"], abs=0.02)
+
+
+async def test_a_stream_adds_up_to_the_answer(real: Running) -> None:
+    asked = Asked("shapes", "what color is the shape?", png())
+    whole = await ask(real, asked)
+    response = await real.client.post("/v1/vqa", data=asked.fields | {"stream": "true"}, files={"image": asked.image})
+    *pieces, (_, last), done = events(response.text)
+    assert "".join(piece["delta"] for _, piece in pieces) == last["answer"] == whole["answer"]
+    assert done[1] == "[DONE]"
+
+
+async def test_a_batch_answers_as_each_question_alone(real: Running) -> None:
+    pairs = [(question, who) for question in QUESTIONS for who in WHO]
+    alone = [(await ask(real, Asked(who, question, png("blue"))))["answer"] for question, who in pairs]
+    body = {"image": data_url(png("blue")), "questions": QUESTIONS, "adapters": WHO}
+    results = (await real.client.post("/v1/vqa/batch", json=body)).raise_for_status().json()["results"]
+    assert [result["answer"] for result in results] == alone
+
+
+async def test_two_images_are_twice_the_tokens_and_stand_in_order(real: Running) -> None:
+    question = {"question": "what color is the shape?", "max_tokens": 8}
+    images = [data_url(png("red")), data_url(png("blue"))]
+    usage = []
+    for shown in (images, images[::-1], images[:1] * 2):
+        response = await real.client.post("/v1/vqa", json=question | {"images": shown})
+        usage.append(response.raise_for_status().json()["usage"]["image_tokens"])
+    assert usage == [128] * 3
+
+
+async def test_openai_s_client_chats_with_an_adapter(real: Running) -> None:
+    client = openai.AsyncOpenAI(api_key="none", base_url=str(real.client.base_url.join("/v1")), max_retries=0)
+    plain = (await ask(real, Asked("shapes", "what color is the shape?", png())))["answer"]
+    shown = {"type": "image_url", "image_url": {"url": data_url(png())}}
+    messages: Any = [{"role": "user", "content": [shown, {"type": "text", "text": "what color is the shape?"}]}]
+    said = await client.chat.completions.create(model="shapes", messages=messages, max_tokens=64)
+    assert said.choices[0].message.content == plain
+    turns = [*messages, {"role": "assistant", "content": plain}, {"role": "user", "content": "what shape is it?"}]
+    again = await client.chat.completions.create(model="shapes", messages=turns, max_tokens=8)
+    assert again.usage is not None
+    assert again.usage.prompt_tokens > (said.usage.prompt_tokens if said.usage else 0)
+    await client.close()
+
+
 async def test_text_alone_is_a_question_too(real: Running) -> None:
     body = (
         (await real.client.post("/v1/vqa", json={"question": "how many shapes are there?"})).raise_for_status().json()
@@ -109,3 +178,38 @@ async def test_metrics_hold_ours_and_the_engine_s(real: Running) -> None:
     assert 'vqa_requests_total{adapter="digits",outcome="ok"}' in text
     assert "vllm:" in text
     assert (await real.client.get("/readyz")).status_code == 200
+
+
+async def test_a_name_is_swapped_under_load_with_one_slot_and_no_answer_is_wrong(
+    real: Running, prompt: Prompt, tmp_path: Path
+) -> None:
+    """Two names over one slot, so that the engine loads and unloads all the time, while one of them is swapped."""
+    source, store, workers = Store(ADAPTERS), Store(tmp_path), Workers(1)
+    proof = Proof.for_checkpoint(CHECKPOINT, Base.of_checkpoint(CHECKPOINT), prompt, max_rank=64)
+    shapes, digits = (files_of(source.stable(name)) for name in ("shapes", "digits"))
+    store.publish("other", shapes)
+    old = store.publish("lens", shapes)
+    residency = Residency(store, real.engine, proof, workers, Metrics(), capacity=1)
+    await residency.reconcile()
+    probes = {
+        version: Manifest.model_validate_json(files[FILE]).probes[0]
+        for version, files in ((old.version, shapes), (digest(digits), digits))
+    }
+
+    async def asked(name: str) -> str:
+        async with residency.lease(name) as adapter, residency.loaded(adapter):
+            assert adapter is not None
+            probe = probes[adapter.version]
+            assert await proof.answer(real.engine, probe, adapter) == probe.adapter_answer
+            return adapter.version
+
+    crowd = [asyncio.create_task(asked(name)) for name in ("lens", "other") * 8]
+    new = store.publish("lens", digits)
+    await residency.reconcile()
+    assert set(await asyncio.gather(*crowd)) <= {old.version, new.version}
+    assert await asked("lens") == new.version
+    await residency.refresh()
+    assert old not in residency.slots.loaded()
+    for adapter in residency.slots.loaded():
+        await residency.slots.drop(adapter)
+    await residency.close()

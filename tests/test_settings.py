@@ -21,7 +21,13 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("PORT", "x"), ("MAX_LORA_RANK", "7"), ("DEADLINE_S", "-1"), ("IMAGE_URL_HOSTS", '["https://cdn.example.com"]')],
+    [
+        ("ADAPTERS", "nope://store"),
+        ("PORT", "x"),
+        ("MAX_LORA_RANK", "7"),
+        ("DEADLINE_S", "-1"),
+        ("IMAGE_URL_HOSTS", '["https://cdn.example.com"]'),
+    ],
 )
 def test_a_bad_value_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str, value: str

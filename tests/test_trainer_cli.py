@@ -45,6 +45,7 @@ def test_training_publishes_a_version_that_the_service_would_accept(data: Path, 
     Store(tmp_path).verify(adapter)
     proof = Proof.for_checkpoint(CHECKPOINT, Base.of_checkpoint(CHECKPOINT), prompt, 64)
     manifest = proof.examine(adapter)
+    assert manifest is not None
     assert manifest.score.adapter > 0.8 * manifest.score.rows > manifest.score.base
     assert manifest.probes[0].adapter_answer.isdigit()
     assert all(probe.base_answer != probe.adapter_answer for probe in manifest.probes)

@@ -18,6 +18,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # hit the tower's attention too.
 TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # formats that run code when they are read
+
 Shapes = dict[str, tuple[int, int]]
 
 
@@ -36,8 +38,10 @@ def check_tensors(directory: Path, linears: Shapes, max_rank: int) -> None:
     """Check that every tensor of an adapter lands on a module of the base, and that they do something.
 
     Raises:
-        AdapterRefused: reasons `files`, `features`, `rank`, `keys`, `shape`, `values`, `no_effect`.
+        AdapterRefused: reasons `pickle`, `files`, `features`, `rank`, `keys`, `shape`, `values`, `no_effect`.
     """
+    if pickles := sorted(file.name for file in directory.iterdir() if file.suffix in PICKLES):
+        raise AdapterRefused("pickle", f"{directory / pickles[0]} may run code when it is read: send {WEIGHTS}")
     rank = _check_config(directory, max_rank)
     effect = False
     try:

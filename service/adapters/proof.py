@@ -30,25 +30,24 @@ class Proof:
     preparation: Preparation
     linears: Shapes
     max_rank: int
+    unproven: bool = False
 
     @classmethod
-    def for_checkpoint(cls, checkpoint: Path, base: Base, prompt: Prompt, max_rank: int) -> "Proof":
-        """Read from the base's files what adapters are judged against."""
+    def for_checkpoint(
+        cls, checkpoint: Path, base: Base, prompt: Prompt, max_rank: int, unproven: bool = False
+    ) -> "Proof":
+        """Read from the base's files what adapters are judged against; `unproven` lets in those without a manifest."""
         preparation = Preparation.of_checkpoint(checkpoint)
-        return cls(base, prompt, preparation, language_model_linears(checkpoint), max_rank)
+        return cls(base, prompt, preparation, language_model_linears(checkpoint), max_rank, unproven)
 
-    def examine(self, adapter: Adapter) -> Manifest:
-        """Judge a version by its files alone; blocking.
+    def examine(self, adapter: Adapter) -> Manifest | None:
+        """Judge a version by its files alone; blocking. None: it has no manifest, and may do without.
 
         Raises:
-            AdapterRefused: reasons `manifest`, `mismatch`, and those of `check_tensors`.
+            AdapterRefused: reasons `no_manifest`, `manifest`, `mismatch`, and those of `check_tensors`.
         """
-        file = adapter.path / manifests.FILE
-        try:
-            manifest = Manifest.model_validate_json(file.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise AdapterRefused("manifest", f"{file} is missing or not a manifest: {error}") from error
-        if difference := manifests.mismatch(manifest, self.base, self.prompt.digest, self.preparation):
+        manifest = self._manifest(adapter)
+        if manifest and (difference := manifests.mismatch(manifest, self.base, self.prompt.digest, self.preparation)):
             raise AdapterRefused("mismatch", f"{adapter.key[:48]} does not fit this service: {difference}")
         check_tensors(adapter.path, self.linears, self.max_rank)
         return manifest
@@ -75,3 +74,16 @@ class Proof:
         query = Query(f"probe-{uuid.uuid4().hex}", token_ids, pictures, adapter, Sampling(max_tokens=PROBE_TOKENS))
         async with aclosing(engine.generate(query)) as deltas:
             return "".join([delta.text async for delta in deltas]).strip()
+
+    def _manifest(self, adapter: Adapter) -> Manifest | None:
+        file = adapter.path / manifests.FILE
+        if not file.is_file():
+            if self.unproven:
+                return None
+            raise AdapterRefused(
+                "no_manifest", f"{adapter.key[:48]} has no {manifests.FILE}: no manifest, no proof that it fits"
+            )
+        try:
+            return Manifest.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise AdapterRefused("manifest", f"{file} is not a manifest: {error}") from error

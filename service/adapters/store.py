@@ -1,61 +1,120 @@
-"""The adapter store on disk: immutable versions named by the digest of their content, aliases moved atomically.
+"""The adapter store: immutable versions named by the digest of their content, aliases moved atomically.
 
     ROOT/NAME/versions/DIGEST/{adapter_config.json, adapter_model.safetensors, manifest.json, images.txt, README.md}
-    ROOT/NAME/aliases.json            {"stable": DIGEST}
+    ROOT/NAME/aliases.json            {"stable": DIGEST, "canary": {"version": DIGEST, "weight": 0.05}}
+    ROOT/NAME/deleted.json            the aliases of an adapter that was deleted, while its files wait to be removed
+    ROOT/NAME/router.json             {"image": "shapes", "text": "facts"}: a name for other adapters, instead of one
 
 Knows the layout and nothing of what the files mean. A name or version that comes from outside is matched against what
 is here, never joined to a path.
 """
 
 import hashlib
-import json
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from service.adapters import aliases, routing
+from service.adapters.aliases import STABLE, Aliases
+from service.adapters.files import files_at
+from service.adapters.routing import Catalog, Router, Shelf
 from service.errors import AdapterNotFound, AdapterRefused
 from service.types import Adapter
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-STABLE = "stable"
+# A version is there once its PEFT configuration is: written last where a folder cannot appear at once.
+LAST = "adapter_config.json"
+_LAYOUT = re.compile(
+    rf"({aliases.NAME})/(aliases\.json|deleted\.json|router\.json|versions/({aliases.VERSION})/{LAST})"
+)
 
 
 class Store:
-    """Adapters under one directory. Every method reads the disk afresh: other processes write here too."""
+    """Adapters at one path or fsspec URL. Every method reads afresh, and blocks: other processes write here too."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: str | Path, cache: Path | None = None) -> None:
         self.root = root
+        self._files = files_at(root, cache)
+
+    def catalog(self) -> Catalog:
+        """All that is here; an entry that cannot be read is among the faults and disturbs no other."""
+        found = [match for path in self._files.paths() if (match := _LAYOUT.fullmatch(path))]
+        texts = self._files.read([match[0] for match in found if match[2] in ("aliases.json", "router.json")])
+        shelves: dict[str, Shelf] = {}
+        routers: dict[str, Router] = {}
+        faults: dict[str, str] = {}
+        for path, text in texts.items():
+            name, _, file = path.partition("/")
+            versions = frozenset(match[3] for match in found if match[1] == name and match[3])
+            try:
+                if file == "aliases.json":
+                    shelves[name] = Shelf(Aliases.parse(text), versions)
+                else:
+                    routers[name] = Router.parse(text)
+            except ValueError as error:
+                faults[name] = f"{path} cannot be read: {error}"
+        deleted = {match[1] for match in found if match[2] == "deleted.json"} - shelves.keys() - faults.keys()
+        return Catalog(
+            shelves, {name: routers[name] for name in routers.keys() - shelves.keys()}, faults, frozenset(deleted)
+        )
 
     def names(self) -> list[str]:
-        """Every adapter that has a stable version, sorted."""
-        return sorted(file.parent.name for file in self.root.glob("*/aliases.json") if NAME.fullmatch(file.parent.name))
+        """Every adapter that has a stable version, and every router, sorted."""
+        return self.catalog().names()
 
     def stable(self, name: str) -> Adapter:
-        """The version that the alias `stable` names.
+        """The version that the alias `stable` names, its files here.
 
         Raises:
             AdapterNotFound: no such adapter, or the alias names a version that is not there.
         """
-        if name not in self.names():
-            raise AdapterNotFound(f"no adapter {name!r} in {self.root}; there are: {', '.join(self.names()) or 'none'}")
-        version = str(json.loads((self.root / name / "aliases.json").read_text()).get(STABLE))
-        path = self.root / name / "versions" / version
-        if not re.fullmatch(r"[0-9a-f]{64}", version) or not path.is_dir():
-            raise AdapterNotFound(f"{name}'s stable version {version[:12]} is not in {path.parent}")
-        return Adapter(name, version, path)
+        catalog = self.catalog()
+        if name not in catalog.shelves:
+            raise AdapterNotFound(f"no adapter {name!r} in {self.root}; there are: {', '.join(catalog.names())}")
+        version = routing.version_of(name, catalog.shelves[name], STABLE)
+        if version not in catalog.shelves[name].versions:
+            raise AdapterNotFound(f"{name}'s stable version {version[:12]} is not in {self.root}")
+        adapter = self.at(name, version)
+        self._files.fetch(_folder(adapter))
+        return adapter
+
+    def at(self, name: str, version: str) -> Adapter:
+        """A version as `catalog` gives it, and where `fetch` leaves its files; asks no disk."""
+        return Adapter(name, version, self._files.here(f"{name}/versions/{version}"))
+
+    def fetch(self, adapter: Adapter) -> None:
+        """Bring a version's files here and check that they are what was published.
+
+        Raises:
+            AdapterRefused: reasons `files` and `corrupt`.
+        """
+        self._files.fetch(_folder(adapter))
+        try:
+            self.verify(adapter)
+        except AdapterRefused:  # perhaps a copy from earlier that was cut short
+            self._files.release(_folder(adapter))
+            self._files.fetch(_folder(adapter))
+            self.verify(adapter)
 
     def verify(self, adapter: Adapter) -> None:
         """Check that a version's content still is what its name says.
 
         Raises:
-            AdapterRefused: something in the directory changed after it was published.
+            AdapterRefused: something in the directory changed after it was published, or it is not there.
         """
-        found = digest({file.name: file.read_bytes() for file in adapter.path.iterdir()})
+        try:
+            found = digest({file.name: file.read_bytes() for file in adapter.path.iterdir()})
+        except OSError as error:
+            raise AdapterRefused("files", f"{adapter.path} cannot be read: {error}") from error
         if found != adapter.version:
             raise AdapterRefused("corrupt", f"{adapter.path} holds {found[:12]}, not what was published under its name")
+
+    def stamp(self, adapter: Adapter) -> str:
+        """A text that changes when a version's files do."""
+        return self._files.stamp(_folder(adapter))
+
+    def release(self, adapter: Adapter) -> None:
+        """Free the local copy of a version, where the store is elsewhere."""
+        self._files.release(_folder(adapter))
 
     def publish(self, name: str, files: Mapping[str, bytes]) -> Adapter:
         """Add a version made of `files` and point the alias `stable` at it; killed at any moment, none or all is seen.
@@ -63,31 +122,48 @@ class Store:
         Raises:
             ValueError: a name that is no adapter name.
         """
-        if not NAME.fullmatch(name):
+        if not re.fullmatch(aliases.NAME, name):
             raise ValueError(
                 f"{name!r} is no adapter name: use up to 64 of a-z 0-9 . _ - and start with a letter or digit"
             )
-        version = digest(files)
-        path = self.root / name / "versions" / version
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_dir():
-            staged = Path(tempfile.mkdtemp(prefix=".staged-", dir=path.parent))
-            try:
-                for file, content in files.items():
-                    _write(staged / file, content)
-                staged.chmod(0o755)
-                staged.rename(path)
-            finally:
-                shutil.rmtree(staged, ignore_errors=True)
-        self._point(name, version)
-        return Adapter(name, version, path)
+        adapter = self.at(name, digest(files))
+        with self._files.locked():
+            self._files.add(_folder(adapter), dict(sorted(files.items(), key=lambda file: file[0] == LAST)))
+            self._point(name, (self._aliases(name) or Aliases()).point(STABLE, adapter.version))
+        self.fetch(adapter)
+        return adapter
 
-    def _point(self, name: str, version: str) -> None:
-        file = self.root / name / "aliases.json"
-        aliases = json.loads(file.read_text()) if file.is_file() else {}
-        staged = file.with_suffix(".staged")
-        _write(staged, json.dumps({**aliases, STABLE: version}, indent=2).encode() + b"\n")
-        staged.replace(file)
+    def change(self, name: str, change: Callable[[Aliases], Aliases]) -> None:
+        """Change an adapter's aliases.
+
+        Raises:
+            AdapterNotFound: it has none.
+        """
+        with self._files.locked():
+            old = self._aliases(name)
+            if old is None:
+                raise AdapterNotFound(f"no adapter {name!r} in {self.root}")
+            self._point(name, change(old))
+
+    def delete(self, name: str) -> None:
+        """Take an adapter's aliases away, so that no one finds it; `free` removes its files."""
+        with self._files.locked():
+            self._files.put(f"{name}/deleted.json", (self._aliases(name) or Aliases()).dump())
+            self._files.remove(f"{name}/aliases.json")
+
+    def free(self, name: str) -> None:
+        """Remove the files of a deleted adapter; one that was published again meanwhile stays."""
+        with self._files.locked():
+            if self._aliases(name) is None:
+                self._files.remove(name)
+
+    def _aliases(self, name: str) -> Aliases | None:
+        file = f"{name}/aliases.json"
+        text = self._files.read([file]).get(file)
+        return None if text is None else Aliases.parse(text)
+
+    def _point(self, name: str, aliases: Aliases) -> None:
+        self._files.put(f"{name}/aliases.json", aliases.dump())
 
 
 def digest(files: Mapping[str, bytes]) -> str:
@@ -96,8 +172,5 @@ def digest(files: Mapping[str, bytes]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _folder(adapter: Adapter) -> str:
+    return f"{adapter.name}/versions/{adapter.version}"

@@ -6,7 +6,7 @@
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from service.types import Adapter, Delta, Query
+from service.types import Adapter, Delta, Query, Scores
 
 
 class Engine(Protocol):
@@ -35,6 +35,12 @@ class Engine(Protocol):
         Raises:
             PromptTooLong: prompt and answer exceed the model's context.
             EngineUnavailable: there is no engine, or it died underneath.
+        """
+
+    async def score(self, query: Query) -> Scores:
+        """How likely each of the query's choices is; sampling plays no part. Cancelling it aborts the engine's work.
+
+        Raises: what `generate` raises.
         """
 
     async def check(self) -> None:

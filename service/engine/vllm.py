@@ -4,14 +4,16 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from service.engine.continuations import TokenIds, branches, totals
 from service.errors import AdapterRefused, EngineUnavailable, InvalidRequest, PromptTooLong
 from service.settings import Settings
-from service.types import Adapter, Delta, Query
+from service.types import Adapter, Delta, Query, Scores
 
 log = logging.getLogger(__name__)
 
@@ -60,21 +62,36 @@ class VLLMEngine:
 
     async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
         """See Engine."""
-        from vllm.exceptions import VLLMClientError, VLLMError
-
-        engine = self._running()
-        if query.adapter is not None and query.adapter.key not in self._lora:
-            raise EngineUnavailable(f"adapter {query.adapter.key[:48]} is not loaded")
-        lora = self._lora[query.adapter.key] if query.adapter else None
-        try:
-            prompt = await self._render(engine, query)
+        engine, lora = self._running(), self._adapter(query)
+        with _our_errors():
+            prompt = await self._render(engine, query, query.sampling.max_tokens)
             async with aclosing(engine.generate(prompt, _sampling(query), query.id, lora_request=lora)) as outputs:
                 async for output in outputs:
                     yield _delta(output)
-        except VLLMClientError as error:
-            raise InvalidRequest(str(error)) from error
-        except VLLMError as error:
-            raise EngineUnavailable(f"the engine failed: {error}") from error
+
+    async def score(self, query: Query) -> Scores:
+        """See Engine. Each prefix of the choices asks for its next tokens' probabilities: exact, and the cache shares.
+
+        A prompt with its logprobs asked for would skip the prefix cache and be run once for every choice.
+        """
+        engine, lora = self._running(), self._adapter(query)
+        tree, longest = branches(query.choices), max(map(len, query.choices))
+
+        async def after(number: int, prefix: TokenIds) -> Any:
+            # Rendered each by itself: vLLM's two image caches count on seeing the same requests.
+            longer = replace(query, token_ids=query.token_ids + prefix)
+            prompt = await self._render(engine, longer, longest - len(prefix))
+            sampling, id_ = _weighing(tree[prefix]), f"{query.id}-{number}"
+            async with aclosing(engine.generate(prompt, sampling, id_, lora_request=lora)) as outputs:
+                return [output async for output in outputs][-1]
+
+        with _our_errors():
+            # The empty prefix first: what it computes is in the cache when the others come.
+            first, *others = tree
+            root = await after(0, first)
+            outputs = [root, *await asyncio.gather(*(after(*each) for each in enumerate(others, start=1)))]
+        found = {prefix: _weights(output, tree[prefix]) for prefix, output in zip(tree, outputs, strict=True)}
+        return Scores(totals(query.choices, found), len(root.prompt_token_ids))
 
     async def check(self) -> None:
         """See Engine."""
@@ -85,22 +102,29 @@ class VLLMEngine:
             raise EngineUnavailable("the engine is not running" if self._engine is None else "the engine died")
         return self._engine
 
-    async def _render(self, engine: Any, query: Query) -> Any:
-        """Expand each picture's placeholder, run the image processor, and check the length, once."""
+    def _adapter(self, query: Query) -> Any:
+        if query.adapter is not None and query.adapter.key not in self._lora:
+            raise EngineUnavailable(f"adapter {query.adapter.key[:48]} is not loaded")
+        return self._lora[query.adapter.key] if query.adapter else None
+
+    async def _render(self, engine: Any, query: Query, room: int) -> Any:
+        """Expand each picture's placeholder, run the image processor, and check that `room` tokens are left, once."""
         from vllm.renderers.inputs.preprocess import parse_model_prompt
 
         prompt: dict[str, Any] = {"prompt_token_ids": list(query.token_ids)}
         if query.pictures:
             prompt["multi_modal_data"] = {"image": [picture.image for picture in query.pictures]}
-            prompt["multi_modal_uuids"] = {"image": [picture.digest for picture in query.pictures]}
+            prompt["multi_modal_uuids"] = {"image": [query.scope + picture.digest for picture in query.pictures]}
+        if query.scope:
+            prompt["cache_salt"] = query.scope
         limit = engine.model_config.max_model_len
         if len(query.token_ids) > limit:
             raise PromptTooLong(f"the question is {len(query.token_ids)} tokens, the context {limit}: shorten it")
         (rendered,) = await engine.renderer.render_cmpl_async([parse_model_prompt(engine.model_config, prompt)])
-        needed = len(rendered["prompt_token_ids"]) + query.sampling.max_tokens
+        needed = len(rendered["prompt_token_ids"]) + room
         if needed > limit:
             raise PromptTooLong(
-                f"question, pictures and max_tokens come to {needed} tokens, the context is {limit}: ask for less"
+                f"question, pictures and answer come to {needed} tokens, the context is {limit}: ask for less"
             )
         return rendered
 
@@ -129,6 +153,18 @@ class VLLMEngine:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | settings.engine_args))
 
 
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    from vllm.exceptions import VLLMClientError, VLLMError
+
+    try:
+        yield
+    except VLLMClientError as error:
+        raise InvalidRequest(str(error)) from error
+    except VLLMError as error:
+        raise EngineUnavailable(f"the engine failed: {error}") from error
+
+
 def _sampling(query: Query) -> Any:
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
@@ -140,10 +176,32 @@ def _sampling(query: Query) -> Any:
     )
 
 
-def _delta(output: Any) -> Delta:
+def _weighing(token_ids: tuple[int, ...]) -> Any:
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=1,
+        logprob_token_ids=list(token_ids),
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _weights(output: Any, token_ids: tuple[int, ...]) -> dict[int, float]:
+    (step,) = _completion(output).logprobs
+    return {token: step[token].logprob for token in token_ids}
+
+
+def _completion(output: Any) -> Any:
     (completion,) = output.outputs
     if completion.finish_reason in ("abort", "error"):
         raise EngineUnavailable("the engine gave up on this request")
+    return completion
+
+
+def _delta(output: Any) -> Delta:
+    completion = _completion(output)
     return Delta(
         text=completion.text,
         tokens=len(completion.token_ids),

@@ -25,10 +25,11 @@ Image.MAX_IMAGE_PIXELS = None
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What we are willing to decode: pixels in all, and the ratio of the longer side to the shorter."""
+    """What we are willing to decode: pixels of an image, its longer side over its shorter, images of one question."""
 
     pixels: int = 50_000_000
     aspect: float = 100.0
+    count: int = 4
 
 
 DEFAULT_LIMITS = ImageLimits()

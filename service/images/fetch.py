@@ -18,6 +18,7 @@ import httpx
 
 from service.errors import FetchFailed, FetchTimeout, ImageTooLarge, UrlRefused
 from service.images.addresses import literal, may_connect
+from service.tracing import hop
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -70,13 +71,14 @@ class Fetcher:
             FetchTimeout: not all there in time.
             ImageTooLarge: over the limit; nothing beyond it was read.
         """
-        try:
-            async with asyncio.timeout(self._limits.seconds):
-                return await self._follow(url)
-        except TimeoutError as error:
-            raise FetchTimeout(f"the image's URL did not deliver within {self._limits.seconds:g} s") from error
-        except httpx.TransportError as error:
-            raise FetchFailed(f"the image's URL broke off ({type(error).__name__})") from error
+        with hop("fetch"):
+            try:
+                async with asyncio.timeout(self._limits.seconds):
+                    return await self._follow(url)
+            except TimeoutError as error:
+                raise FetchTimeout(f"the image's URL did not deliver within {self._limits.seconds:g} s") from error
+            except httpx.TransportError as error:
+                raise FetchFailed(f"the image's URL broke off ({type(error).__name__})") from error
 
     async def _follow(self, target: str) -> bytes:
         url = self._judge_url(target, base=None)

@@ -1,34 +1,93 @@
-"""GET /v1/adapters: the base in service, the adapters that serve, and those refused with the reason."""
+"""/v1/adapters: what can be named in a question and what cannot; `admin` has the operator's levers."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from service.routes.state import Service, get_service
-from service.schemas import AdapterOut, AdaptersResponse, BaseOut, RefusedOut
+from service.errors import AdapterNotFound, InvalidRequest
+from service.routes.state import Asker, Running
+from service.schemas.adapters import (
+    AdapterChange,
+    AdapterDetail,
+    AdapterOut,
+    AdaptersResponse,
+    BaseOut,
+    RefusedOut,
+    Rollback,
+    RouterOut,
+)
 
 router = APIRouter(tags=["adapters"])
+admin = APIRouter(tags=["adapters"])
+
+
+async def _seen(name: str, tenant: Asker) -> str:
+    """The name in the path, if its asker may know of it."""
+    if not tenant.sees(name):
+        raise AdapterNotFound(f"no adapter {name[:64]!r} in the store")
+    return name
+
+
+Name = Annotated[str, Depends(_seen)]
 
 
 @router.get("/v1/adapters")
-async def list_adapters(service: Annotated[Service, Depends(get_service)]) -> AdaptersResponse:
+async def list_adapters(service: Running, tenant: Asker) -> AdaptersResponse:
     """List what can be named in a question's `adapter`."""
+    residency = service.residency
     return AdaptersResponse(
         base=BaseOut(id=service.base.id, precision=service.base.precision, digest=service.base.digest),
-        adapters=[
-            AdapterOut(
-                name=name,
-                version=adapter.version,
-                rank=manifest.rank,
-                rows=manifest.score.rows,
-                base_right=manifest.score.base,
-                adapter_right=manifest.score.adapter,
-                base_precision=manifest.base_precision,
-            )
-            for name, (adapter, manifest) in sorted(service.residency.serving.items())
-        ],
+        adapters=[AdapterOut.of(residency, adapter) for adapter in residency.stable() if tenant.sees(adapter.name)],
         refused=[
-            RefusedOut(name=name, reason=error.reason, message=error.message)
-            for name, error in sorted(service.residency.refused.items())
+            RefusedOut(name=name, version=version, reason=error.reason, message=error.message)
+            for name, version, error in residency.refusals()
+            if tenant.sees(name)
+        ],
+        routers=[
+            RouterOut(name=name, **{kind: to if to and tenant.sees(to) else None for kind, to in router})
+            for name, router in sorted(residency.served.routers.items())
+            if tenant.sees(name)
         ],
     )
+
+
+@router.get("/v1/adapters/{name}")
+async def show_adapter(name: Name, service: Running) -> AdapterDetail:
+    """Show an adapter's aliases and versions, and the state of each in this replica."""
+    return AdapterDetail.of(service.residency, name)
+
+
+@admin.put("/v1/adapters/{name}")
+async def change_adapter(name: Name, change: AdapterChange, service: Running) -> AdapterDetail:
+    """Move an alias to a version, which is proven first; share traffic out to it; pin the adapter."""
+    moves = change.version is not None or change.weight is not None
+    if not moves and change.pin is None:
+        raise InvalidRequest("nothing to change: send version, weight or pin")
+    if moves:
+        await service.releases.point(name, change.alias, change.version or change.alias, change.weight)
+    if change.pin is not None:
+        await service.releases.pin(name, change.pin)
+    return AdapterDetail.of(service.residency, name)
+
+
+@admin.post("/v1/adapters/{name}/rollback")
+async def roll_back_adapter(name: Name, service: Running, rollback: Rollback | None = None) -> AdapterDetail:
+    """Point an alias, stable if none is named, at its previous version."""
+    await service.releases.roll_back(name, (rollback or Rollback()).alias)
+    return AdapterDetail.of(service.residency, name)
+
+
+@admin.post("/v1/adapters/{name}/prefetch")
+async def prefetch_adapter(name: Name, service: Running) -> AdapterDetail:
+    """Load an adapter in this replica before someone asks."""
+    await service.releases.prefetch(name)
+    return AdapterDetail.of(service.residency, name)
+
+
+@admin.delete("/v1/adapters/{name}", status_code=204)
+async def delete_adapter(name: Name, service: Running, alias: str | None = None) -> None:
+    """Remove an adapter, or one alias of it; questions under way are answered."""
+    if alias is None:
+        await service.releases.delete(name)
+    else:
+        await service.releases.drop_alias(name, alias)

@@ -2,14 +2,20 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Header, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from service.adapters.base import Base
+from service.adapters.releases import Releases
 from service.adapters.residency import Residency
+from service.auth import Tenants
 from service.engine import Engine
+from service.errors import Forbidden
 from service.metrics import Metrics
 from service.settings import Settings
+from service.types import Tenant
 from service.vqa import VQA
 
 
@@ -21,8 +27,10 @@ class Service:
     base: Base
     engine: Engine
     residency: Residency
+    releases: Releases
     vqa: VQA
     metrics: Metrics
+    tenants: Tenants
     warm: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -30,3 +38,40 @@ def get_service(request: Request) -> Service:
     """The running service of a request, for `Depends`."""
     found: Service = request.app.state.service
     return found
+
+
+Running = Annotated[Service, Depends(get_service)]
+_Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+
+
+async def get_tenant(service: Running, bearer: _Bearer) -> Tenant:
+    """Who asks, within its rate, for `Depends`; however often it is depended on, a request counts once.
+
+    Raises:
+        Unauthorized, LimitReached: see Tenants.admit.
+    """
+    return await service.tenants.admit(bearer.credentials if bearer else None)
+
+
+Asker = Annotated[Tenant, Depends(get_tenant)]
+
+
+async def require_admin(tenant: Asker) -> Tenant:
+    """Who asks, and may change what is served, for `Depends`.
+
+    Raises:
+        Forbidden: it may only ask questions; and what `get_tenant` raises.
+    """
+    if not tenant.admin:
+        raise Forbidden("this needs an admin's key")
+    return tenant
+
+
+RequestKey = Annotated[
+    str | None,
+    Header(
+        alias="x-request-key",
+        max_length=200,
+        description="questions with one key get one version of an adapter, while its traffic is shared out between two",
+    ),
+]

@@ -1,0 +1,122 @@
+"""What an operator does with adapters: move an alias, share traffic out, roll back, pin, prefetch, delete.
+
+Written to the store, from where every replica takes it; this one at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from service.adapters.aliases import STABLE, Aliases
+from service.adapters.residency import Residency
+from service.adapters.routing import Shelf, version_of
+from service.adapters.store import Store
+from service.errors import AdapterNotFound, InvalidRequest, StoreUnavailable
+from service.workers import Workers
+
+
+@dataclass(frozen=True)
+class Releases:
+    """Changes to the store of one service."""
+
+    store: Store
+    residency: Residency
+    workers: Workers
+
+    async def shelf(self, name: str) -> Shelf:
+        """One adapter as the store has it now.
+
+        Raises:
+            AdapterNotFound: there is no such adapter.
+        """
+        await self.residency.refresh()
+        if name not in self.residency.wanted.shelves:
+            raise AdapterNotFound(f"no adapter {name[:64]!r} in the store")
+        return self.residency.wanted.shelves[name]
+
+    async def point(self, name: str, alias: str, wanted: str, weight: float | None) -> None:
+        """Make an alias, or move it to what another alias or the front of a version names, once that is proven.
+
+        `weight` is the share of the bare name's questions; None keeps it.
+
+        Raises:
+            AdapterNotFound, AdapterRefused: there is no such version, or it must not serve; nothing was changed then.
+            InvalidRequest: the shares of all aliases exceed the whole, or stable was given one.
+        """
+        shelf = await self.shelf(name)
+        target = version_of(name, shelf, wanted)
+        named = shelf.aliases.named
+        share = weight if weight is not None else named[alias].weight if alias in named else 0.0
+        others = sum(other.weight for key, other in named.items() if key != alias)
+        if share + others > 1 or (share and alias == STABLE):
+            raise InvalidRequest(
+                f"a weight of {share:g} for {alias!r}: stable answers what the others leave, of 1 in all"
+            )
+        await self.residency.prove(self.store.at(name, target))
+        await self._change(name, lambda old: old.point(alias, target, share))
+
+    async def roll_back(self, name: str, alias: str) -> None:
+        """Point an alias at its previous version.
+
+        Raises:
+            AdapterNotFound, AdapterRefused: there is none, or it must not serve; nothing was changed then.
+        """
+        before = (await self.shelf(name)).aliases.roll_back(alias).named[alias]
+        await self.residency.prove(self.store.at(name, before.version))
+        await self._change(name, lambda old: old.roll_back(alias))
+
+    async def pin(self, name: str, pinned: bool) -> None:
+        """Keep the versions an adapter's aliases name loaded, or no longer.
+
+        Raises:
+            AdapterNotFound: there is no such adapter.
+            InvalidRequest: pinned adapters would leave no room for others.
+        """
+        shelf = await self.shelf(name)
+        all_pinned = {adapter.key for adapter in self.residency.pinned()}
+        all_pinned |= {f"{name}@{alias.version}" for alias in shelf.aliases.named.values()}
+        room = self.residency.slots.capacity - 1
+        if pinned and len(all_pinned) > room:
+            raise InvalidRequest(
+                f"{len(all_pinned)} versions would be pinned, there is room for {room} beside the rest"
+            )
+        await self._change(name, lambda old: old.model_copy(update={"pinned": pinned}))
+
+    async def prefetch(self, name: str) -> None:
+        """Load the versions an adapter's aliases name in this replica, before someone asks."""
+        for alias in (await self.shelf(name)).aliases.named:
+            async with self.residency.lease(f"{name}@{alias}") as adapter, self.residency.loaded(adapter):
+                pass
+
+    async def drop_alias(self, name: str, alias: str) -> None:
+        """Take an alias away; its version stays.
+
+        Raises:
+            AdapterNotFound: there is no such adapter or alias.
+            InvalidRequest: it is stable, without which an adapter has no name.
+        """
+        if alias == STABLE:
+            raise InvalidRequest("stable cannot be taken away: move it, or delete the adapter")
+        if alias not in (await self.shelf(name)).aliases.named:
+            raise AdapterNotFound(f"{name} has no alias {alias[:64]!r}")
+        await self._change(name, lambda old: old.without(alias))
+
+    async def delete(self, name: str) -> None:
+        """Remove an adapter; questions under way are answered, and its files go when no replica can need them.
+
+        Raises:
+            AdapterNotFound: there is no such adapter.
+        """
+        await self.shelf(name)
+        await self._write(partial(self.store.delete, name))
+        await self.residency.refresh()
+
+    async def _change(self, name: str, change: Callable[[Aliases], Aliases]) -> None:
+        await self._write(partial(self.store.change, name, change))
+        await self.residency.refresh()
+
+    async def _write(self, write: Callable[[], None]) -> None:
+        try:
+            await self.workers.run(write)
+        except OSError as error:
+            raise StoreUnavailable(f"the adapter store cannot be written: {error}") from error

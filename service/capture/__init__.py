@@ -1,0 +1,104 @@
+"""Questions, answers and corrections kept as training data, where the operator asked for it; never a request's worry.
+
+Here is when and whether; files.py knows where and how.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from service.capture.files import Files, Record, is_row_text
+from service.errors import NotKept, QuestionNotFound, ServiceError
+from service.metrics import Metrics
+from service.types import Answer, Picture, Question
+from service.workers import Workers
+
+__all__ = ["Capture", "Files", "Record", "Redact"]
+
+log = logging.getLogger(__name__)
+
+# An operator's hook, on a worker thread: the record as it may be kept (dataclasses.replace), or None to keep nothing.
+Redact = Callable[[Record], Record | None]
+# Answers that wait to be written; more are dropped.
+_BACKLOG = 128
+_STOP_S = 5.0
+
+
+class Capture:
+    """Has files written behind the requests' backs."""
+
+    def __init__(self, files: Files, redact: Redact | None, workers: Workers, metrics: Metrics) -> None:
+        self._files, self._redact = files, redact or (lambda record: record)
+        self._workers, self._metrics = workers, metrics
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def keep(self, question: Question, pictures: tuple[Picture, ...], answer: Answer) -> None:
+        """Have an answered question written soon, if a row can hold it; returns at once and raises nothing."""
+        adapter = answer.adapter
+        record = Record(
+            request=question.id,
+            tenant=question.tenant.name,
+            adapter=adapter.name if adapter else None,
+            version=adapter.version if adapter else None,
+            question=question.text.strip(),
+            answer=answer.text.strip(),
+            confidence=round(answer.confidence, 6),
+            picture=pictures[0].image if pictures else None,
+        )
+        # A row holds one question and one picture at most.
+        if question.history or len(pictures) > 1 or not (is_row_text(record.question) and is_row_text(record.answer)):
+            self._count("skipped")
+        elif len(self._writing) >= _BACKLOG:
+            self._count("dropped")
+        else:
+            task = asyncio.create_task(self._write(record))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+
+    async def correct(self, request: str, tenant: str, answer: str, comment: str | None) -> None:
+        """Write down the right answer to a question that was kept.
+
+        Raises:
+            QuestionNotFound: no question of that tenant with that id is kept.
+            NotKept: it could not be written.
+        """
+        if self._writing:
+            await asyncio.wait(self._writing)  # the question itself may still be on its way
+        try:
+            await self._workers.run(self._correct, request, tenant, answer, comment)
+        except ServiceError:
+            raise
+        except Exception as error:  # the disk's, or the operator's hook's, which may be any
+            self._failed(error)
+            raise NotKept("the correction could not be written: try again later") from error
+
+    async def stop(self) -> None:
+        """Let what is under way be written, for some seconds at most."""
+        if self._writing:
+            await asyncio.wait(self._writing, timeout=_STOP_S)
+
+    async def _write(self, record: Record) -> None:
+        try:
+            await self._workers.run(self._save, record)
+        except Exception as error:
+            self._failed(error)
+
+    def _correct(self, request: str, tenant: str, answer: str, comment: str | None) -> None:
+        found = self._files.find(request, tenant)
+        if found is None:
+            raise QuestionNotFound(f"no question {request!r} of yours is kept here")
+        if not self._save(found.corrected(answer, comment)):
+            raise NotKept("there is no room for more: try again tomorrow")
+
+    def _save(self, record: Record) -> bool:
+        kept = self._redact(record)
+        saved = kept is None or self._files.save(kept)
+        self._count("redacted" if kept is None else "kept" if saved else "dropped")
+        return saved
+
+    def _failed(self, error: Exception) -> None:
+        log.error("a question or correction was not kept: %s", type(error).__name__)  # its words may tell secrets
+        self._count("failed")
+
+    def _count(self, outcome: str) -> None:
+        self._metrics.captured.labels(outcome).inc()

@@ -1,0 +1,172 @@
+"""Records -> JSON lines and images in a directory that does not grow without bound. Blocks; knows no request.
+
+    2026-05-01/images/<digest>.png       the pixels the model saw, with nothing else of the caller's file
+    2026-05-01/questions-<host>.jsonl    {"image", "question", "answer", …}: what was asked, and what we said
+    2026-05-01/corrections-<host>.jsonl  the same with the right answer, and ours as "said"
+
+Days are UTC's, the host is in the name so that replicas may share a directory. Each file is a set that
+`python -m trainer data check --data FILE --images 2026-05-01/images` accepts. Whole days go when they are too old or,
+oldest first, when all are too large; today's stays, and takes no more.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+# Longest text of a row, and what none may hold, as the trainer has them.
+TEXT_LIMIT, _PLACEHOLDER = 2000, "<image>"
+_SWEEP_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row; `said` is our answer where `answer` is a caller's correction of it, whose picture is `image` already.
+
+    `picture` is what the model saw; `image` is its name, once it has one.
+    """
+
+    request: str
+    tenant: str
+    adapter: str | None
+    version: str | None
+    question: str
+    answer: str
+    confidence: float
+    picture: Image.Image | None = None
+    said: str | None = None
+    comment: str | None = None
+    image: str | None = None
+    day: str | None = None
+
+    def corrected(self, answer: str, comment: str | None) -> "Record":
+        """The same question with its right answer."""
+        return replace(self, answer=answer, said=self.answer, comment=comment)
+
+
+def is_row_text(text: str) -> bool:
+    """Whether a row of training data may have this as its question or answer."""
+    return bool(text.strip()) and len(text) <= TEXT_LIMIT and _PLACEHOLDER not in text
+
+
+class Files:
+    """The directory, kept for `days` and within `size` bytes."""
+
+    def __init__(self, directory: Path, days: int, size: int) -> None:
+        self._directory, self._days, self._size = directory, days, size
+        self._host = socket.gethostname()
+        self._lock = threading.Lock()
+        self._room = 0
+        self._swept = -_SWEEP_S
+
+    def save(self, record: Record) -> bool:
+        """Write one row, and its picture if it is new; whether there was room.
+
+        Raises:
+            OSError: it cannot be written; no half of a row stays.
+        """
+        with self._lock:
+            self._sweep()
+            if self._room <= 0:
+                return False
+            day = record.day or _today().isoformat()
+            folder = self._directory / day
+            (folder / "images").mkdir(0o700, parents=True, exist_ok=True)
+            image = record.image if record.picture is None else self._picture(folder / "images", record.picture)
+            kind = "questions" if record.said is None else "corrections"
+            self._append(folder / f"{kind}-{self._host}.jsonl", _row(replace(record, image=image)))
+            return True
+
+    def find(self, request: str, tenant: str) -> Record | None:
+        """The newest question that was kept under an id for a tenant."""
+        for day in reversed(self._kept()):
+            for file in sorted((self._directory / day).glob("questions-*.jsonl")):
+                for line in reversed(file.read_bytes().splitlines()):
+                    if request.encode() not in line:
+                        continue
+                    found = _record(line, day)
+                    if (found.request, found.tenant) == (request, tenant):
+                        return found
+        return None
+
+    def _picture(self, images: Path, picture: Image.Image) -> str:
+        name = hashlib.sha256(f"{picture.mode}{picture.size}".encode() + picture.tobytes()).hexdigest() + ".png"
+        if not (images / name).exists():
+            buffer = io.BytesIO()
+            picture.save(buffer, "PNG")
+            part = images / f"{name}.{self._host}.part"
+            try:
+                part.write_bytes(buffer.getvalue())
+                part.rename(images / name)
+            finally:
+                part.unlink(missing_ok=True)
+            self._room -= len(buffer.getvalue())
+        return name
+
+    def _append(self, file: Path, row: dict[str, Any]) -> None:
+        line = json.dumps(row).encode() + b"\n"
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            before = os.fstat(descriptor).st_size
+            if os.write(descriptor, line) < len(line):
+                os.ftruncate(descriptor, before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        finally:
+            os.close(descriptor)
+        self._room -= len(line)
+
+    def _sweep(self) -> None:
+        """Remove what is too old or too much, and see how much room is left; now and then."""
+        if time.monotonic() - self._swept < _SWEEP_S:
+            return
+        sizes = {day: _size(self._directory / day) for day in self._kept()}
+        oldest = (_today() - timedelta(self._days)).isoformat()
+        for day in sorted(sizes):
+            if day <= oldest or (sum(sizes.values()) > self._size and day < _today().isoformat()):
+                shutil.rmtree(self._directory / day)
+                del sizes[day]
+        self._room = self._size - sum(sizes.values())
+        self._swept = time.monotonic()
+
+    def _kept(self) -> list[str]:
+        return sorted(_days_in(self._directory))
+
+
+def _days_in(directory: Path) -> Iterator[str]:
+    for folder in directory.iterdir() if directory.is_dir() else ():
+        try:
+            yield date.fromisoformat(folder.name).isoformat()
+        except ValueError:  # not ours
+            continue
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
+def _size(folder: Path) -> int:
+    return sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
+
+
+def _row(record: Record) -> dict[str, Any]:
+    fields = asdict(replace(record, picture=None, day=None))
+    row = {name: value for name, value in fields.items() if value is not None}
+    return row | {"category": record.adapter or "base", "at": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _record(line: bytes, day: str) -> Record:
+    row = json.loads(line)
+    fields = {name: row.get(name) for name in Record.__slots__}
+    return Record(**fields | {"picture": None, "day": day})

@@ -1,0 +1,39 @@
+"""Log lines, as text or as JSON, each with the id of the request it is about and of its trace."""
+
+import logging
+from contextvars import ContextVar
+from typing import Literal
+
+from pythonjsonlogger.json import JsonFormatter
+
+from service.tracing import trace_id
+
+# Set by service/middleware.py; tasks and worker threads of a request inherit it.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+_TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s%(about)s"
+_JSON = "%(levelname)s %(name)s %(message)s"
+
+
+def configure(level: str, form: Literal["text", "json"]) -> None:
+    """Print what is of `level` or worse to stderr, for the whole process."""
+    handler = logging.StreamHandler()
+    if form == "json":
+        names = {"levelname": "level", "name": "logger"}
+        handler.setFormatter(JsonFormatter(_JSON, rename_fields=names, timestamp=True))
+        handler.addFilter(_tell_fields)
+    else:
+        handler.setFormatter(logging.Formatter(_TEXT))
+        handler.addFilter(_tell_text)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _tell_fields(record: logging.LogRecord) -> bool:
+    fields = {"request_id": request_id.get(), "trace_id": trace_id()}
+    record.__dict__.update({name: value for name, value in fields.items() if value})
+    return True
+
+
+def _tell_text(record: logging.LogRecord) -> bool:
+    record.about = f" [{request_id.get()}]" if request_id.get() else ""
+    return True

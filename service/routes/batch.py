@@ -1,0 +1,35 @@
+"""POST /v1/vqa/batch: many questions about the same images, the images decoded and seen once."""
+
+from dataclasses import replace
+
+from fastapi import APIRouter, Request
+
+from service.batch import answer_all
+from service.routes import failure, listening
+from service.routes.bodies import documented, read_json
+from service.routes.state import Asker, RequestKey, Running
+from service.schemas.batch import BatchRequest, BatchResponse
+from service.schemas.errors import ErrorResponse
+from service.schemas.vqa import VQAResponse
+from service.types import Answer
+
+router = APIRouter(tags=["questions"])
+_PATH = "/v1/vqa/batch"
+
+
+@router.post(_PATH, openapi_extra=documented(_PATH, BatchRequest))
+async def ask_all(request: Request, service: Running, tenant: Asker, key: RequestKey = None) -> BatchResponse:
+    """Answer each question, or say what is wrong with it; each counts as a request of its own."""
+    body = await read_json(request, BatchRequest, service.vqa.workers)
+    id_ = f"vqa-{request.state.request_id}"
+    questions = await service.vqa.workers.run(body.to_questions, id_, service.settings.deadline_s)
+    questions = [replace(question, tenant=tenant, key=key) for question in questions]
+    answering = answer_all(service.vqa, questions, service.settings.batch_questions)
+    found = await listening.unless_gone(request.receive, answering)
+    return BatchResponse(id=id_, results=[_result(each, request.state.request_id) for each in found])
+
+
+def _result(found: Answer | BaseException, request_id: str) -> VQAResponse | ErrorResponse:
+    if isinstance(found, Answer):
+        return VQAResponse.of(found)
+    return ErrorResponse(error=failure.describe(found, request_id).body)

@@ -1,0 +1,112 @@
+"""OpenAI's routes: its clients ask here, and an adapter is a model to them."""
+
+import json
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+
+from service.errors import AdapterNotFound
+from service.routes import failure, listening
+from service.routes.bodies import documented, read_json
+from service.routes.state import Asker, RequestKey, Running
+from service.schemas.chat import (
+    ChatChoice,
+    ChatRequest,
+    ChatResponse,
+    ChatUsage,
+    ModelOut,
+    ModelsResponse,
+    OpenAIErrorResponse,
+    Said,
+)
+from service.types import Answer
+
+_FAILURE: dict[int | str, dict[str, Any]] = {
+    "default": {"model": OpenAIErrorResponse, "description": "Every failure has this shape"}
+}
+router = APIRouter(tags=["openai"], responses=_FAILURE)
+_CHAT = "/v1/chat/completions"
+
+
+@router.get("/v1/models")
+async def list_models(service: Running, tenant: Asker) -> ModelsResponse:
+    """List the base and the adapters that serve."""
+    base = service.base.id
+    adapters = [ModelOut(id=name, parent=base) for name in service.residency.served.names() if tenant.sees(name)]
+    return ModelsResponse(data=[ModelOut(id=base), *adapters])
+
+
+@router.get("/v1/models/{model:path}")
+async def get_model(model: str, service: Running, tenant: Asker) -> ModelOut:
+    """Look one model up by its id."""
+    models = (await list_models(service, tenant)).data
+    found = next((each for each in models if each.id == model), None)
+    if found is None:
+        raise AdapterNotFound(f"no model {model[:64]!r}; there are: {', '.join(each.id for each in models)}")
+    return found
+
+
+@router.post(_CHAT, openapi_extra=documented(_CHAT, ChatRequest), response_model=ChatResponse)
+async def chat(
+    request: Request, service: Running, tenant: Asker, key: RequestKey = None
+) -> ChatResponse | StreamingResponse:
+    """Answer the question a conversation ends in."""
+    body = await read_json(request, ChatRequest, service.vqa.workers)
+    id_ = f"chatcmpl-{request.state.request_id}"
+    arguments = id_, service.settings.deadline_s, service.base.id
+    question = await service.vqa.workers.run(body.to_question, *arguments)
+    question = replace(question, tenant=tenant, key=key)
+    if body.stream:
+        writer = _Writer(id_, body, request.state.request_id)
+        return await listening.stream(request, service.vqa.stream(question), writer.write, writer.fail)
+    answer = await listening.unless_gone(request.receive, service.vqa.answer(question))
+    return ChatResponse(
+        id=id_,
+        created=int(time.time()),
+        model=body.model,
+        system_fingerprint=answer.adapter.version if answer.adapter else None,
+        choices=[ChatChoice(message=Said(content=answer.text), finish_reason=answer.finish_reason)],
+        usage=ChatUsage.of(answer),
+    )
+
+
+@dataclass
+class _Writer:
+    """Words one stream as OpenAI's chunks; only the first names the role."""
+
+    id: str
+    body: ChatRequest
+    request_id: str
+    created: int = field(default_factory=lambda: int(time.time()))
+    role: dict[str, str] = field(default_factory=lambda: {"role": "assistant"})
+
+    def write(self, said: str | Answer) -> str:
+        role, self.role = self.role, {}
+        if isinstance(said, str):
+            return self._chunk([self._choice({**role, "content": said}, None)])
+        last = self._chunk([self._choice(role, said.finish_reason)])
+        if self.body.stream_options and self.body.stream_options.include_usage:
+            last += self._chunk([], ChatUsage.of(said).model_dump())
+        return f"{last}data: [DONE]\n\n"
+
+    def fail(self, error: Exception) -> str:
+        told = failure.describe(error, self.request_id)
+        return f"data: {OpenAIErrorResponse.of(told.status, told.body).model_dump_json()}\n\n"
+
+    @staticmethod
+    def _choice(delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
+        return {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+
+    def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> str:
+        chunk = {
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self.body.model,
+            "choices": choices,
+            "usage": usage,
+        }
+        return f"data: {json.dumps(chunk)}\n\n"

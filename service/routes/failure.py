@@ -1,0 +1,54 @@
+"""An exception -> what its caller is told: a status, headers and the one body. The only place that words failures."""
+
+import logging
+from dataclasses import dataclass, field
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service.errors import InvalidRequest, ServiceError
+from service.schemas.chat import OpenAIErrorResponse
+from service.schemas.errors import ErrorBody, ErrorResponse
+
+# Where callers expect another body.
+_OPENAI = ("/v1/models", "/v1/chat/completions")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a caller is told of an exception."""
+
+    status: int
+    body: ErrorBody
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def describe(error: BaseException, request_id: str) -> Failure:
+    """The Failure an exception becomes; one that is not ours is logged and told as `internal`."""
+    if isinstance(error, RequestValidationError):
+        return _failure(InvalidRequest.status, InvalidRequest.code, str(error.errors()), request_id)
+    if isinstance(error, HTTPException):
+        return _failure(error.status_code, "http_error", str(error.detail), request_id)
+    if isinstance(error, ServiceError):
+        body = ErrorBody(code=error.code, message=error.message, request_id=request_id)
+        return Failure(error.status, body, error.headers)
+    log.error("request %s failed unexpectedly", request_id, exc_info=error)
+    return _failure(500, ServiceError.code, "something went wrong on our side", request_id)
+
+
+async def reply(request: Request, error: Exception) -> JSONResponse:
+    """The one handler: every failure that comes before an answer's first byte leaves here."""
+    failure = describe(error, request.state.request_id)
+    if request.url.path.startswith(_OPENAI):
+        body = OpenAIErrorResponse.of(failure.status, failure.body).model_dump()
+    else:
+        body = ErrorResponse(error=failure.body).model_dump()
+    return JSONResponse(body, failure.status, failure.headers)
+
+
+def _failure(status: int, code: str, message: str, request_id: str) -> Failure:
+    return Failure(status, ErrorBody(code=code, message=message, request_id=request_id))

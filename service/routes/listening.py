@@ -1,0 +1,84 @@
+"""Answers for as long as somebody listens: a client that hangs up ends the work done for it, streamed or not."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from service.errors import Cancelled
+from service.types import Answer
+
+T = TypeVar("T")
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns or raises; it is cancelled, and has ended, when the client hangs up first.
+
+    The request's body must have been read.
+
+    Raises:
+        Cancelled: the client hung up.
+    """
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_disconnect(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Cancelled("the client hung up")
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def stream(
+    request: Request,
+    said: AsyncGenerator[str | Answer, None],
+    write: Callable[[str | Answer], str],
+    fail: Callable[[Exception], str],
+) -> StreamingResponse:
+    """Server-sent events: `write` words what is said, `fail` what goes wrong after the first byte.
+
+    What goes wrong before that is raised here, and answered like any failure.
+    """
+    first = await unless_gone(request.receive, _first(said))
+
+    async def events() -> AsyncGenerator[str, None]:
+        try:
+            yield write(first)
+            async for part in said:
+                yield write(part)
+        except Exception as error:
+            yield fail(error)
+
+    return _Events(events(), said)
+
+
+class _Events(StreamingResponse):
+    """Closes `source`, and with it the engine's work, however the sending ends."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[str, None], source: AsyncGenerator[Any, None]) -> None:
+        # A proxy that buffers would hold the first word back until the last.
+        super().__init__(events, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        self._source = source
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        """ASGI."""
+        async with aclosing(self._source):
+            with suppress(Cancelled):
+                await unless_gone(receive, self.stream_response(send))
+
+
+async def _first(said: AsyncGenerator[T, None]) -> T:
+    return await anext(said)
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,67 @@
+"""Wire shapes of a batch: one image, many questions, each through its own adapter."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+
+from service.errors import InvalidRequest
+from service.schemas.errors import ErrorResponse
+from service.schemas.vqa import IMAGE_URL, Asked, Seen, VQAResponse
+from service.types import Question
+
+
+def _question(value: Any) -> Any:
+    return {"question": value} if isinstance(value, str) else value
+
+
+class BatchRequest(Seen):
+    """Questions about the same images."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "image": IMAGE_URL,
+                    "questions": [
+                        {"question": "what color is the shape?", "adapter": "shapes"},
+                        {"question": "is there a digit?", "adapter": "digits", "choices": ["yes", "no"]},
+                    ],
+                },
+                {
+                    "image": IMAGE_URL,
+                    "questions": ["what is in the image?", "how many?"],
+                    "adapters": ["shapes", None],
+                },
+            ]
+        }
+    )
+
+    questions: Annotated[
+        list[Annotated[Asked, BeforeValidator(_question, json_schema_input_type=Asked | str)]], Field(min_length=1)
+    ]
+    adapters: Annotated[
+        list[str | None] | None, Field(min_length=1, description="every question is asked through each; null: the base")
+    ] = None
+    deadline_s: Annotated[FiniteFloat | None, Field(gt=0, le=600, description="seconds until 504, each")] = None
+
+    def to_questions(self, id_: str, deadline_s: float) -> list[Question]:
+        """Every question with every adapter, all adapters of the first question first.
+
+        Raises:
+            InvalidRequest, ImageBroken: adapters named twice over, or an image that is not base64.
+        """
+        if self.adapters is not None and any(asked.adapter is not None for asked in self.questions):
+            raise InvalidRequest("adapters came for all and for one question: name them in one place")
+        images = self.read_images()
+        pairs = [(asked, who) for asked in self.questions for who in self.adapters or [asked.adapter]]
+        return [
+            asked.ask(f"{id_}-{number}", images, who, self.deadline_s or deadline_s)
+            for number, (asked, who) in enumerate(pairs)
+        ]
+
+
+class BatchResponse(BaseModel):
+    """For each question, in order, its answer or its error."""
+
+    id: str
+    results: list[VQAResponse | ErrorResponse]

@@ -1,0 +1,173 @@
+"""Wire shapes of a question and its answer: what JSON comes in and goes out. Knows no rule beyond shape."""
+
+import base64
+import binascii
+import re
+from typing import Annotated
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
+
+from service.errors import ImageBroken, InvalidRequest
+from service.schemas import Incoming
+from service.types import Answer, Link, Question, Sampling, Upload
+
+_DATA_URL = re.compile(r"data:([a-z0-9/+.-]*)(;[a-z0-9=_.-]+)*?;base64,", re.IGNORECASE)
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # a colon is no base64
+TEXT_LIMIT = 16_000
+IMAGE_URL = "https://example.com/chart.png"  # of examples
+
+
+_Choice = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+
+
+class Seen(Incoming):
+    """What a question is about: images, or none."""
+
+    image: Annotated[
+        str | None, Field(description="data:image/png;base64,…, an https URL, or plain base64 of a PNG, JPEG or WebP")
+    ] = None
+    images: Annotated[
+        tuple[str, ...], Field(description="several, each as in `image`, in the order the model sees")
+    ] = ()
+
+    def read_images(self, files: tuple[Upload, ...] = ()) -> tuple[Upload | Link, ...]:
+        """The images in order; `files` are those uploaded beside the text.
+
+        Raises:
+            InvalidRequest, ImageBroken: images as text and as files, or an image that is not base64.
+        """
+        texts = [*([] if self.image is None else [self.image]), *self.images]
+        if texts and files:
+            raise InvalidRequest("images came as files and as text: send either")
+        return (*files, *(read_image(text) for text in texts))
+
+
+class Asked(Incoming):
+    """A question, whom it is asked of, and how it is to be answered."""
+
+    question: Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT, examples=["what color is the shape?"])]
+    adapter: Annotated[
+        str | None,
+        Field(
+            max_length=200,
+            validation_alias=AliasChoices("adapter", "model"),
+            description="a name from GET /v1/adapters, name@alias, or name@version (eight digits of it or more); "
+            "null asks the base model",
+            examples=["shapes"],
+        ),
+    ] = None
+    choices: Annotated[
+        list[_Choice] | None,
+        Field(
+            min_length=2,
+            max_length=32,
+            description="the answer is one of these, each with its probability",
+            examples=[["yes", "no"]],
+        ),
+    ] = None
+    temperature: Annotated[FiniteFloat, Field(ge=0, le=2, description="0 is greedy")] = 0.0
+    max_tokens: Annotated[int, Field(ge=1, le=4096, description="longest answer, in tokens")] = 64
+    priority: Annotated[int, Field(ge=0, le=9, description="higher goes earlier; your key says how high it may")] = 0
+
+    def ask(self, id_: str, images: tuple[Upload | Link, ...], adapter: str | None, deadline_s: float) -> Question:
+        """The question this means, about `images` and asked of `adapter`."""
+        sampling, choices = Sampling(self.temperature, self.max_tokens), tuple(self.choices or ())
+        return Question(id_, self.question, images, adapter, sampling, deadline_s, choices, priority=self.priority)
+
+
+class VQARequest(Seen, Asked):
+    """A question about an image, several, or none."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"image": IMAGE_URL, "question": "what color is the shape?", "adapter": "shapes"},
+                {"image": IMAGE_URL, "question": "is there a circle?", "adapter": "shapes", "choices": ["yes", "no"]},
+            ]
+        }
+    )
+
+    stream: Annotated[bool, Field(description="answer server-sent events: pieces, the whole, [DONE]")] = False
+    deadline_s: Annotated[FiniteFloat | None, Field(gt=0, le=600, description="seconds until 504")] = None
+
+    def to_question(self, id_: str, deadline_s: float, files: tuple[Upload, ...] = ()) -> Question:
+        """The question this request means; `files` are images uploaded beside it.
+
+        Raises: what `read_images` raises.
+        """
+        return self.ask(id_, self.read_images(files), self.adapter, self.deadline_s or deadline_s)
+
+
+class ChoiceOut(BaseModel):
+    """One of the question's choices; their probabilities sum to 1."""
+
+    text: str
+    probability: float
+
+
+class AdapterRef(BaseModel):
+    """Which immutable version answered."""
+
+    name: str
+    version: str
+
+
+class UsageOut(BaseModel):
+    """Token counts; prompt_tokens includes image_tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    image_tokens: int
+
+
+class TimingOut(BaseModel):
+    """Seconds."""
+
+    image_s: float
+    queue_s: float
+    first_token_s: float
+    total_s: float
+
+
+class VQAResponse(BaseModel):
+    """The answer, who gave it, and how sure the model was of exactly these words."""
+
+    id: str
+    answer: str
+    confidence: Annotated[float, Field(description="probability the model gave to exactly this answer, end included")]
+    choices: Annotated[list[ChoiceOut] | None, Field(description="as many as the question gave, in its order")]
+    adapter: AdapterRef | None
+    finish_reason: str
+    usage: UsageOut
+    timing: TimingOut
+
+    @classmethod
+    def of(cls, answer: Answer) -> "VQAResponse":
+        """The wire shape of an Answer."""
+        usage, timing, adapter = answer.usage, answer.timing, answer.adapter
+        return cls(
+            id=answer.id,
+            answer=answer.text,
+            confidence=round(answer.confidence, 6),
+            choices=[ChoiceOut(text=each.text, probability=each.probability) for each in answer.choices] or None,
+            adapter=AdapterRef(name=adapter.name, version=adapter.version) if adapter else None,
+            finish_reason=answer.finish_reason,
+            usage=UsageOut(**{name: getattr(usage, name) for name in UsageOut.model_fields}),
+            timing=TimingOut(**{name: round(getattr(timing, name), 6) for name in TimingOut.model_fields}),
+        )
+
+
+def read_image(text: str) -> Upload | Link:
+    """The image that a data URL or plain base64 holds, or that another URL leads to.
+
+    Raises:
+        ImageBroken: not base64.
+    """
+    match = _DATA_URL.match(text[:200])
+    if match is None and _SCHEME.match(text[:200]):
+        return Link(text)
+    try:
+        data = base64.b64decode(text[match.end() :] if match else text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageBroken(f"field image is not base64 of an image file: {error}") from error
+    return Upload(data, match[1] or None if match else None)

@@ -1,0 +1,120 @@
+"""A batch: many questions about the same images, which are made into pictures once; each ends in its own way."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.engine.fake import FakeEngine
+from service.images import picture
+from service.settings import Settings
+from tests.conftest import Running, png, serving, until
+from tests.origins import answer, origin
+from tests.test_http_edge import QUESTION, ask, assert_error, data_url
+
+
+async def batch(running: Running, *questions: Any, **fields: Any) -> httpx.Response:
+    body = {"image": data_url(png()), "questions": questions} | fields
+    return await running.client.post("/v1/vqa/batch", json=body)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The size of every file that was decoded."""
+    sizes: list[int] = []
+
+    def counting(data: bytes, *rest: Any) -> Any:
+        sizes.append(len(data))
+        return picture(data, *rest)
+
+    monkeypatch.setattr("service.pictures.picture", counting)
+    return sizes
+
+
+async def test_each_question_is_answered_as_it_would_be_alone(fake: Running, decoded: list[int]) -> None:
+    questions: list[dict[str, Any]] = [
+        {"question": QUESTION, "adapter": "digits"},
+        {"question": QUESTION, "model": "shapes", "max_tokens": 1},
+        {"question": "is it red?", "choices": ["yes", "no"]},
+        {"question": "where?"},
+    ]
+    alone = [(await ask(fake, **question)).json() for question in questions]
+    decoded.clear()
+    body = (await batch(fake, *questions)).raise_for_status().json()
+    assert len(decoded) == 1
+    assert len({result["id"] for result in body["results"]}) == 4
+    for one, other in zip(body["results"], alone, strict=True):
+        for part in ("answer", "adapter", "choices", "finish_reason", "usage"):
+            assert one[part] == other[part]
+
+
+async def test_every_question_through_every_adapter(fake: Running) -> None:
+    body = (await batch(fake, QUESTION, "where?", adapters=["digits", None])).raise_for_status().json()
+    assert [(result["adapter"] or {}).get("name") for result in body["results"]] == ["digits", None] * 2
+    assert len({result["answer"] for result in body["results"]}) == 4
+
+
+async def test_a_question_that_fails_fails_alone(fake: Running) -> None:
+    questions = [QUESTION, {"question": QUESTION, "adapter": "nope"}, {"question": QUESTION, "max_tokens": 4096}, "  "]
+    response = await batch(fake, *questions)
+    good, *bad = response.raise_for_status().json()["results"]
+    assert good["answer"]
+    assert [result["error"]["code"] for result in bad] == ["adapter_not_found", "prompt_too_long", "invalid_request"]
+    assert {result["error"]["request_id"] for result in bad} == {response.headers["x-request-id"]}
+
+
+async def test_a_broken_image_is_every_question_s_error_and_is_fetched_once(tmp_path: Path) -> None:
+    async with origin() as web, serving(Settings(adapters=tmp_path, image_url_private=True), FakeEngine()) as running:
+        web.paths = {"/page": answer(200, b"<html></html>")}
+        body = (await batch(running, *[QUESTION] * 5, image=web.url("/page"))).json()
+        assert [result["error"]["code"] for result in body["results"]] == ["image_type_refused"] * 5
+        assert web.hits == 1
+        assert running.app.state.service.vqa.admission.here == 0
+
+
+async def test_each_question_counts_for_admission(fake_adapters: Path) -> None:
+    engine = FakeEngine()
+    async with serving(Settings(adapters=fake_adapters, in_flight=2, waiting=1), engine) as small:
+        engine.step_s = 0.01
+        results = (await batch(small, *[QUESTION] * 5)).json()["results"]
+        codes = [result.get("error", {}).get("code") for result in results]
+        assert codes == [None] * 3 + ["overloaded"] * 2
+        metrics = (await small.client.get("/metrics")).text
+        assert 'vqa_requests_total{adapter="",outcome="ok"} 3.0' in metrics
+
+
+async def test_a_deadline_is_each_question_s(fake_adapters: Path) -> None:
+    engine = FakeEngine()
+    async with serving(Settings(adapters=fake_adapters), engine) as slow:
+        engine.step_s = 5.0
+        results = (await batch(slow, QUESTION, "where?", deadline_s=0.05)).json()["results"]
+        assert [result["error"]["code"] for result in results] == ["deadline_exceeded"] * 2
+        assert engine.running == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"questions": []}, "questions"),
+        ({"questions": [7]}, "questions"),
+        ({"questions": [{"question": QUESTION, "typo": 1}]}, "typo"),
+        ({"questions": [{"question": QUESTION, "adapter": "digits"}], "adapters": ["shapes"]}, "one place"),
+        ({"questions": [QUESTION] * 33, "adapters": ["digits", None]}, "66 questions"),
+        ({"adapters": []}, "adapters"),
+        ({"stream": True}, "stream"),
+    ],
+)
+async def test_a_batch_that_means_nothing_is_422(fake: Running, fields: dict[str, Any], word: str) -> None:
+    assert word in assert_error(await batch(fake, QUESTION, **fields), 422, "invalid_request")
+
+
+async def test_a_client_that_leaves_ends_every_question(socket: Running) -> None:
+    engine, admission = socket.engine, socket.app.state.service.vqa.admission
+    assert isinstance(engine, FakeEngine)
+    engine.step_s = 5.0
+    asking = asyncio.create_task(batch(socket, QUESTION, "where?"))
+    await until(lambda: engine.running == 1 and admission.here == 2)
+    asking.cancel()
+    await until(lambda: engine.running == 0 and admission.here == 0)

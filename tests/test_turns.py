@@ -1,0 +1,131 @@
+"""Whose turn it is: every ticket comes once, nobody is passed without bound, the longest queue gives way."""
+
+from collections import Counter
+from itertools import groupby
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.turns import CREDIT, HEAD_START, FairQueue, Ticket
+
+PRIORITY = 2
+names = st.sampled_from(["a", "b", "c"])
+tickets = st.builds(Ticket, names, names, st.integers(0, PRIORITY))
+# What happens to a queue: a ticket comes, the next goes, one leaves, or the last of the longest is dropped.
+events = st.lists(tickets | st.sampled_from(["take", "remove", "drop"]), max_size=200)
+
+
+def flood(queue: FairQueue, *flows: tuple[str, str], tickets: int = 100) -> None:
+    for _ in range(tickets):
+        for tenant, adapter in flows:
+            queue.push(Ticket(tenant, adapter))
+
+
+def taken(queue: FairQueue, count: int) -> list[Ticket]:
+    return [queue.take() for _ in range(count)]
+
+
+@given(events)
+def test_every_ticket_leaves_exactly_once(events: list[Ticket | str]) -> None:
+    queue, waiting = FairQueue(), list[Ticket]()
+    for event in events:
+        if isinstance(event, Ticket):
+            queue.push(event)
+            waiting.append(event)
+        elif waiting:
+            left = waiting[len(waiting) // 2]
+            if event == "remove":
+                queue.remove(left)
+                queue.remove(left)
+            else:
+                left = queue.take() if event == "take" else queue.drop(waiting[-1])
+            waiting.remove(left)
+        assert len(queue) == len(waiting)
+    assert set(taken(queue, len(waiting))) == set(waiting)
+    assert len(queue) == 0
+
+
+@given(events, st.integers(2, 6))
+def test_a_waiting_ticket_is_passed_a_bounded_number_of_times(events: list[Ticket | str], adapters: int) -> None:
+    """Whatever went before, and however many, of whatever priority, come after."""
+    queue = FairQueue()
+    for event in events:
+        if isinstance(event, Ticket):
+            queue.push(event)
+            queue.take()
+    cold = Ticket("cold", "cold")
+    queue.push(cold)
+    others = [(tenant, f"hot-{n}") for tenant in ("cold", "hot") for n in range(adapters)]
+    passed = 0
+    while True:
+        for tenant, adapter in others:
+            queue.push(Ticket(tenant, adapter, PRIORITY))
+        if queue.take() is cold:
+            break
+        passed += 1
+    each = CREDIT + 2 + 2 * HEAD_START * PRIORITY
+    assert passed <= each * (each * adapters + 1)
+
+
+def test_adapters_of_one_tenant_share_alike_however_much_one_of_them_asks() -> None:
+    queue = FairQueue()
+    flood(queue, ("t", "hot"), tickets=1000)
+    flood(queue, ("t", "one"), ("t", "two"))
+    counts = Counter(ticket.adapter for ticket in taken(queue, 150))
+    assert counts.keys() == {"hot", "one", "two"}
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_a_tenant_gains_nothing_by_spreading_over_adapters() -> None:
+    queue = FairQueue()
+    flood(queue, ("wide", "a"), ("wide", "b"), ("wide", "c"), ("narrow", "a"))
+    assert Counter(ticket.tenant for ticket in taken(queue, 100)) == {"wide": 50, "narrow": 50}
+
+
+def test_who_asked_for_less_than_its_share_goes_first_but_not_for_ever() -> None:
+    queue = FairQueue()
+    flood(queue, ("t", "hot"), tickets=300)
+    taken(queue, 100)
+    flood(queue, ("t", "cold"), tickets=100)
+    runs = [(adapter, len(list(run))) for adapter, run in groupby(ticket.adapter for ticket in taken(queue, 60))]
+    assert runs[0][0] == "cold"
+    assert CREDIT - 1 <= runs[0][1] <= CREDIT + 1
+    assert all(length == 1 for _, length in runs[1:])
+
+
+def test_one_adapters_tickets_go_in_order_of_arrival() -> None:
+    queue = FairQueue()
+    came = [Ticket() for _ in range(9)]
+    for ticket in came:
+        queue.push(ticket)
+    assert taken(queue, 9) == came
+
+
+def test_priority_is_a_head_start_that_is_paid_back() -> None:
+    queue = FairQueue()
+    flood(queue, ("calm", "a"))
+    for _ in range(100):
+        queue.push(Ticket("urgent", "a", 1))
+    tenants = [ticket.tenant for ticket in taken(queue, 100)]
+    assert tenants[1:HEAD_START] == ["urgent"] * (HEAD_START - 1)
+    assert 0 < tenants.count("urgent") - tenants.count("calm") <= HEAD_START + 1
+
+
+def test_among_tickets_of_one_adapter_priority_is_worth_some_places() -> None:
+    queue = FairQueue()
+    flood(queue, ("t", "a"), tickets=10)
+    urgent = Ticket("t", "a", 1)
+    queue.push(urgent)
+    assert taken(queue, 11).index(urgent) == 10 - HEAD_START + 1
+
+
+def test_the_last_of_the_longest_queue_gives_way_to_a_newcomer() -> None:
+    queue = FairQueue()
+    flood(queue, ("t", "hot"), tickets=10)
+    last, cold = Ticket("t", "hot"), Ticket("t", "cold")
+    queue.push(last)
+    queue.push(cold)
+    assert queue.drop(cold) is last
+    again = Ticket("t", "hot")
+    queue.push(again)
+    assert queue.drop(again) is again
