@@ -99,7 +99,7 @@ async def test_a_request_key_keeps_its_version(own: Running, store: Store) -> No
 
 async def test_a_request_key_keeps_its_version_in_batches_and_chats_too(own: Running, store: Store) -> None:
     old = store.stable("digits")
-    publish(store, "two")
+    await release(own, store, "two")
     (await change(own, alias="canary", version=old.version, weight=0.5)).raise_for_status()
     chat = {"model": "digits", "messages": [{"role": "user", "content": "which digit?"}]}
     for number in range(4):
