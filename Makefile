@@ -8,7 +8,7 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(FIND_LINK
 # The engine's build: `cpu` here, `gpu` with `make serve ENGINE=gpu` on a machine that has one.
 ENGINE ?= cpu
 
-.PHONY: help serve test check format adapters accuracy model clean
+.PHONY: help serve test check format adapters accuracy model bench-train test-slow clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -64,6 +64,13 @@ adapters: build/data/done ## train the two adapters of the repository again
 
 accuracy: build/data/done ## serve INT4 and bf16 in turn and ask every held-out question over HTTP
 	$(BIN)/python -m loadtest.accuracy $(ARGS)
+
+bench-train: build/data/done ## train by Manylens and by TRL in turn: speed, memory, held-out loss
+	$(INSTALL) -e '.[bench]'
+	$(BIN)/python -m loadtest.training $(ARGS)
+
+test-slow: $(VENV)/.all-$(ENGINE) ## trainings killed at random moments, and by two processes
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 clean: ## remove what was set up and built
 	rm -rf $(VENV) build

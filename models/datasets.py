@@ -1,16 +1,13 @@
 """`python -m models.datasets DIRECTORY`: the two public data sets of the adapters, as JSON lines and images.
 
 DIRECTORY/shapes/{train,test}.jsonl, images/    easy-VQA's own splits, from the easy-vqa package
-DIRECTORY/shapes/dev.jsonl                      a tenth of the training images, kept out of train.jsonl
 DIRECTORY/digits/{train,test}.jsonl, images/    scikit-learn's handwritten digits; a fifth held out, by seed
 """
 
 import json
-import re
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +25,6 @@ ASKS = (
     "read the handwritten digit.",
 )
 HELD_OUT, SEED = 0.2, 0
-MOST = 4
-SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = ("red", "green", "blue", "black", "gray", "teal", "brown", "yellow")
 
 
@@ -49,42 +44,6 @@ def write_shapes(directory: Path) -> None:
             for index, (question, answer, number) in enumerate(zip(questions, answers, numbers, strict=True))
         )
         _write(directory / f"{split}.jsonl", rows)
-    _hold_out(directory / "train.jsonl", directory / "dev.jsonl")
-
-
-def _hold_out(train: Path, dev: Path) -> None:
-    """Move a tenth of the images' rows to `dev`, and repeat the rarer of yes and no in what stays.
-
-    To "is there not a red shape?" seven of eight easy-VQA images say yes: words alone get 88% there, and an adapter
-    stops at that. With both answers alike it has to look.
-    """
-    rows = [json.loads(line) for line in train.read_text().splitlines()]
-    names = sorted({row["image"] for row in rows})
-    kept, moved = (set(part) for part in train_test_split(names, test_size=0.1, random_state=SEED))
-    _write(dev, (row for row in rows if row["image"] in moved))
-    _write(train, _balanced([row for row in rows if row["image"] in kept]))
-
-
-def _balanced(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Each wording's rarer answer up to `MOST` times; questions on other than yes and no once."""
-    counts = Counter((_wording(row), _answer(row)) for row in rows if row["category"] == "yes-no")
-    for row in rows:
-        times = 1
-        if row["category"] == "yes-no":
-            wording, answer = _wording(row), _answer(row)
-            times = round(counts[wording, "yes" if answer == "no" else "no"] / counts[wording, answer])
-        for copy in range(min(MOST, max(1, times))):
-            yield {**row, "id": f"{row['id']}-{copy}"} if copy else row
-
-
-def _wording(row: dict[str, Any]) -> str:
-    """A question with every colour and shape the same."""
-    return re.sub("|".join((*COLOURS, *SHAPES)), "…", row["conversations"][0]["value"])
-
-
-def _answer(row: dict[str, Any]) -> str:
-    answer: str = row["conversations"][1]["value"]
-    return answer
 
 
 def write_digits(directory: Path) -> None:
