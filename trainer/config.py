@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from service.adapters.store import NAME
+from service.adapters.aliases import AliasName
 
 # The ranks vLLM has kernels for; a command line gives text, which a Literal of numbers would not take.
 Rank = Annotated[Literal[8, 16, 32, 64, 128, 256], BeforeValidator(int)]
@@ -18,13 +18,12 @@ class _Options(BaseModel):
 
 
 # A bad name would otherwise be found when hours of training are to be published.
-Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 
 
 class TrainOptions(_Options):
     """Train a LoRA adapter from questions about images, score it against its base, and publish it to a store."""
 
-    name: Name = Field(description="the adapter's name: what a question's `adapter` will say")
+    name: AliasName = Field(description="the adapter's name: what a question's `adapter` will say")
     data: str = Field(
         description="training rows, a path or URL: LLaVA JSON lines, or lines of {image, question, answer}"
     )
@@ -107,7 +106,7 @@ class PublishOptions(_Options):
     """Publish a PEFT adapter made elsewhere: convert it, or refuse it by name, and ask it against its base."""
 
     adapter: Path = Field(description="the directory of PEFT's files, LLaVA's own or transformers' older names too")
-    name: Name = Field(description="the adapter's name in the store: what a question's `adapter` will say")
+    name: AliasName = Field(description="the adapter's name in the store: what a question's `adapter` will say")
     store: Path = Field(Path("adapters"), description="the adapter store to publish into")
     model: str = Field("models/tiny-llava", description="base checkpoint: a directory, or a Hugging Face id")
     modality: Literal["image", "text", "any"] = Field("any", description="which questions the adapter is meant for")
