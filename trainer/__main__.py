@@ -19,7 +19,11 @@ class Trainer(BaseSettings):
     """Grind a lens: a LoRA adapter from a folder of images with questions and answers."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m trainer"
+        frozen=True,
+        env_prefix="MANYLENS_",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_prog_name="python -m trainer",
     )
 
     train: CliSubCommand[TrainOptions]

@@ -66,7 +66,9 @@ class TrainOptions(_Options):
         " hidden size an image; None: in memory, for this run",
     )
     group_by_length: bool = Field(
-        True, description="batch sequences of like length, text-only ones apart, so that little is padded"
+        False,
+        description="batch sequences of like length, text-only ones apart, so that little is padded; resumed, the order"
+        " of later steps differs",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of matrix products; auto: bfloat16 where the machine has it"
@@ -77,9 +79,7 @@ class TrainOptions(_Options):
         (), description='also log to these, as JSON: ["tensorboard"]'
     )
     seed: int = Field(0, description="of the split, the initial weights and the order")
-    resume: bool = Field(
-        False, description="go on from the run's last complete checkpoint, exactly as if never stopped"
-    )
+    resume: bool = Field(False, description="go on from the run's last complete checkpoint, as if never stopped")
 
 
 class EvaluateOptions(_Options):

@@ -69,7 +69,7 @@ def _packing(base: Base, nf4: bool) -> Any:
         return CompressedTensorsConfig(dequantize=True)
     if not nf4:
         return None
-    kept = ["vision_tower", "multi_modal_projector", "lm_head"]
+    kept = [".*vision_tower", ".*multi_modal_projector", "lm_head"]
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, llm_int8_skip_modules=kept
     )
