@@ -8,6 +8,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ def main(side: str, case: dict[str, Any]) -> dict[str, float]:
     checkpoint = Checkpoint.load(Path(case["model"]))
     model = add_lora(checkpoint.model, options)
     started = time.perf_counter()
-    train = {"ours": _ours, "plain": partial(_ours, questions=1), "trl": _trl}[side]
-    train(checkpoint, model, rows, options, case)
+    sides: dict[str, Callable[..., None]] = {"ours": _ours, "plain": partial(_ours, questions=1), "trl": _trl}
+    sides[side](checkpoint, model, rows, options, case)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     loss = _loss(checkpoint, model.get_base_model(), held_out)

@@ -78,7 +78,8 @@ def test_rank_and_alpha_can_differ_by_module_and_rslora_scales_by_the_root() -> 
 def test_the_seed_decides_the_first_weights() -> None:
     def first(seed: int) -> torch.Tensor:
         model = add_lora(Checkpoint.load(BF16).model, options(seed=seed))
-        return next(p.detach().clone() for name, p in model.named_parameters() if "lora_A" in name)
+        found: torch.Tensor = next(p.detach().clone() for name, p in model.named_parameters() if "lora_A" in name)
+        return found
 
     assert torch.equal(first(1), first(1))
     assert not torch.equal(first(1), first(2))

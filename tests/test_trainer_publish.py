@@ -253,6 +253,7 @@ def test_an_adapter_from_elsewhere_is_scored_and_published_as_the_service_takes_
     adapter = Store(tmp_path / "store").stable("theirs")
     Store(tmp_path / "store").verify(adapter)
     manifest = Proof.for_checkpoint(CHECKPOINT, Base.of_checkpoint(CHECKPOINT), prompt, 64).examine(adapter)
+    assert manifest is not None
     assert manifest.score.adapter == manifest.score.rows == 3
     assert list(manifest.categories) == ["digit"]
     assert all(probe.image_png and probe.base_answer != probe.adapter_answer for probe in manifest.probes)

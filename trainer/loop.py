@@ -27,6 +27,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """Trainer whose step is the mean cross-entropy over a step's answer tokens, computed on trees."""
 
     bfloat16 = False
+    control: Any
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -171,7 +172,7 @@ def _bfloat16(options: TrainOptions) -> bool:
     if options.precision != "auto":
         return options.precision == "bfloat16"
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     abilities = torch.cpu.get_capabilities()
     return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
 

@@ -67,7 +67,8 @@ def quantize(options: QuantizeOptions) -> Cost | None:
     if options.output.exists():
         raise OptionError(f"--output: {options.output} is there already: name a new directory")
     preparation = Preparation.of_checkpoint(source)
-    rows, held_out = [], []
+    rows: list[Row] = []
+    held_out: list[Row] = []
     if options.data:
         if options.images is None:
             raise OptionError("--images: name the folder that the image names of --data are relative to")
