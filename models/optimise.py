@@ -9,8 +9,7 @@ from torch import nn
 class Optimiser:
     """Muon and AdamW over one model's parameters that require a gradient, with their schedule.
 
-    Muon (Jordan 2024) learns from several times fewer pictures here than AdamW alone. Embeddings, norms and heads are
-    AdamW's, as its author advises.
+    Muon (Jordan 2024) for matrices; embeddings, norms and heads are AdamW's, as its author advises.
     """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], steps: int, *, muon: float, adamw: float) -> None:

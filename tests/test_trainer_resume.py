@@ -1,4 +1,4 @@
-"""A training that is killed and resumed ends in the very weights of one that was not; a curve is pinned."""
+"""A training that is killed and resumed ends in the very weights of one that was not."""
 
 import json
 import os

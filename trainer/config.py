@@ -81,6 +81,11 @@ class TrainOptions(_Options):
     seed: int = Field(0, description="of the split, the initial weights and the order")
     resume: bool = Field(False, description="go on from the run's last complete checkpoint, as if never stopped")
 
+    @property
+    def lora_alpha(self) -> float:
+        """Alpha as given, or twice the rank."""
+        return self.alpha or 2 * self.rank
+
 
 class EvaluateOptions(_Options):
     """Ask held-out rows of a base and of adapters, in process or of a running service, and compare their answers."""

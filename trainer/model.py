@@ -80,7 +80,7 @@ def add_lora(model: Any, options: TrainOptions) -> Any:
     torch.manual_seed(options.seed)
     config = LoraConfig(
         r=options.rank,
-        lora_alpha=options.alpha or 2 * options.rank,
+        lora_alpha=options.lora_alpha,
         lora_dropout=options.dropout,
         use_rslora=options.rslora,
         rank_pattern=dict(options.rank_pattern),

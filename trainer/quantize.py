@@ -40,7 +40,7 @@ IGNORE = ["re:.*vision_tower.*", "re:.*multi_modal_projector.*", "re:.*lm_head"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One calibration sequence: a prepared picture, the whole text of the exchange, and where the picture goes."""
+    """One calibration exchange: a prepared picture, a question about it, its answer."""
 
     picture: Image.Image
     question: str
