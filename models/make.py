@@ -78,11 +78,13 @@ def make(options: Make) -> None:
     if not all_.exists():
         lessons = prepare_lessons(load_tower(tower, options.seed), options.seed, 0, options.scenes)
         _stage(aligned, lambda target: _align(options, lessons, language, target))
-        _stage(alone, lambda target: _tune(options, 0, lessons, aligned, target, {"color", "shape", "yes-no"}))
+        _stage(
+            alone, lambda target: _tune(options, 0, lessons, aligned, target, {"color", "shape", "yes-no", "negation"})
+        )
         _stage(all_, lambda target: _tune(options, 1, lessons, alone, target))
     if not tuned.exists():
         more = prepare_lessons(load_tower(tower, options.seed), options.seed, options.scenes, options.more_scenes)
-        _stage(compared, lambda target: _tune(options, 2, more, all_, target, {"yes-no"}))
+        _stage(compared, lambda target: _tune(options, 2, more, all_, target, {"yes-no", "negation"}))
         _stage(tuned, lambda target: _tune(options, 3, more, compared, target))
     _stage(packed, lambda target: write_int4(tuned, target, _samples(options.seed), group_size=32))
 

@@ -99,7 +99,7 @@ def _presence(things: tuple[Thing, ...], rng: Generator) -> Iterator[Asked]:
                 rng, "is there no {0}?", "is there no {0} in the picture?", "is the {0} missing?", "is no {0} shown?",
                 "is there not {1}?", "does the picture not show {1}?", "is no {0} in the image?",
             )  # fmt: skip
-            yield Asked(text.format(noun, _article(noun)), "no" if there else "yes", "yes-no")
+            yield Asked(text.format(noun, _article(noun)), "no" if there else "yes", "negation")
 
 
 def _present(things: tuple[Thing, ...], form: int, rng: Generator) -> str:

@@ -119,6 +119,22 @@ async def test_an_adapter_unloaded_and_loaded_again_answers_as_before(
     assert answers[0] == answers[1]
 
 
+async def test_with_an_adapter_in_every_slot_the_base_is_still_the_base(
+    engine: Engine, query: Query, adapter: Adapter
+) -> None:
+    """On a CPU vLLM 0.32 takes "no adapter", -1, for its last slot."""
+    alone = await collect(engine, query)
+    copies = [replace(adapter, version=str(5 + n) * 64) for n in range(Settings().max_loras)]
+    for copy in copies:
+        await engine.load(copy)
+    asked = [replace(query, id=f"{query.id}-{n}", adapter=copy) for n, copy in enumerate([*copies, None])]
+    *_, base = await asyncio.gather(*[collect(engine, each) for each in asked])
+    for copy in copies:
+        await engine.unload(copy)
+    assert "".join(delta.text for delta in base) == "".join(delta.text for delta in alone)
+    assert base[-1].logprob == pytest.approx(alone[-1].logprob, abs=0.02)
+
+
 async def test_files_that_do_not_load_are_refused_at_load(engine: Engine, query: Query, tmp_path: Path) -> None:
     with pytest.raises(AdapterRefused):
         await engine.load(Adapter("broken", "2" * 64, tmp_path))

@@ -1,4 +1,4 @@
-"""The real engine: vLLM's AsyncLLM in process. The only file that imports vllm; its errors become ours here."""
+"""The real engine: vLLM's AsyncLLM in process. Its errors become ours here."""
 
 import asyncio
 import itertools
