@@ -3,12 +3,16 @@
 A Question is what a caller meant, a Query is what the engine runs, Deltas are what it says, an Answer is what we tell.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 from PIL import Image
+
+
+TokenIds = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +124,11 @@ class Query:
     """
 
     id: str
-    token_ids: tuple[int, ...]
+    token_ids: TokenIds
     pictures: tuple[Picture, ...] = ()
     adapter: Adapter | None = None
     sampling: Sampling = Sampling()
-    choices: tuple[tuple[int, ...], ...] = ()
+    choices: tuple[TokenIds, ...] = ()
     scope: str = ""
 
 
@@ -133,6 +137,14 @@ class Scores:
     """The natural-log probability of each of a query's choices, whole, and the prompt's tokens, pictures expanded."""
 
     logprobs: tuple[float, ...]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Continuations:
+    """For each beginning of an answer, the natural-log probabilities of its likeliest next tokens; the prompt's tokens."""
+
+    after: tuple[Mapping[int, float], ...]
     prompt_tokens: int
 
 

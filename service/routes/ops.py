@@ -12,8 +12,9 @@ router = APIRouter(tags=["operations"])
 
 
 @router.get("/healthz")
-async def healthz() -> dict[str, str]:
-    """Live: the process answers. Says nothing of the engine."""
+async def healthz(service: Annotated[Service, Depends(get_service)]) -> dict[str, str]:
+    """Live: the process answers, and its engine runs or may yet be started; 503 when that failed for too long."""
+    service.engine.check_hope()
     return {"status": "live"}
 
 
@@ -21,6 +22,7 @@ async def healthz() -> dict[str, str]:
 async def readyz(service: Annotated[Service, Depends(get_service)]) -> dict[str, str]:
     """Ready: the engine is warm and every adapter of the store was proven or refused; 503 until then."""
     if not service.warm.is_set():
+        await service.engine.check()
         raise EngineUnavailable("starting: the model or its adapters are not loaded yet")
     await service.engine.check()
     return {"status": "ready"}
