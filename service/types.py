@@ -98,7 +98,7 @@ class Question:
 
     `history` is what was said before; the first of `images` are its turns', the rest the question's own. A higher
     `priority` goes earlier, as far as `tenant` may. Questions with the same `key` get the same version of an adapter
-    while it is shared out between two.
+    while it is shared out between two. With several `beams` the answer is searched for (service/beams.py).
     """
 
     id: str
@@ -112,6 +112,7 @@ class Question:
     tenant: Tenant = ANYONE
     priority: int = 0
     key: str | None = None
+    beams: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Continuations:
-    """For each beginning of an answer, the natural-log probabilities of its likeliest next tokens; the prompt's tokens."""
+    """The likeliest next tokens after each beginning of an answer, with natural-log probabilities; the prompt's tokens."""
 
     after: tuple[Mapping[int, float], ...]
     prompt_tokens: int

@@ -5,7 +5,7 @@ Knows nothing of what is asked: who is told of a lost engine, and what a new one
 
 import asyncio
 import logging
-import time
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar, TypeVarTuple
@@ -34,10 +34,10 @@ class Supervised:
     def __init__(self, engine: Engine, canary: Query, settings: Settings, metrics: Metrics) -> None:
         """`canary` is asked of an engine that nothing was heard of; its first token is waited for."""
         self._engine, self._canary, self._settings, self._metrics = engine, canary, settings, metrics
-        self._fault = "the engine is not running"
+        self._fault = "the engine is not running yet"
         # What is asked of the engine just now, each ended by its clock; another set is another engine, None is none.
         self._asked: set[asyncio.Timeout] | None = None
-        self._heard = 0.0
+        self._heard = -math.inf
         self._lost_at: float | None = None
 
     async def start(self) -> None:
@@ -62,19 +62,19 @@ class Supervised:
         """See Engine."""
         async with aclosing(self._engine.generate(query)) as deltas:
             while (delta := await self._ask(_next, deltas)) is not None:
-                self._heard = time.monotonic()
+                self._heard = _now()
                 yield delta
 
     async def score(self, query: Query) -> Scores:
         """See Engine."""
         scores = await self._ask(self._engine.score, query)
-        self._heard = time.monotonic()
+        self._heard = _now()
         return scores
 
     async def extend(self, query: Query, said: Sequence[TokenIds], count: int) -> Continuations:
         """See Engine."""
         found = await self._ask(self._engine.extend, query, said, count)
-        self._heard = time.monotonic()
+        self._heard = _now()
         return found
 
     async def check(self) -> None:
@@ -85,7 +85,7 @@ class Supervised:
 
     def check_hope(self) -> None:
         """Raise EngineUnavailable when an engine was lost and restarts have failed for too long."""
-        if self._lost_at is not None and (gone_s := time.monotonic() - self._lost_at) > self._settings.engine_lost_s:
+        if self._lost_at is not None and (gone_s := _now() - self._lost_at) > self._settings.engine_lost_s:
             raise EngineUnavailable(f"there has been no engine for {gone_s:.0f} s: {self._fault}")
 
     async def supervise(self, forget: Callable[[], Awaitable[None]], renew: Callable[[], Awaitable[None]]) -> None:
@@ -97,16 +97,16 @@ class Supervised:
         failures, fault = 0, await self._end()
         while True:
             log.error("the engine is lost: %s", fault)
-            self._lost_at = self._lost_at or time.monotonic()
+            self._lost_at = _now() if self._lost_at is None else self._lost_at
             self._fail(f"{fault}; it is being started again")
             await forget()
             await asyncio.sleep(_pause(failures))
             if again := await self._start_again(renew):
                 failures, fault = failures + 1, again
                 continue
-            began = time.monotonic()
+            began = _now()
             fault = await self._end()
-            failures = failures + 1 if time.monotonic() - began < STEADY_S else 0
+            failures = failures + 1 if _now() - began < STEADY_S else 0
 
     async def _start_again(self, renew: Callable[[], Awaitable[None]]) -> str | None:
         """What is wrong with the new engine, if something is."""
@@ -119,9 +119,8 @@ class Supervised:
             log.exception("the engine does not start")
             return f"it does not start ({error!r})"
         if fault is None:
-            gone_s = time.monotonic() - (self._lost_at or 0.0)
             self._lost_at = None
-            log.info("the engine is back after %.1f s", gone_s)
+            log.info("the engine is back")
         return fault
 
     async def _end(self) -> str:
@@ -141,7 +140,7 @@ class Supervised:
         every_s, deadline_s = self._settings.engine_canary_s, self._settings.engine_canary_deadline_s
         while True:
             await asyncio.sleep(every_s)
-            asked = time.monotonic()
+            asked = _now()
             if asked - self._heard < every_s:
                 continue
             try:
@@ -177,7 +176,11 @@ class Supervised:
         """Have no engine: everything asked fails, and what is under way does so now."""
         asked, self._asked, self._fault = self._asked, None, fault
         for clock in asked or ():
-            clock.reschedule(asyncio.get_running_loop().time())
+            clock.reschedule(_now())
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _pause(failures: int) -> float:

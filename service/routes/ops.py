@@ -21,10 +21,9 @@ async def healthz(service: Annotated[Service, Depends(get_service)]) -> dict[str
 @router.get("/readyz")
 async def readyz(service: Annotated[Service, Depends(get_service)]) -> dict[str, str]:
     """Ready: the engine is warm and every adapter of the store was proven or refused; 503 until then."""
-    if not service.warm.is_set():
-        await service.engine.check()
-        raise EngineUnavailable("starting: the model or its adapters are not loaded yet")
     await service.engine.check()
+    if not service.warm.is_set():
+        raise EngineUnavailable("starting: the model or its adapters are not loaded yet")
     return {"status": "ready"}
 
 
