@@ -11,7 +11,6 @@ from typing import Literal
 
 from PIL import Image
 
-
 TokenIds = tuple[int, ...]
 
 
@@ -143,7 +142,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Continuations:
-    """The likeliest next tokens after each beginning of an answer, with natural-log probabilities; the prompt's tokens."""
+    """The likeliest next tokens after each beginning of an answer, and their natural-log probabilities."""
 
     after: tuple[Mapping[int, float], ...]
     prompt_tokens: int

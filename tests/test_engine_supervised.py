@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,6 @@ from tests.test_streaming import events
 
 CANARY = Query("canary", (1, 2), sampling=Sampling(max_tokens=1))
 QUERY = Query("q", (1, 2, 3))
-NEVER = 10**6
 
 
 async def answers(engine: Engine, query: Query) -> bool:
@@ -58,10 +58,22 @@ async def ready(running: Running) -> None:
 
 @pytest.fixture
 async def mortal(fake_adapters: Path) -> AsyncGenerator[Running, None]:
-    """A warm service over a fake engine that is asked for a sign of life often."""
-    settings = Settings(adapters=str(fake_adapters), engine_canary_s=0.1, engine_canary_deadline_s=0.1)
-    async with serving(settings, FakeEngine()) as running:
+    """A warm service over a fake engine."""
+    async with serving(Settings(adapters=str(fake_adapters)), FakeEngine()) as running:
         yield running
+
+
+class Pausing(FakeEngine):
+    """Says a word and then stands still, while `pausing`."""
+
+    pausing = False
+
+    async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
+        async with aclosing(super().generate(query)) as deltas:
+            async for delta in deltas:
+                if self.pausing:
+                    self.hang()
+                yield delta
 
 
 def fake_of(running: Running) -> FakeEngine:
@@ -69,57 +81,88 @@ def fake_of(running: Running) -> FakeEngine:
     return running.engine
 
 
-@pytest.mark.parametrize("end", [FakeEngine.kill, FakeEngine.hang], ids=["killed", "hung"])
+@pytest.mark.parametrize(
+    ("end", "canary_s"), [(FakeEngine.kill, 100.0), (FakeEngine.hang, 0.3)], ids=["killed", "hung"]
+)
 async def test_requests_under_way_fail_at_once_and_the_next_engine_answers(
-    mortal: Running, end: Callable[[FakeEngine], None]
+    fake_adapters: Path, end: Callable[[FakeEngine], None], canary_s: float
 ) -> None:
-    engine = fake_of(mortal)
-    before = (await ask(mortal, adapter="digits")).json()["answer"]
-    engine.step_s = 0.15
-    fields = ({}, {"adapter": "digits"}, {"choices": ["yes", "no"]}, {"stream": True}, {"beams": 2, "max_tokens": 4})
-    asking = [asyncio.create_task(ask(mortal, **each)) for each in fields]
-    await asyncio.sleep(0.2)
-    assert engine.running == len(fields) - 1  # the choice is made
-    end(engine)
-    whole, adapted, chosen, streamed, searched = await asyncio.wait_for(asyncio.gather(*asking), 2)
-    for response in (whole, adapted, searched):
-        assert_error(response, 503, "engine_unavailable")
-        assert response.headers["retry-after"]
-    chosen.raise_for_status()
-    *_, (event, body) = events(streamed.text)
-    assert (event, body["error"]["code"]) == ("error", "engine_unavailable")
-    engine.step_s = 0.0
-    await ready(mortal)
-    assert (await ask(mortal, adapter="digits")).json()["answer"] == before
-    assert restarts(mortal) == 1
-    assert engine.running == mortal.app.state.service.vqa.admission.here == 0
+    engine = Pausing()
+    settings = Settings(adapters=str(fake_adapters), engine_canary_s=canary_s, engine_canary_deadline_s=canary_s)
+    async with serving(settings, engine) as running:
+        before = (await ask(running, adapter="digits")).json()["answer"]
+        engine.pausing = True
+        streaming = asyncio.create_task(ask(running, stream=True))
+        await until(lambda: engine.running == 1)
+        engine.hang()
+        fields: list[dict[str, Any]] = [{}, {"adapter": "digits"}, {"choices": ["yes", "no"]}, {"beams": 2}]
+        asking = [asyncio.create_task(ask(running, **each)) for each in fields]
+        await until(lambda: engine.running == 5)
+        engine.pausing = False
+        end(engine)
+        for response in await asyncio.wait_for(asyncio.gather(*asking), 2):
+            assert_error(response, 503, "engine_unavailable")
+            assert response.headers["retry-after"]
+        (_, piece), (event, body) = events((await streaming).text)
+        assert piece.keys() == {"delta"}
+        assert (event, body["error"]["code"]) == ("error", "engine_unavailable")
+        await until(lambda: restarts(running) == 1)
+        await ready(running)
+        assert (await ask(running, adapter="digits")).json()["answer"] == before
+        assert restarts(running) == 1
+        assert engine.running == running.app.state.service.vqa.admission.here == 0
 
 
-async def test_not_ready_from_the_death_on_but_live(mortal: Running) -> None:
-    engine = fake_of(mortal)
-    engine.step_s = 0.3  # of the next engine's first words
-    engine.kill()
-    assert_error(await mortal.client.get("/readyz"), 503, "engine_unavailable")
-    assert_error(await ask(mortal), 503, "engine_unavailable")
-    assert (await mortal.client.get("/healthz")).status_code == 200
-    await until(lambda: restarts(mortal) == 1)
-    assert_error(await mortal.client.get("/readyz"), 503, "engine_unavailable")
-    engine.step_s = 0.0
-    await ready(mortal)
+async def test_not_ready_from_the_death_on_but_live(fake_adapters: Path) -> None:
+    class Held(FakeEngine):
+        """Starts when it may."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.may_start = asyncio.Event()
+            self.may_start.set()
+
+        async def start(self) -> None:
+            await self.may_start.wait()
+            await super().start()
+
+    engine = Held()
+    async with serving(Settings(adapters=str(fake_adapters)), engine) as running:
+        engine.may_start.clear()
+        engine.kill()
+        for _ in range(2):
+            assert_error(await running.client.get("/readyz"), 503, "engine_unavailable")
+            assert_error(await ask(running), 503, "engine_unavailable")
+            assert (await running.client.get("/healthz")).status_code == 200
+            await until(lambda: not running.app.state.service.warm.is_set())
+        engine.may_start.set()
+        await until(lambda: restarts(running) == 1)
+        await ready(running)
 
 
 async def test_death_while_an_adapter_loads_fails_who_waits_and_leaves_no_slot_taken(fake_adapters: Path) -> None:
-    engine = FakeEngine()
+    class Loading(FakeEngine):
+        """Hangs in the middle of loading, where `load` would be told of no death."""
+
+        hanging = loading = False
+
+        async def load(self, adapter: Adapter) -> None:
+            if self.hanging:
+                self.loading = True
+                await asyncio.Event().wait()
+            await super().load(adapter)
+
+    engine = Loading()
     async with serving(Settings(adapters=str(fake_adapters), max_cpu_loras=1), engine) as running:
         slots = running.app.state.service.residency.slots
         (here,) = (adapter.name for adapter in slots.loaded())
         other = "shapes" if here == "digits" else "digits"
-        engine.step_s = 5.0
+        engine.hanging = True
         asking = asyncio.create_task(ask(running, adapter=other))
-        await until(lambda: not slots.loaded())
+        await until(lambda: engine.loading)
+        engine.hanging = False
         engine.kill()
         assert_error(await asyncio.wait_for(asking, 1), 503, "engine_unavailable")
-        engine.step_s = 0.0
         await ready(running)
         for name in (other, here, other):
             answer = (await ask(running, adapter=name)).raise_for_status().json()["answer"]

@@ -31,7 +31,11 @@ class Engine(Protocol):
         """
 
     async def unload(self, adapter: Adapter) -> None:
-        """Forget an adapter; one that is not loaded is no error."""
+        """Forget an adapter; one that is not loaded is no error.
+
+        Raises:
+            EngineUnavailable: there is no engine.
+        """
 
     def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
         """Answer one query; closing the generator aborts the engine's work.

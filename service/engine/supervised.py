@@ -136,7 +136,7 @@ class Supervised:
             await asyncio.sleep(LOOK_S)
 
     async def _silence(self) -> str:
-        """The canary asks only where no one else does: behind a long queue it would take a busy engine for a dead one."""
+        """No canary is asked where others hear from the engine: behind a long queue it would call a busy one dead."""
         every_s, deadline_s = self._settings.engine_canary_s, self._settings.engine_canary_deadline_s
         while True:
             await asyncio.sleep(every_s)
