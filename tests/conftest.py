@@ -112,7 +112,9 @@ async def real() -> AsyncGenerator[Running, None]:
     """The whole service on vLLM behind a socket, INT4 weights and the repository's adapters; started once."""
     from service.engine.vllm import VLLMEngine
 
-    settings = Settings(model=str(CHECKPOINT), adapters=ADAPTERS, port=0)
+    # vLLM tells what each step gave to the vision tower only with its details on.
+    details = {"enable_logging_iteration_details": True}
+    settings = Settings(model=str(CHECKPOINT), adapters=ADAPTERS, port=0, engine_args=details)
     engine = VLLMEngine(CHECKPOINT, settings)
     app = create_app(settings, CHECKPOINT, engine)
     async with listening(app, engine) as running:
