@@ -100,7 +100,7 @@ class Settings(BaseSettings):
         10.0, gt=0, description="seconds without a word from the engine after which it is asked for one token"
     )
     engine_canary_deadline_s: float = Field(
-        20.0, gt=0, description="seconds it has for that; one that takes longer hangs, and is started again"
+        30.0, gt=0, description="seconds it has for that; one that takes longer hangs, and is started again"
     )
     engine_lost_s: float = Field(
         600.0, gt=0, description="seconds in which a lost engine may be started again before /healthz fails"

@@ -43,7 +43,7 @@ class Supervised:
     async def start(self) -> None:
         """See Engine."""
         await self._engine.start()
-        self._asked = set()
+        self._asked, self._heard = set(), _now()
 
     async def stop(self) -> None:
         """See Engine."""
@@ -139,9 +139,9 @@ class Supervised:
         """No canary is asked where others hear from the engine: behind a long queue it would call a busy one dead."""
         every_s, deadline_s = self._settings.engine_canary_s, self._settings.engine_canary_deadline_s
         while True:
-            await asyncio.sleep(every_s)
             asked = _now()
-            if asked - self._heard < every_s:
+            if (early_s := self._heard + every_s - asked) > 0:
+                await asyncio.sleep(early_s)
                 continue
             try:
                 async with asyncio.timeout(deadline_s), aclosing(self.generate(self._canary)) as deltas:
