@@ -18,6 +18,7 @@ from service.types import Adapter, Continuations, Delta, Query, Scores, TokenIds
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 # Nobody tells when an engine dies.
 LOOK_S = 0.1
@@ -88,7 +89,7 @@ class Supervised:
         if self._lost_at is not None and (gone_s := _now() - self._lost_at) > self._settings.engine_lost_s:
             raise EngineUnavailable(f"there has been no engine for {gone_s:.0f} s: {self._fault}")
 
-    async def supervise(self, forget: Callable[[], Awaitable[None]], renew: Callable[[], Awaitable[None]]) -> None:
+    async def supervise(self, forget: Work, renew: Work) -> None:
         """Start the engine again whenever it died or hangs; never returns.
 
         `forget` is awaited when an engine is lost and all that was asked of it has been failed, `renew` when another
@@ -108,13 +109,13 @@ class Supervised:
             fault = await self._end()
             failures = failures + 1 if _now() - began < STEADY_S else 0
 
-    async def _start_again(self, renew: Callable[[], Awaitable[None]]) -> str | None:
+    async def _start_again(self, renew: Work) -> str | None:
         """What is wrong with the new engine, if something is."""
         try:
             await self._engine.stop()
             await self.start()
             self._metrics.engine_restarts.inc()
-            fault = await _first(self._end(), _nothing(renew))
+            fault = await _first(self._end(), renew())
         except Exception as error:  # engines fail to start in their own words
             log.exception("the engine does not start")
             return f"it does not start ({error!r})"
@@ -190,10 +191,6 @@ def _pause(failures: int) -> float:
 
 async def _next(deltas: AsyncGenerator[Delta, None]) -> Delta | None:
     return await anext(deltas, None)
-
-
-async def _nothing(work: Callable[[], Awaitable[None]]) -> None:
-    await work()
 
 
 async def _first(*works: Coroutine[Any, Any, T]) -> T:
