@@ -66,12 +66,13 @@ async def mortal(fake_adapters: Path) -> AsyncGenerator[Running, None]:
 class Pausing(FakeEngine):
     """Says a word and then stands still, while `pausing`."""
 
-    pausing = False
+    pausing = paused = False
 
     async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
         async with aclosing(super().generate(query)) as deltas:
             async for delta in deltas:
                 if self.pausing:
+                    self.paused = True
                     self.hang()
                 yield delta
 
@@ -93,8 +94,7 @@ async def test_requests_under_way_fail_at_once_and_the_next_engine_answers(
         before = (await ask(running, adapter="digits")).json()["answer"]
         engine.pausing = True
         streaming = asyncio.create_task(ask(running, stream=True))
-        await until(lambda: engine.running == 1)
-        engine.hang()
+        await until(lambda: engine.paused)
         fields: list[dict[str, Any]] = [{}, {"adapter": "digits"}, {"choices": ["yes", "no"]}, {"beams": 2}]
         asking = [asyncio.create_task(ask(running, **each)) for each in fields]
         await until(lambda: engine.running == 5)
