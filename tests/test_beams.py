@@ -84,7 +84,7 @@ def test_beams_enough_for_every_answer_find_the_best_of_all(seed: int, vocabular
     assert find(speaks, vocabulary**max_tokens, max_tokens).quality == pytest.approx(max(per_token))
 
 
-class Speaker(PreTrainedModel, GenerationMixin):
+class Speaker(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """A language as a model of transformers; prompts are one token long."""
 
     config_class = PretrainedConfig
