@@ -11,7 +11,7 @@ from functools import partial
 
 from PIL import Image
 
-from service import choices
+from service import beams, choices
 from service.adapters.residency import Residency
 from service.admission import Admission
 from service.capture import Capture
@@ -152,7 +152,7 @@ class VQA:
             pictures = await make()
             progress.image_s = progress.elapsed() - progress.queue_s
             query = progress.query = await self.workers.run(self._query, question, pictures, progress.adapter)
-            answering = self._choose(question, query, progress) if query.choices else self.engine.generate(query)
+            answering = self._answering(question, query, progress)
             loaded = self.residency.loaded(progress.adapter)
             async with loaded, aclosing(engine_hops(answering)) as deltas:
                 async for delta in deltas:
@@ -180,6 +180,17 @@ class VQA:
 
     def _slot(self, question: Question, adapter: Adapter | None, deadline: float) -> AbstractAsyncContextManager[None]:
         return self.admission.slot(question.tenant, adapter.name if adapter else "", question.priority, deadline)
+
+    def _answering(self, question: Question, query: Query, progress: _Progress) -> AsyncGenerator[Delta, None]:
+        if query.choices:
+            return self._choose(question, query, progress)
+        return self._search(question, query) if question.beams > 1 else self.engine.generate(query)
+
+    async def _search(self, question: Question, query: Query) -> AsyncGenerator[Delta, None]:
+        extend = partial(self.engine.extend, query)
+        best = await beams.search(extend, question.beams, query.sampling.max_tokens, self.prompt.end_token_id)
+        text, end = self.prompt.decode(best.token_ids), "stop" if best.ended else "length"
+        yield Delta(text, len(best.token_ids), best.logprob, best.prompt_tokens, end)
 
     async def _choose(self, question: Question, query: Query, progress: _Progress) -> AsyncGenerator[Delta, None]:
         scores = await self.engine.score(query)

@@ -112,7 +112,14 @@ async def real() -> AsyncGenerator[Running, None]:
     """The whole service on vLLM behind a socket, INT4 weights and the repository's adapters; started once."""
     from service.engine.vllm import VLLMEngine
 
-    settings = Settings(model=str(CHECKPOINT), adapters=ADAPTERS, port=0)
+    # vLLM tells what each step gave to the vision tower only with its details on; a busy machine is no dead engine.
+    settings = Settings(
+        model=str(CHECKPOINT),
+        adapters=ADAPTERS,
+        port=0,
+        engine_args={"enable_logging_iteration_details": True},
+        engine_canary_deadline_s=300,
+    )
     engine = VLLMEngine(CHECKPOINT, settings)
     app = create_app(settings, CHECKPOINT, engine)
     async with listening(app, engine) as running:

@@ -110,7 +110,9 @@ def _tensors(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]
 
 
 REFUSALS: list[tuple[str, Callable[[Files], Files]]] = [
+    # Renamed keys and weights of zero: stock vLLM loads both without a word and answers as the base model.
     ("keys", _tensors(lambda old: {key.replace("language_model", "llm"): tensor for key, tensor in old.items()})),
+    ("no_effect", _tensors(lambda old: {key: torch.zeros_like(tensor) for key, tensor in old.items()})),
     ("keys", _tensors(lambda old: dict(list(old.items())[1:]))),
     ("keys", _tensors(lambda old: {**old, "base_model.model.lm_head.lora_A.weight": torch.ones(1)})),
     ("no_effect", _tensors(lambda old: {key: tensor * ("lora_A" in key) for key, tensor in old.items()})),
