@@ -19,7 +19,7 @@ from service.engine import Engine
 from service.engine.fake import FakeEngine
 from service.prompt import Prompt
 from service.settings import Settings
-from tests.stores import record_probes
+from loadtest.stores import record_probes
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "models/tiny-llava-int4"

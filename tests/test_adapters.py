@@ -16,7 +16,7 @@ from service.adapters.store import Store
 from service.errors import AdapterNotFound, AdapterRefused
 from service.prompt import Prompt
 from tests.conftest import ADAPTERS, CHECKPOINT, ROOT
-from tests.stores import files_of
+from loadtest.stores import files_of
 
 Files = dict[str, bytes]
 

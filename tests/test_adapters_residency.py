@@ -29,7 +29,7 @@ from service.prompt import Prompt
 from service.types import Adapter, Query
 from service.workers import Workers
 from tests.conftest import ADAPTERS, CHECKPOINT
-from tests.stores import Maker
+from loadtest.stores import Maker
 
 _ids = itertools.count()
 

@@ -14,7 +14,7 @@ from service.engine.fake import FakeEngine
 from service.settings import Settings
 from service.types import Adapter, Question
 from tests.conftest import Running, serving
-from tests.stores import files_of
+from loadtest.stores import files_of
 from tests.test_http_edge import ask, assert_error
 
 

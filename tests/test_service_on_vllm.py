@@ -18,7 +18,7 @@ from service.metrics import Metrics
 from service.prompt import Prompt
 from service.workers import Workers
 from tests.conftest import ADAPTERS, CHECKPOINT, Running, png
-from tests.stores import files_of
+from loadtest.stores import files_of
 from tests.test_http_edge import data_url
 from tests.test_streaming import events
 
