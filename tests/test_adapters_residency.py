@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loadtest.stores import Maker
 from service.adapters.base import Base
 from service.adapters.manifest import Manifest
 from service.adapters.modules import WEIGHTS
@@ -29,7 +30,6 @@ from service.prompt import Prompt
 from service.types import Adapter, Query
 from service.workers import Workers
 from tests.conftest import ADAPTERS, CHECKPOINT
-from loadtest.stores import Maker
 
 _ids = itertools.count()
 
