@@ -93,7 +93,7 @@ def after_a_flood(cold: int) -> tuple[FairQueue, list[Ticket]]:
 
 
 def test_who_asked_for_less_than_its_share_goes_first_but_not_for_ever() -> None:
-    queue, few = after_a_flood(cold=1)
+    queue, _ = after_a_flood(cold=1)
     order = []
     for _ in range(CREDIT + 60):
         order.append(queue.take().adapter)
@@ -113,7 +113,7 @@ def test_a_small_burst_is_served_at_once_and_a_crowd_takes_turns() -> None:
 
 
 def test_those_within_their_share_go_in_order_of_arrival() -> None:
-    queue, few = after_a_flood(cold=0)
+    queue, _ = after_a_flood(cold=0)
     few = [Ticket("t", name) for name in ("one", "two", "one", "three", "two", "one")]
     for ticket in few:
         queue.push(ticket)
