@@ -1,7 +1,8 @@
 """`make bench-fairness`: what one adapter at ten times its share costs the others, over HTTP, on a fake engine.
 
-The engine takes so long for a word, and so few requests are worked on at once, that slots are what all compete for. Each
-of the others offers 95% of its share of them, at random times, without the flood and with it, in turn; a JSON line.
+The engine takes so long for a word, and so few requests are worked on at once, that slots are what all compete for.
+Each of the others offers 95% of its share of them, at random times, without the flood and with it, in turn. Prints a
+JSON line: the 95th percentile of the others' requests, from due to answered, the median over rounds.
 """
 
 import json
@@ -44,28 +45,22 @@ def main(arguments: list[str]) -> int:
         names = sorted(each["name"] for each in httpx.get(f"{url}/v1/adapters").json()["adapters"])
         capacity = _capacity(url, names)
         share = capacity / len(names)
-        rates = {name: _LOAD * share for name in names if name != _HOT}
-        sent: dict[str, list[list[Sent]]] = {"without": [], "with": []}
-        for number in range(options.rounds):
-            for case, flood in (("without", 0.0), ("with", options.flood)):
-                due = _arrivals(url, rates | {_HOT: flood * share}, options.seconds, number)
-                sent[case].append([each for each in send_all(url, due) if each.flow != _HOT])
-    took = {case: statistics.median(_p95_ms(each) for each in runs) for case, runs in sent.items()}
-    print(
-        json.dumps(
-            {
-                "bench": "fairness",
-                "adapters": len(names),
-                "slots": options.slots,
-                "capacity": round(capacity, 1),
-                "requests": sum(map(len, sent["with"])),
-                **{f"p95_ms_{case}": round(ms, 1) for case, ms in took.items()},
-                "ratio": round(took["with"] / took["without"], 2),
-                "errors": sum(each.status != 200 for runs in sent.values() for run in runs for each in run),
-            }
-        )
-    )
+        quiet = {name: _LOAD * share for name in names if name != _HOT}
+        runs = [
+            (_others(url, quiet, options, number), _others(url, quiet | {_HOT: options.flood * share}, options, number))
+            for number in range(options.rounds)
+        ]
+    without, with_ = (statistics.median(map(_p95_ms, each)) for each in zip(*runs, strict=True))
+    result = {"adapters": len(names), "slots": options.slots, "capacity": round(capacity, 1)}
+    result |= {"p95_ms_without": round(without, 1), "p95_ms_with": round(with_, 1), "ratio": round(with_ / without, 2)}
+    errors = sum(each.status != 200 for pair in runs for run in pair for each in run)
+    print(json.dumps({"bench": "fairness", **result, "requests": sum(len(run) for _, run in runs), "errors": errors}))
     return 0
+
+
+def _others(url: str, rates: dict[str, float], options: Fairness, seed: int) -> list[Sent]:
+    """What came of all requests but the flood's; `rates` are requests a second by adapter."""
+    return [each for each in send_all(url, _arrivals(url, rates, options.seconds, seed)) if each.flow != _HOT]
 
 
 def _capacity(url: str, names: list[str]) -> float:
