@@ -88,7 +88,7 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine) -> Service:
         FetchLimits(settings.body_limit, settings.image_url_s, settings.image_url_hosts, settings.image_url_private)
     )
     admission = Admission(settings.in_flight, settings.waiting)
-    pictures = Pictures(proof.preparation, limits, fetcher, workers, metrics)
+    pictures = Pictures(proof.preparation, limits, fetcher, metrics)
     capture = None
     if settings.capture is not None:
         files = Files(settings.capture, settings.capture_days, settings.capture_bytes)

@@ -14,12 +14,12 @@ from fastapi import FastAPI
 from hypothesis import settings as hypothesis_settings
 from PIL import Image, ImageDraw
 
+from loadtest.stores import record_probes
 from service.app import create_app
 from service.engine import Engine
 from service.engine.fake import FakeEngine
 from service.prompt import Prompt
 from service.settings import Settings
-from tests.stores import record_probes
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "models/tiny-llava-int4"

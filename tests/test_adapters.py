@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from loadtest.stores import files_of
 from service.adapters.base import Base
 from service.adapters.manifest import FILE
 from service.adapters.modules import CONFIG, WEIGHTS, language_model_linears
@@ -16,7 +17,6 @@ from service.adapters.store import Store
 from service.errors import AdapterNotFound, AdapterRefused
 from service.prompt import Prompt
 from tests.conftest import ADAPTERS, CHECKPOINT, ROOT
-from tests.stores import files_of
 
 Files = dict[str, bytes]
 

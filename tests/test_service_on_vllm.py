@@ -10,6 +10,7 @@ import openai
 import pytest
 from PIL import Image, ImageDraw
 
+from loadtest.stores import files_of
 from service.adapters.base import Base
 from service.adapters.manifest import FILE, Manifest
 from service.adapters.proof import Proof
@@ -20,7 +21,6 @@ from service.metrics import Metrics
 from service.prompt import Prompt
 from service.workers import Workers
 from tests.conftest import ADAPTERS, CHECKPOINT, Running, png
-from tests.stores import files_of
 from tests.test_http_edge import data_url
 from tests.test_streaming import events
 

@@ -34,7 +34,7 @@ class Service:
     warm: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def get_service(request: Request) -> Service:
+async def get_service(request: Request) -> Service:  # async: FastAPI sends others to a thread
     """The running service of a request, for `Depends`."""
     found: Service = request.app.state.service
     return found
