@@ -143,10 +143,10 @@ def tower(real: Running, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     statistics, seen = real.engine._engine.logger_manager, list[int]()
     record = statistics.record
 
-    def listen(scheduler: Any, *others: Any, **named: Any) -> None:
-        if scheduler is not None and scheduler.iteration_details is not None:
-            seen.append(scheduler.iteration_details.num_encoder_inputs)
-        record(scheduler, *others, **named)
+    def listen(*, scheduler_stats: Any, **others: Any) -> None:
+        if scheduler_stats is not None and scheduler_stats.iteration_details is not None:
+            seen.append(scheduler_stats.iteration_details.num_encoder_inputs)
+        record(scheduler_stats=scheduler_stats, **others)
 
     monkeypatch.setattr(statistics, "record", listen)
     return seen
