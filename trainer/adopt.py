@@ -62,8 +62,7 @@ def adopt(options: PublishOptions, command: Sequence[str]) -> Adapter:
 
 
 def _ask(checkpoint: Checkpoint, lens: Lens, rows: list[Row]) -> tuple[list[Prediction], list[Prediction]]:
-    images = [row.image for row in rows if row.image]
-    features = Features.of(checkpoint, images)
+    features = Features.of(checkpoint, rows)
     base = predict(checkpoint.model, checkpoint.prompt, rows, features, "base answers")
     with lens.before(checkpoint.model) as llava:
         return base, predict(llava, checkpoint.prompt, rows, features, "adapter answers")

@@ -1,6 +1,6 @@
 """An adapter as the trainer meets it: found in a store or a run, judged against a base, put in front of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ class Lens:
         finally:
             model.unload()
 
-    def trained_on(self, images: Sequence[str]) -> tuple[str, ...]:
-        """Those of `images` whose bytes are among what the adapter was trained on, where its origin says so."""
+    def trained_on(self, images: Mapping[str, str]) -> tuple[str, ...]:
+        """Those of `images`, digests by name, that the adapter was trained on, where its origin says so."""
         file = self.origin / IMAGES
         return listed(images, file.read_text() if file.is_file() else "")

@@ -42,6 +42,11 @@ class Checkpoint:
     prompt: Prompt
     preparation: Preparation
 
+    @property
+    def context(self) -> int:
+        """Tokens that question, image and answer may come to."""
+        return int(self.model.config.text_config.max_position_embeddings)
+
     @classmethod
     def load(cls, path: Path, nf4: bool = False) -> "Checkpoint":
         """Load the llava-hf checkpoint in a directory; INT4 weights are dequantised, to the values that serve.

@@ -25,8 +25,7 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
     checkpoint = Checkpoint.load(locate(model))
     for lens in lenses:
         lens.judge(checkpoint)
-    images = [row.image for row in rows if row.image]
-    features = Features.of(checkpoint, images)
+    features = Features.of(checkpoint, rows)
 
     def answers(llava: Any, label: str) -> tuple[str, ...]:
         said = predict(llava, checkpoint.prompt, list(rows), features, f"{label} answers", options.max_tokens)
@@ -38,6 +37,6 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
     for lens in lenses:
         with lens.before(checkpoint.model) as llava:
             texts = answers(llava, lens.name)
-        seen = lens.trained_on(images)
+        seen = lens.trained_on(features.digests)
         evaluations.append(Evaluation(source, lens.name, tuple(rows), base, texts, seen, lens.origin, options.seed))
     return evaluations

@@ -19,14 +19,14 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from service.checkpoint import locate
-from service.images import Preparation, picture
+from service.images import Preparation
 from service.prompt import Prompt
 from trainer.config import QuantizeOptions
 from trainer.data.files import read
 from trainer.data.rows import Row, read_rows
 from trainer.data.split import split
 from trainer.errors import OptionError
-from trainer.features import Features
+from trainer.features import Features, prepared
 from trainer.model import Checkpoint
 from trainer.predict import predict
 from trainer.saving import rename_tower
@@ -74,7 +74,7 @@ def quantize(options: QuantizeOptions) -> Cost | None:
             raise OptionError("--images: name the folder that the image names of --data are relative to")
         rows, held_out = split(read_rows(options.data, options.images), options.holdout, options.seed)
     samples = [
-        Sample(picture(read(row.image), preparation).image, row.question, row.answer)
+        Sample(prepared(read(row.image), row, preparation), row.question, row.answer)
         for row in rows[:: max(1, len(rows) // options.samples)][: options.samples]
         if row.image
     ]
@@ -128,7 +128,7 @@ def _cost(source: Path, quantized: Path, rows: list[Row]) -> Cost:
     counts = []
     for path in (source, quantized):
         checkpoint = Checkpoint.load(path)
-        features = Features.of(checkpoint, [row.image for row in rows if row.image])
+        features = Features.of(checkpoint, rows)
         answers = predict(checkpoint.model, checkpoint.prompt, rows, features, f"{path.name} answers")
         counts.append(sum(right(row, answer.text) for row, answer in zip(rows, answers, strict=True)))
     cost = Cost(len(rows), *counts)

@@ -14,7 +14,7 @@ from service.checkpoint import locate
 from service.types import Adapter
 from trainer.batches import collate, grow
 from trainer.config import TrainOptions
-from trainer.data.digests import IMAGES, data_digest, image_digests, image_list
+from trainer.data.digests import IMAGES, data_digest, image_list
 from trainer.data.rows import Row, read_rows
 from trainer.data.split import split
 from trainer.errors import NoGain
@@ -42,17 +42,17 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
     log.info("%d training rows, %d held out", len(rows), len(held_out))
     # 2. The base, and what its frozen half makes of every image.
     checkpoint = Checkpoint.load(locate(options.model), options.nf4)
-    images = [row.image for row in (*rows, *held_out) if row.image]
-    features = Features.of(checkpoint, images, options.feature_cache)
+    features = Features.of(checkpoint, [*rows, *held_out], options.feature_cache)
+    trees, unseen = (
+        grow(part, checkpoint.prompt, features.tokens, options.questions_per_sequence, checkpoint.context)
+        for part in (rows, held_out)
+    )
     # 3. The adapter.
     model = add_lora(checkpoint.model, options)
-    trees, unseen = (
-        grow(part, checkpoint.prompt, features.tokens, options.questions_per_sequence) for part in (rows, held_out)
-    )
     output = options.output or Path("runs") / options.name
     output.mkdir(parents=True, exist_ok=True)
-    digests = image_digests(row.image for row in rows)
-    (output / IMAGES).write_text(image_list(digests.values()))
+    images = image_list(features.digests[row.image] for row in rows if row.image)
+    (output / IMAGES).write_text(images)
     batch = partial(collate, features=features, pad_id=checkpoint.prompt.pad_token_id)
     fit(model, trees, unseen, batch, options, output)
     if not PartialState().is_main_process:
@@ -79,16 +79,16 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
         base_precision=checkpoint.base.precision,
         prompt_digest=checkpoint.prompt.digest,
         preparation=preparation_facts(checkpoint.preparation),
-        rank=options.rank,
+        rank=options.largest_rank,
         alpha=options.lora_alpha,
         targets=TARGETS,
         modality=options.modality,
-        data_digest=data_digest(rows, digests),
+        data_digest=data_digest(rows, features.digests),
         score=result,
         categories=by_category(held_out, *texts),
         probes=choose_probes(held_out, base, adapter, checkpoint.preparation),
     )
-    published = publish(options.store, manifest, model, " ".join(command or sys.argv), image_list(digests.values()))
+    published = publish(options.store, manifest, model, " ".join(command or sys.argv), images)
     log.info("published %s as %s", published.key, published.path)
     return published
 
