@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image, ImageDraw
 
-from service.adapters.manifest import Manifest, Score, preparation_facts
+from service.adapters.manifest import Manifest, Score
 from service.adapters.modules import language_model_linears
 from service.checkpoint import locate
 from service.types import Adapter
@@ -94,11 +94,7 @@ def _manifest(
         name=options.name,
         created=now(),
         trainer=f"PEFT {converted.peft}, published by {trainer_version()}",
-        base_id=checkpoint.base.id,
-        base_digest=checkpoint.base.digest,
-        base_precision=checkpoint.base.precision,
-        prompt_digest=checkpoint.prompt.digest,
-        preparation=preparation_facts(checkpoint.preparation),
+        **checkpoint.facts,
         rank=converted.rank,
         alpha=converted.alpha,
         targets=converted.targets,

@@ -1,14 +1,16 @@
 """Every option of every command, declared once: the command line and its --help come from these classes."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.adapters.aliases import AliasName
 
 # The ranks vLLM has kernels for; a command line gives text, which a Literal of numbers would not take.
 Rank = Annotated[Literal[8, 16, 32, 64, 128, 256], BeforeValidator(int)]
+Expression = Annotated[str, AfterValidator(lambda text: re.compile(text).pattern)]
 # The largest that any service may be set to allow.
 LARGEST_RANK = 512
 
@@ -39,10 +41,10 @@ class TrainOptions(_Options):
     rank: Rank = Field(16, description="LoRA rank; above 64 returns little")
     alpha: float | None = Field(None, gt=0, description="LoRA alpha [2 x rank]")
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)")
-    rank_pattern: dict[str, Rank] = Field(
+    rank_pattern: dict[Expression, Rank] = Field(
         default_factory=dict, description='other ranks for modules by regular expression, as JSON: {"layers.0": 32}'
     )
-    alpha_pattern: dict[str, float] = Field(default_factory=dict, description="other alphas, likewise")
+    alpha_pattern: dict[Expression, float] = Field(default_factory=dict, description="other alphas, likewise")
     nf4: bool = Field(
         False,
         description="hold the base's language model in 4-bit NormalFloat (QLoRA): least memory, not what serves;"
@@ -55,7 +57,10 @@ class TrainOptions(_Options):
     batch_size: int = Field(16, gt=0, description="sequences in a step, on each device")
     accumulate: int = Field(1, gt=0, description="steps whose gradients make one update")
     patience: int | None = Field(
-        None, gt=0, description="stop after so many epochs without a lower held-out loss, and keep the best epoch"
+        None,
+        gt=0,
+        description="stop after so many checkpoints, one an epoch or every --save-steps, without a lower held-out loss;"
+        " the best is kept",
     )
     questions_per_sequence: int = Field(
         16, gt=0, description="questions about one image that share its tokens in a sequence; 1: plain sequences"
@@ -66,15 +71,14 @@ class TrainOptions(_Options):
         " hidden size an image; None: in memory, for this run",
     )
     group_by_length: bool = Field(
-        False,
-        description="batch sequences of like length, text-only ones apart, so that little is padded; resumed, the order"
-        " of later steps differs",
+        True, description="batch sequences of like length, text-only ones apart, so that little is padded"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of matrix products; auto: bfloat16 where the machine has it"
     )
     gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer in memory")
     save_steps: int | None = Field(None, gt=0, description="keep a checkpoint every so many steps [every epoch]")
+    log_steps: int = Field(10, gt=0, description="steps that make a point of the loss curve")
     track: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         (), description='also log to these, as JSON: ["tensorboard"]'
     )
@@ -85,6 +89,11 @@ class TrainOptions(_Options):
     def lora_alpha(self) -> float:
         """Alpha as given, or twice the rank."""
         return self.alpha or 2 * self.rank
+
+    @property
+    def largest_rank(self) -> int:
+        """Of the rank and its pattern: what a service has to allow."""
+        return max([self.rank, *self.rank_pattern.values()])
 
 
 class EvaluateOptions(_Options):

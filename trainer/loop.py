@@ -14,10 +14,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import SequentialSampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from trainer.batches import IGNORED, Batch, Tree
 from trainer.config import TrainOptions
+from trainer.order import LengthOrder
 
 log = logging.getLogger(__name__)
 COMPLETE = "complete"
@@ -57,15 +57,11 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return torch.autocast(self.args.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Batches of like length, text-only trees among themselves: LLaVA's grouping by modality and length."""
-        trees: list[Tree] = train_dataset or self.train_dataset
+        """See transformers.Trainer, whose own grouping by length cannot be gone on with."""
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        longest = max(len(tree.token_ids) for tree in trees)
-        lengths = [len(tree.token_ids) + (0 if tree.image else longest) for tree in trees]
-        generator = torch.Generator().manual_seed(self.args.data_seed)
         together = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroupedSampler(together, lengths=lengths, generator=generator)
+        return LengthOrder(train_dataset or self.train_dataset, together, self.args.data_seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         return SequentialSampler(eval_dataset)
@@ -120,8 +116,14 @@ def fit(
 
 
 def _arguments(options: TrainOptions, output: Path) -> TrainingArguments:
-    every = {"save_strategy": "steps", "save_steps": options.save_steps} if options.save_steps else {}
-    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"} if options.patience else {}
+    strategy = "steps" if options.save_steps else "epoch"
+    best = {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "eval_strategy": strategy,
+        "eval_steps": options.save_steps,
+        "restore_callback_states_from_checkpoint": True,  # how long patience has lasted
+    }
     return TrainingArguments(
         output_dir=str(output / "checkpoints"),
         run_name=options.name,
@@ -135,9 +137,8 @@ def _arguments(options: TrainOptions, output: Path) -> TrainingArguments:
         warmup_steps=options.warmup,
         weight_decay=0.0,
         train_sampling_strategy="group_by_length" if options.group_by_length else "random",
-        logging_steps=10,
+        logging_steps=options.log_steps,
         logging_first_step=True,
-        eval_strategy="epoch",
         save_total_limit=1,
         seed=options.seed,
         data_seed=options.seed,
@@ -146,7 +147,9 @@ def _arguments(options: TrainOptions, output: Path) -> TrainingArguments:
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         label_names=["labels"],
-        **({"save_strategy": "epoch"} | every | best),
+        save_strategy=strategy,
+        save_steps=options.save_steps or 1,
+        **(best if options.patience else {"eval_strategy": "epoch"}),
     )
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import AutoImageProcessor, BitsAndBytesConfig, CompressedTensorsConfig, LlavaForConditionalGeneration
 
 from service.adapters.base import Base
+from service.adapters.manifest import preparation_facts
 from service.adapters.modules import TARGETS
 from service.images import Preparation
 from service.prompt import Prompt
@@ -41,6 +42,17 @@ class Checkpoint:
     base: Base
     prompt: Prompt
     preparation: Preparation
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says of the base, by its fields' names."""
+        return {
+            "base_id": self.base.id,
+            "base_digest": self.base.digest,
+            "base_precision": self.base.precision,
+            "prompt_digest": self.prompt.digest,
+            "preparation": preparation_facts(self.preparation),
+        }
 
     @property
     def context(self) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from service.adapters.manifest import Manifest, preparation_facts
+from service.adapters.manifest import Manifest
 from service.adapters.modules import TARGETS
 from service.checkpoint import locate
 from service.types import Adapter
@@ -74,11 +74,7 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
         name=options.name,
         created=now(),
         trainer=trainer_version(),
-        base_id=checkpoint.base.id,
-        base_digest=checkpoint.base.digest,
-        base_precision=checkpoint.base.precision,
-        prompt_digest=checkpoint.prompt.digest,
-        preparation=preparation_facts(checkpoint.preparation),
+        **checkpoint.facts,
         rank=options.largest_rank,
         alpha=options.lora_alpha,
         targets=TARGETS,
