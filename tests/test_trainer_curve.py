@@ -1,4 +1,4 @@
-"""Twenty steps through the real command line have the losses they always had: nothing on the way may change by mistake."""
+"""Twenty steps through the real command line have the losses they always had: nothing on the way changes unseen."""
 
 import json
 from pathlib import Path

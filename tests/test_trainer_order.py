@@ -1,4 +1,4 @@
-"""Trees of like length are trained on together, in an order that seed and epoch alone decide, so that resuming is exact."""
+"""Trees of like length are trained on together, in an order of seed and epoch alone, so that resuming is exact."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -68,7 +68,9 @@ def epoch_of(prepared: Any, epoch: int) -> Iterator[list[int]]:
 def test_a_resumed_loader_goes_on_with_the_batches_that_were_to_come(
     processes: int, rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accelerate.data_loader.synchronize_rng_states", lambda *_: None)  # other processes there are none
+    monkeypatch.setattr(
+        "accelerate.data_loader.synchronize_rng_states", lambda *_: None
+    )  # other processes there are none
     undisturbed = loader(processes, rank)
     epochs = [list(epoch_of(undisturbed, epoch)) for epoch in range(3)]
     assert epochs[0] != epochs[1] != epochs[2]

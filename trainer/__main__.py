@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, get_subcommand
 
 from service.errors import ServiceError
-from trainer.config import EvaluateOptions, PublishOptions, QuantizeOptions, TrainOptions
+from trainer.config import BaseOptions, EvaluateOptions, PublishOptions, QuantizeOptions, TrainOptions
 from trainer.data.config import DataOptions
 from trainer.errors import TrainerError
 from trainer.unserved import refuse_options
@@ -27,6 +27,7 @@ class Trainer(BaseSettings):
     )
 
     train: CliSubCommand[TrainOptions]
+    base: CliSubCommand[BaseOptions]
     evaluate: CliSubCommand[EvaluateOptions]
     quantize: CliSubCommand[QuantizeOptions]
     publish: CliSubCommand[PublishOptions]
@@ -58,6 +59,10 @@ def _run(options: object, arguments: list[str]) -> None:
         from trainer.train import train
 
         train(options, ["python", "-m", "trainer", *arguments])
+    elif isinstance(options, BaseOptions):
+        from trainer.base import train_base
+
+        train_base(get_subcommand(options))
     elif isinstance(options, EvaluateOptions):
         from trainer.evaluate import evaluate
         from trainer.evaluation import table

@@ -1,4 +1,4 @@
-"""Image files -> what the frozen tower and projector make of them, once per image however many questions ask.
+"""Image files -> what the frozen tower, and projector, make of them, once per image however many questions ask.
 
 Kept on disk, one memory-mapped array an image, under what it depends on: the tower's and projector's weights, the
 preparation, and the image's bytes. A second run over the same images computes nothing and reads as it needs.
@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,13 +56,17 @@ class Features:
         return next((len(self[image]) for image in self._by_image), 0)
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, rows: Sequence[Row], cache: Path | None = None) -> "Features":
+    def of(
+        cls, checkpoint: Checkpoint, rows: Sequence[Row], cache: Path | None = None, projected: bool = True
+    ) -> "Features":
         """Read the images of `rows`, each once; run them through the tower and projector, or find them in `cache`.
+
+        Not `projected`, they are the tower's alone, of shape (image tokens, tower's hidden size).
 
         Raises:
             DataError: images that cannot be read or decoded, all of them; the service would refuse them too.
         """
-        folder = cache / _origin(checkpoint) if cache else None
+        folder = cache / _origin(checkpoint, projected) if cache else None
         first: dict[str, Row] = {}
         for row in rows:
             if row.image:
@@ -73,7 +78,7 @@ class Features:
             for images in _batches(list(first)):
                 try:
                     photos = {image: _photo(first[image], image) for image in images}
-                    by_image |= _features(checkpoint, photos, folder)
+                    by_image |= _features(checkpoint, photos, folder, projected)
                     digests |= {image: photo.digest for image, photo in photos.items()}
                 except DataError as error:
                     faults += error.faults
@@ -108,18 +113,21 @@ def _photo(row: Row, image: str) -> Photo:
     return Photo(data, hashlib.sha256(data).hexdigest(), row)
 
 
-def _features(checkpoint: Checkpoint, batch: dict[str, Photo], folder: Path | None) -> dict[str, torch.Tensor | Path]:
+def _features(
+    checkpoint: Checkpoint, batch: dict[str, Photo], folder: Path | None, projected: bool
+) -> dict[str, torch.Tensor | Path]:
     """Where the features of a batch of images lie, or the features themselves where there is no `folder`."""
     if folder is None:
-        return dict(zip(batch, _compute(checkpoint, list(batch.values())), strict=True))
+        return dict(zip(batch, _compute(checkpoint, list(batch.values()), projected), strict=True))
     known = {image: folder / photo.digest[:2] / f"{photo.digest}.npy" for image, photo in batch.items()}
     missing = [image for image, file in known.items() if not file.exists()]
-    for image, feature in zip(missing, _compute(checkpoint, [batch[image] for image in missing]), strict=True):
+    fresh = _compute(checkpoint, [batch[image] for image in missing], projected)
+    for image, feature in zip(missing, fresh, strict=True):
         _write(known[image], feature)
     return dict(known)
 
 
-def _compute(checkpoint: Checkpoint, photos: list[Photo]) -> list[torch.Tensor]:
+def _compute(checkpoint: Checkpoint, photos: list[Photo], projected: bool) -> list[torch.Tensor]:
     """Features of `photos`; all that do not decode are named at once."""
     if not photos:
         return []
@@ -135,15 +143,26 @@ def _compute(checkpoint: Checkpoint, photos: list[Photo]) -> list[torch.Tensor]:
     model = checkpoint.model
     pixels = checkpoint.processor(images=pictures, return_tensors="pt").pixel_values
     with torch.inference_mode():
-        features = model.get_image_features(pixels.to(model.device, model.dtype)).pooler_output
+        features = _see(model, pixels.to(model.device, model.dtype), projected)
     return [feature.float().cpu() for feature in features]
 
 
-def _origin(checkpoint: Checkpoint) -> str:
+def _see(llava: Any, pixels: torch.Tensor, projected: bool) -> Any:
+    """What the language model is given of each picture, or what the projector is."""
+    given: list[torch.Tensor] = []
+    # LLaVA chooses the tower's layer and tokens itself; what it chose is what the projector is called with.
+    hook = llava.model.multi_modal_projector.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    with hook:
+        features = llava.get_image_features(pixels).pooler_output
+    return features if projected else given[0]
+
+
+def _origin(checkpoint: Checkpoint, projected: bool) -> str:
     """Digest of all that a feature depends on beside the image."""
     digest = hashlib.sha256(repr(preparation_facts(checkpoint.preparation)).encode())
+    parts = ("vision_tower", "multi_modal_projector") if projected else ("vision_tower",)
     for name, tensor in sorted(checkpoint.model.state_dict().items()):
-        if "vision_tower" in name or "multi_modal_projector" in name:
+        if any(part in name for part in parts):
             digest.update(name.encode())
             digest.update(tensor.float().contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

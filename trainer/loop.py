@@ -16,11 +16,12 @@ from torch.utils.data import SequentialSampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from trainer.batches import IGNORED, Batch, Tree
-from trainer.config import TrainOptions
+from trainer.config import LoopOptions
 from trainer.order import LengthOrder
 
 log = logging.getLogger(__name__)
-COMPLETE = "complete"
+# A checkpoint's mark, and where a run leaves what it trained.
+COMPLETE, LEARNT = "complete", "learnt"
 
 
 class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
@@ -43,7 +44,8 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         """Mean cross-entropy over the held-out answer tokens, as `eval_loss`, logged."""
         self.model.eval()
         total = torch.zeros(2, device=self.args.device)
-        with torch.inference_mode(), self._precision(), _attention():
+        # Not inference_mode: FSDP keeps what it gathers here for the training that goes on.
+        with torch.no_grad(), self._precision(), _attention():
             for inputs in self.get_eval_dataloader():
                 count = (inputs["labels"] != IGNORED).sum()
                 total += torch.stack([self.model(**inputs).float(), count.float()])
@@ -95,10 +97,13 @@ def fit(
     trees: list[Tree],
     held_out: list[Tree],
     collate: Callable[[list[Tree]], Batch],
-    options: TrainOptions,
+    options: LoopOptions,
     output: Path,
-) -> list[dict[str, float]]:
-    """Train `model`'s LoRA in place; returns what was logged. Checkpoints lie in `output`, the last and the best."""
+) -> Path:
+    """Train what of `model` learns, in place; returns the directory that holds it, whole whoever had which part.
+
+    The curve lies in `output`, and checkpoints do, the last and the best. Only one of several processes writes.
+    """
     arguments = _arguments(options, output)
     stop = [EarlyStoppingCallback(options.patience)] if options.patience else []
     trainer = TreeTrainer(
@@ -111,11 +116,12 @@ def fit(
     )
     trainer.bfloat16 = _bfloat16(options)
     trainer.train(resume_from_checkpoint=_last(Path(arguments.output_dir), options.resume))
+    trainer.save_model(str(output / LEARNT))
     model.eval()
-    return list(trainer.state.log_history)
+    return output / LEARNT
 
 
-def _arguments(options: TrainOptions, output: Path) -> TrainingArguments:
+def _arguments(options: LoopOptions, output: Path) -> TrainingArguments:
     strategy = "steps" if options.save_steps else "epoch"
     best = {
         "load_best_model_at_end": True,
@@ -126,7 +132,7 @@ def _arguments(options: TrainOptions, output: Path) -> TrainingArguments:
     }
     return TrainingArguments(
         output_dir=str(output / "checkpoints"),
-        run_name=options.name,
+        run_name=output.name,
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch_size,
         per_device_eval_batch_size=options.batch_size,
@@ -170,7 +176,7 @@ def _last(checkpoints: Path, resume: bool) -> str | None:
     return str(complete[-1]) if complete else None
 
 
-def _bfloat16(options: TrainOptions) -> bool:
+def _bfloat16(options: LoopOptions) -> bool:
     """Whether matrices multiply in bfloat16; weights of the adapter and the loss stay in float32."""
     if options.precision != "auto":
         return options.precision == "bfloat16"

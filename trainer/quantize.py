@@ -5,7 +5,6 @@ Only the language model's linears are packed; tower, projector and head stay as 
 
 import json
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from trainer.errors import OptionError
 from trainer.features import Features, prepared
 from trainer.model import Checkpoint
 from trainer.predict import predict
-from trainer.saving import rename_tower
+from trainer.saving import new_directory, rename_tower
 from trainer.score import right
 
 log = logging.getLogger(__name__)
@@ -102,15 +101,13 @@ def write_int4(source: Path, target: Path, samples: list[Sample], group_size: in
         )
     else:
         oneshot(model=model, recipe=QuantizationModifier(config_groups=groups, ignore=IGNORE))
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part, save_compressed=True)
-    processor.save_pretrained(part)
-    rename_tower(part)
-    config = json.loads((part / "config.json").read_text())
-    config["quantization_config"]["ignore"] = IGNORE
-    (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    part.rename(target)
+    with new_directory(target) as part:
+        model.save_pretrained(part, save_compressed=True)
+        processor.save_pretrained(part)
+        rename_tower(part)
+        config = json.loads((part / "config.json").read_text())
+        config["quantization_config"]["ignore"] = IGNORE
+        (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _encoded(processor: Any, prompt: Prompt, sample: Sample) -> dict[str, Any]:
