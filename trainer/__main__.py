@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, get_subcommand
@@ -13,6 +13,9 @@ from trainer.config import BaseOptions, EvaluateOptions, PublishOptions, Quantiz
 from trainer.data.config import DataOptions
 from trainer.errors import TrainerError
 from trainer.unserved import refuse_options
+
+if TYPE_CHECKING:
+    from trainer.evaluation import Evaluation
 
 
 class Trainer(BaseSettings):
@@ -65,17 +68,13 @@ def _run(options: object, arguments: list[str]) -> None:
         train_base(get_subcommand(options))
     elif isinstance(options, EvaluateOptions):
         from trainer.evaluate import evaluate
-        from trainer.evaluation import table
 
-        results = evaluate(options)
-        for result in results:
-            print(json.dumps(result.summary()))
-        print(table(results))
+        _print(evaluate(options))
     elif isinstance(options, QuantizeOptions):
         from trainer.quantize import quantize
 
         if cost := quantize(options):
-            print(json.dumps(asdict(cost)))
+            _print([cost])
     elif isinstance(options, PublishOptions):
         from trainer.adopt import adopt
 
@@ -84,6 +83,15 @@ def _run(options: object, arguments: list[str]) -> None:
         from trainer.data.commands import run
 
         print(run(get_subcommand(options)))
+
+
+def _print(results: "list[Evaluation]") -> None:
+    """A line for programs each, then a table for people."""
+    from trainer.evaluation import table
+
+    for result in results:
+        print(json.dumps(result.summary()))
+    print(table(results))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from trainer.errors import OptionError
 from trainer.features import Features
 from trainer.loop import fit
 from trainer.model import Checkpoint
-from trainer.saving import INDEX, new_directory, rename_tower
+from trainer.saving import FLOATS, INDEX, new_directory, rename_tower
 from trainer.whole import WEIGHTS, unfreeze
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def train_base(options: StageOptions) -> Path | None:
     source = locate(options.model)
     if options.output.exists():
         raise OptionError(f"--output: {options.output} is there already: name a new directory")
-    if (precision := Base.of_checkpoint(source).precision) not in ("bfloat16", "float16", "float32"):
+    if (precision := Base.of_checkpoint(source).precision) not in FLOATS:
         raise OptionError(
             f"--model: {options.model} is {precision}, and packed weights cannot learn: name the checkpoint it was "
             "packed from, and pack what was trained with `trainer quantize`"

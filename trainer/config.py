@@ -184,9 +184,12 @@ class QuantizeOptions(_Options):
     model: str = Field(description="base checkpoint to pack: a directory, or a Hugging Face id")
     output: Path = Field(description="a new directory for the packed checkpoint")
     data: str | None = Field(
-        None, description="rows to fit the packing to (GPTQ), as training takes them; without: data-free rounding"
+        None, description="rows to fit the packing to (GPTQ), and to count its cost on; without: data-free rounding"
     )
     images: str | None = Field(None, description="the folder that the rows' image names are relative to")
+    fit: bool = Field(
+        True, description="fit the packing to --data; --no-fit: data-free, and the rows only count its cost"
+    )
     samples: int = Field(512, gt=0, description="rows that GPTQ sees")
     holdout: float = Field(0.1, gt=0, lt=1, description="share of the images kept apart to count the cost on")
     group_size: Annotated[Literal[32, 64, 128], BeforeValidator(int)] = Field(

@@ -9,6 +9,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 INDEX = "model.safetensors.index.json"
+# Precisions of weights that can be trained or packed.
+FLOATS = ("bfloat16", "float16", "float32")
 
 
 @contextmanager
