@@ -28,6 +28,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """Trainer whose step is the mean cross-entropy over a step's answer tokens, computed on trees."""
 
     bfloat16 = False
+    order: LengthOrder | None = None
     control: Any
 
     def compute_loss(
@@ -59,14 +60,21 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return torch.autocast(self.args.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """See transformers.Trainer, whose own grouping by length cannot be gone on with."""
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        together = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthOrder(train_dataset or self.train_dataset, together, self.args.data_seed)
+        return super()._get_train_sampler(train_dataset) if self.order is None else self.order
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         return SequentialSampler(eval_dataset)
+
+
+class _Epochs(TrainerCallback):  # type: ignore[misc]
+    """Tells the order its epoch; accelerate would not where one of several processes goes on within an epoch."""
+
+    def __init__(self, order: LengthOrder) -> None:
+        self._order = order
+
+    def on_epoch_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        """See transformers.TrainerCallback."""
+        self._order.set_epoch(int(state.epoch or 0))
 
 
 class _Log(TrainerCallback):  # type: ignore[misc]
@@ -106,15 +114,17 @@ def fit(
     """
     arguments = _arguments(options, output)
     stop = [EarlyStoppingCallback(options.patience)] if options.patience else []
+    together = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    order = LengthOrder(trees, together, options.seed) if options.group_by_length else None
     trainer = TreeTrainer(
         model=model,
         args=arguments,
         train_dataset=trees,
         eval_dataset=held_out,
         data_collator=lambda batch: _fields(collate(batch)),
-        callbacks=[_Log(output / "log.jsonl"), _Complete(), *stop],
+        callbacks=[_Log(output / "log.jsonl"), _Complete(), *stop, *([_Epochs(order)] if order else [])],
     )
-    trainer.bfloat16 = _bfloat16(options)
+    trainer.bfloat16, trainer.order = _bfloat16(options), order
     trainer.train(resume_from_checkpoint=_last(Path(arguments.output_dir), options.resume))
     trainer.save_model(str(output / LEARNT))
     model.eval()
@@ -142,7 +152,6 @@ def _arguments(options: LoopOptions, output: Path) -> TrainingArguments:
         lr_scheduler_type="cosine",
         warmup_steps=options.warmup,
         weight_decay=0.0,
-        train_sampling_strategy="group_by_length" if options.group_by_length else "random",
         logging_steps=options.log_steps,
         logging_first_step=True,
         save_total_limit=1,

@@ -14,7 +14,7 @@ _SPREAD = 1_000_003  # so that seed 0's second epoch is not seed 1's first
 class LengthOrder(Sampler[int]):
     """Indices shuffled so that `together` in a row have like lengths, text-only trees among themselves.
 
-    This is LLaVA's grouping by modality and length. accelerate and transformers call `set_epoch` before each epoch.
+    This is LLaVA's grouping by modality and length.
     """
 
     def __init__(self, trees: Sequence[Tree], together: int, seed: int) -> None:
