@@ -1,4 +1,4 @@
-"""Several GPUs: accelerate takes the files that ship, and what they share out is gathered before one process publishes."""
+"""Several GPUs: accelerate takes the files that ship; what they share out is gathered, and one process publishes it."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ ZERO2, ZERO3, FSDP = (FILES / f"{name}.yaml" for name in ("zero2", "zero3", "fsd
 
 
 def launched(file: Path) -> Any:
-    """accelerate's own options of a launch with `file`."""
+    """What accelerate makes of a launch with `file`."""
     arguments = launch_command_parser().parse_args(
         ["--config_file", str(file), "--num_processes", "2", "-m", "trainer", "train"]
     )
@@ -49,7 +49,7 @@ def test_the_files_together_are_zero_2_zero_3_and_fsdp_2() -> None:
 
 
 def test_what_is_shared_out_is_gathered_when_it_is_saved() -> None:
-    """transformers' Trainer gathers in these two cases, and otherwise saves one process's part or nothing."""
+    """In these two cases transformers' Trainer gathers; otherwise it saves one process's part, or nothing."""
     assert launched(ZERO3).zero3_save_16bit_model is True
     assert launched(FSDP).fsdp_state_dict_type == "FULL_STATE_DICT"
 
