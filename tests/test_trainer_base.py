@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
-import trainer.loop
 from service.adapters.base import Base
 from service.images import Preparation
 from service.prompt import Prompt
 from tests.conftest import CHECKPOINT, ROOT
+from tests.interrupted import interrupted_after
 from trainer.__main__ import main
 from trainer.batches import collate, grow
 from trainer.config import AlignOptions, TuneOptions
@@ -102,28 +102,14 @@ def test_it_is_another_base_asked_and_shown_pictures_as_before(trained: Path) ->
     assert Preparation.of_checkpoint(trained) == Preparation.of_checkpoint(MODEL)
 
 
-class Cut(Exception):
-    """Training that was cut off."""
-
-
 def test_a_resumed_stage_ends_in_the_weights_of_an_undisturbed_one(
     codes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = ["--epochs", "1.5", "--save-steps", "4"]
     assert run("align", codes, tmp_path / "undisturbed", *options) == 0
-    step = trainer.loop.TreeTrainer.training_step
-    taken = iter(range(6))
-
-    def cut(*arguments: Any, **named: Any) -> Any:
-        if next(taken, None) is None:
-            raise Cut
-        return step(*arguments, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.loop.TreeTrainer, "training_step", cut)
-        with pytest.raises(Cut):
-            run("align", codes, tmp_path / "resumed", *options)
+    with interrupted_after(6):
+        run("align", codes, tmp_path / "resumed", *options)
     assert not (tmp_path / "resumed").exists()
     assert run("align", codes, tmp_path / "resumed", *options, "--resume") == 0
     expected, found = learnt(tmp_path / "undisturbed"), learnt(tmp_path / "resumed")

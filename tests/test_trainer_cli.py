@@ -10,6 +10,7 @@ from service.adapters.proof import Proof
 from service.adapters.store import Store
 from service.prompt import Prompt
 from tests.conftest import CHECKPOINT, ROOT
+from tests.interrupted import interrupted_after
 from trainer.__main__ import main
 
 
@@ -53,15 +54,27 @@ def test_an_adapter_that_gains_nothing_is_not_published(
     assert "Worst errors" in (tmp_path / "run/report.html").read_text()
 
 
+RUIN = ["--learning-rate", "0.3", "--warmup", "0", "--epochs", "5", "--batch-size", "8", "--holdout", "0.2"]
+RUIN += ["--save-steps", "2", "--patience", "2", "--precision", "float32"]
+
+
+def held_out_losses(run: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
+
+
 def test_patience_waits_for_checkpoints_where_they_are_not_of_epochs(codes: Path, tmp_path: Path) -> None:
     """A rate that ruins the adapter at once: each evaluation is worse, and only so many are waited for."""
-    steps = ["--epochs", "5", "--batch-size", "8", "--save-steps", "2", "--patience", "2", "--precision", "float32"]
-    run(codes, tmp_path, "--learning-rate", "0.3", "--warmup", "0", "--holdout", "0.2", *steps)
-    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    losses = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
+    run(codes, tmp_path, *RUIN)
+    losses = held_out_losses(tmp_path / "run")
     best = min(losses, key=lambda step: losses[step])
     assert list(losses) == list(range(2, best + 5, 2))
     assert (tmp_path / f"run/checkpoints/checkpoint-{best}/complete").exists()
+    # Patience goes on where it was: cut off behind the first evaluation that was worse, it waits for one more.
+    with interrupted_after(best + 3):
+        run(codes, tmp_path / "cut", *RUIN)
+    run(codes, tmp_path / "cut", *RUIN, "--resume")
+    assert held_out_losses(tmp_path / "cut/run") == losses
 
 
 @pytest.mark.parametrize(
