@@ -31,19 +31,8 @@ STAGES = {"align": (PROJECTOR,), "tune": (PROJECTOR, LANGUAGE)}
 def run(stage: str, codes: Path, output: Path, *options: str) -> int:
     paths = ["--data", str(codes / "train.jsonl"), "--images", str(codes), "--output", str(output)]
     cache = ["--feature-cache", str(codes / "features"), "--model", str(MODEL), "--precision", "float32"]
-    steps = [
-        "--batch-size",
-        "8",
-        "--accumulate",
-        "1",
-        "--holdout",
-        "0.2",
-        "--log-steps",
-        "1",
-        "--learning-rate",
-        "1e-3",
-    ]
-    return main(["base", stage, *paths, *cache, *steps, *options])
+    steps = ["--batch-size", "8", "--accumulate", "1", "--learning-rate", "1e-3"]
+    return main(["base", stage, *paths, *cache, *steps, "--holdout", "0.2", "--log-steps", "1", *options])
 
 
 @pytest.fixture(scope="module", params=STAGES)
@@ -140,7 +129,7 @@ def test_text_alone_still_gives_every_weight_a_gradient(rows: list[Row]) -> None
     """Processes that meet pictures and those that meet none have to agree on whose gradients they average."""
     checkpoint = Checkpoint.load(MODEL)
     model = unfreeze(checkpoint.model, (PROJECTOR, LANGUAGE, "lm_head"))
-    batch = collate(grow(rows[-1:], checkpoint.prompt, 0, 16), {}, checkpoint.prompt.pad_token_id)
+    batch = collate(grow(rows[-1:], checkpoint.prompt, 0, 16), Features({}, {}), checkpoint.prompt.pad_token_id)
     model(**{name: getattr(batch, name) for name in batch.__slots__}).backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all(gradient is not None for gradient in gradients.values())

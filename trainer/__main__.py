@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, get_subcommand
 
 from service.errors import ServiceError
-from trainer.config import BaseOptions, EvaluateOptions, PublishOptions, QuantizeOptions, TrainOptions
+from trainer.config import BaseOptions, EvaluateOptions, PublishOptions, QuantizeOptions, StageOptions, TrainOptions
 from trainer.data.config import DataOptions
 from trainer.errors import TrainerError
 from trainer.unserved import refuse_options
@@ -63,9 +63,11 @@ def _run(options: object, arguments: list[str]) -> None:
 
         train(options, ["python", "-m", "trainer", *arguments])
     elif isinstance(options, BaseOptions):
+        _run(get_subcommand(options), arguments)
+    elif isinstance(options, StageOptions):
         from trainer.base import train_base
 
-        train_base(get_subcommand(options))
+        train_base(options)
     elif isinstance(options, EvaluateOptions):
         from trainer.evaluate import evaluate
 
