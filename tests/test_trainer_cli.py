@@ -81,7 +81,9 @@ def test_patience_waits_for_checkpoints_where_they_are_not_of_epochs(codes: Path
     ("options", "word"),
     [
         (["--rank", "7"], "--rank"),
-        (["--rank-pattern", '{"(": 8}'], "--rank-pattern"),
+        (["--rank-pattern", '{"(": 8}'], "--rank-pattern ( [key]: Value error, '(' is not a regular expression"),
+        (["--rank-pattern", '{"q_proj": 7}'], "--rank-pattern q_proj: "),
+        (["--track", '["x"]'], "--track 0: "),
         (["--holdout", "1.5"], "--holdout"),
         (["--model", "/nowhere"], "/nowhere"),
         (["--data", "/nowhere.jsonl"], "/nowhere.jsonl"),

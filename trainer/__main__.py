@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -46,9 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
         parsed = CliApp.run(Trainer, cli_args=arguments or ["--help"])
         _run(get_subcommand(parsed), arguments)
     except ValidationError as error:
+        commands = len(list(takewhile(lambda word: not word.startswith("-"), arguments)))
         for fault in error.errors(include_url=False):
-            name = str(fault["loc"][-1]).replace("_", "-") if fault["loc"] else ""
-            print(f"--{name}: {fault['msg']}", file=sys.stderr)
+            option, *within = map(str, fault["loc"][commands:] or ("",))
+            print(f"--{' '.join([option.replace('_', '-'), *within])}: {fault['msg']}", file=sys.stderr)
         return 2
     except (TrainerError, ServiceError, FileNotFoundError) as error:
         print(error, file=sys.stderr)

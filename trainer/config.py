@@ -9,11 +9,21 @@ from pydantic_settings import CliSubCommand
 
 from service.adapters.aliases import AliasName
 
-# The ranks vLLM has kernels for; a command line gives text, which a Literal of numbers would not take.
-Rank = Annotated[Literal[8, 16, 32, 64, 128, 256], BeforeValidator(int)]
-Expression = Annotated[str, AfterValidator(lambda text: re.compile(text).pattern)]
 # The largest that any service may be set to allow.
 LARGEST_RANK = 512
+# The ranks vLLM has kernels for; a command line gives text, which a Literal of numbers would not take.
+Rank = Annotated[Literal[8, 16, 32, 64, 128, 256], BeforeValidator(int)]
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from error
+    return text
+
+
+Expression = Annotated[str, AfterValidator(_expression)]
 
 
 class _Options(BaseModel):
