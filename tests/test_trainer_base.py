@@ -46,7 +46,8 @@ def trained(request: pytest.FixtureRequest, codes: Path, tmp_path_factory: pytes
 
 
 def log(checkpoint: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (checkpoint.parent / "runs" / checkpoint.name / "log.jsonl").open()]
+    lines = (checkpoint.parent / "runs" / checkpoint.name / "log.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def learnt(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -57,7 +58,7 @@ def learnt(checkpoint: Path) -> dict[str, torch.Tensor]:
 def test_a_few_steps_lower_the_loss(trained: Path) -> None:
     losses = [line["loss"] for line in log(trained) if "loss" in line]
     held_out = [line["eval_loss"] for line in log(trained) if "eval_loss" in line]
-    assert sum(losses[-3:]) < sum(losses[:3]) / 2
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
     assert held_out[1] < held_out[0]
 
 
