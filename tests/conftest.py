@@ -15,12 +15,12 @@ from fastapi import FastAPI
 from hypothesis import settings as hypothesis_settings
 from PIL import Image, ImageDraw
 
+from loadtest.stores import record_probes
 from service.app import create_app
 from service.engine import Engine
 from service.engine.fake import FakeEngine
 from service.prompt import Prompt
 from service.settings import Settings
-from tests.stores import record_probes
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "models/tiny-llava-int4"
@@ -129,7 +129,14 @@ async def real() -> AsyncGenerator[Running, None]:
     """The whole service on vLLM behind a socket, INT4 weights and the repository's adapters; started once."""
     from service.engine.vllm import VLLMEngine
 
-    settings = Settings(model=str(CHECKPOINT), adapters=ADAPTERS, port=0)
+    # vLLM tells what each step gave to the vision tower only with its details on; a busy machine is no dead engine.
+    settings = Settings(
+        model=str(CHECKPOINT),
+        adapters=ADAPTERS,
+        port=0,
+        engine_args={"enable_logging_iteration_details": True},
+        engine_canary_deadline_s=300,
+    )
     engine = VLLMEngine(CHECKPOINT, settings)
     app = create_app(settings, CHECKPOINT, engine)
     async with listening(app, engine) as running:

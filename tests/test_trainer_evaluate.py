@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from loadtest.stores import files_of
 from service.adapters.store import Store
 from service.errors import AdapterRefused
 from tests.conftest import ADAPTERS, ROOT, Running, png
-from tests.stores import files_of
 from trainer.__main__ import main
 from trainer.config import EvaluateOptions
 from trainer.data.digests import IMAGES, image_list

@@ -9,7 +9,7 @@ from trainer.data.rows import Row
 # Where a run and a version list the images they were trained on.
 IMAGES = "images.txt"
 # Of an image's digest, in a list of thousands: enough to tell it from any other.
-_SHORT = 12
+_SHORT = 10
 
 
 def data_digest(rows: Sequence[Row], images: Mapping[str, str]) -> str:
