@@ -100,7 +100,7 @@ def test_a_bad_option_is_named(
     assert word in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["publish"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["base", "align"], ["base", "tune"], ["evaluate"], ["publish"]])
 def test_help_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leave:
         main([*command, "--help"])

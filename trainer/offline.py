@@ -17,6 +17,7 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
     """What the base `model` answers to `rows` by itself, once, and through each adapter.
 
     Raises:
+        DataError: images that do not decode.
         OptionError: an adapter that is neither in the store nor a directory of one.
         AdapterRefused: one that does not fit the base; the service would refuse it too.
         FileNotFoundError: the model is not a LLaVA checkpoint.
