@@ -52,7 +52,8 @@ def log(checkpoint: Path) -> list[dict[str, float]]:
 
 def learnt(checkpoint: Path) -> dict[str, torch.Tensor]:
     """What the run trained, in float32, by the model's own names."""
-    return load_file(checkpoint.parent / "runs" / checkpoint.name / "learnt" / WEIGHTS)
+    tensors: dict[str, torch.Tensor] = load_file(checkpoint.parent / "runs" / checkpoint.name / "learnt" / WEIGHTS)
+    return tensors
 
 
 def test_a_few_steps_lower_the_loss(trained: Path) -> None:
