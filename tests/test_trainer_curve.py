@@ -13,7 +13,7 @@ from trainer.__main__ import main
 from trainer.saving import rename_tower
 
 MODEL = ROOT / "models/tiny-llava"
-# Found in float32: one thread or two, AVX-512 or AVX2 alone, differ by 2e-7 relative. Other processors may by a lot more.
+# Found in float32: one thread or two, AVX-512 or AVX2 alone, differ by 2e-7. Other processors may by a lot more.
 TOLERANCE = 1e-3
 PINNED = [
     *(6.92693, 6.99079, 5.88726, 5.42602, 5.18770, 5.16932, 5.07996, 5.07570, 4.96850, 4.86943),
