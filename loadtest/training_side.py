@@ -45,7 +45,7 @@ def _ours(
     checkpoint: Checkpoint, model: Any, rows: list[Row], options: TrainOptions, case: dict[str, Any], questions: int = 0
 ) -> None:
     """The trainer's own path; with one question a sequence it is the plain one."""
-    features = Features.of(checkpoint, [row.image for row in rows if row.image])
+    features = Features.of(checkpoint, rows)
     trees = grow(rows, checkpoint.prompt, features.tokens, questions or options.questions_per_sequence)
     per_tree = len(rows) / len(trees)
     sized = options.model_copy(update={"batch_size": max(1, round(case["samples_per_step"] / per_tree))})
@@ -97,7 +97,7 @@ def _trl(_checkpoint: Checkpoint, model: Any, rows: list[Row], options: TrainOpt
 
 def _loss(checkpoint: Checkpoint, llava: Any, rows: list[Row]) -> float:
     """Mean cross-entropy of the held-out answers, one question a sequence: the same measure for all sides."""
-    features = Features.of(checkpoint, [row.image for row in rows if row.image])
+    features = Features.of(checkpoint, rows)
     trees, total, count = grow(rows, checkpoint.prompt, features.tokens, 1), 0.0, 0
     llava.eval()
     with torch.inference_mode():
