@@ -18,6 +18,8 @@ from service.prompt import Prompt
 from trainer.data.rows import Row
 from trainer.errors import DataError
 
+# Few lengths: oneDNN keeps its buffers for each that it has seen (0.3 GB in 60 steps), and tensor cores want eights.
+MULTIPLE = 8
 IGNORED = -100
 
 
@@ -71,8 +73,8 @@ def grow(rows: list[Row], prompt: Prompt, image_tokens: int, questions: int, con
 
 
 def collate(batch: list[Tree], features: ImageTokens, pad_id: int) -> Batch:
-    """Pad trees on the right to the longest; padding sees itself alone and has no label."""
-    length = max(len(tree.token_ids) for tree in batch)
+    """Pad trees on the right to the longest or a little more; padding sees itself alone and has no label."""
+    length = -(-max(len(tree.token_ids) for tree in batch) // MULTIPLE) * MULTIPLE
     branches = _pad([tree.branches for tree in batch], length, -1)
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     same = branches[:, :, None] == branches[:, None, :]
