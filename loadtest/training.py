@@ -66,7 +66,14 @@ def _case(options: Bench, name: str, directory: Path, seed: int) -> Path:
         "model": options.model,
         "samples_per_step": options.samples_per_step,
         "output": str(directory / "run"),
-        "options": {"epochs": 1, "learning_rate": 1e-3, "rank": 16, "precision": options.precision, "seed": seed},
+        "options": {
+            "epochs": 1,
+            "learning_rate": 1e-3,
+            "rank": 16,
+            "precision": options.precision,
+            "seed": seed,
+            "group_by_length": False,
+        },
     }
     file = directory / f"{name}.json"
     file.write_text(json.dumps(case))
