@@ -11,6 +11,7 @@ from service import logs, tracing
 from service.app import create_app
 from service.auth import KeysFault
 from service.checkpoint import locate
+from service.connections import configure
 from service.engine.vllm import VLLMEngine
 from service.settings import Settings
 
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     except FileNotFoundError as error:
         print(f"option model (VQA_MODEL): {error}", file=sys.stderr)
         return 2
-    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None, access_log=False)
+    uvicorn.Server(configure(app, settings)).run()
     return 0 if app.state.service.warm.is_set() else 1
 
 

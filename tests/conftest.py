@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from PIL import Image, ImageDraw
 
 from service.app import create_app
+from service.connections import configure
 from service.engine import Engine
 from service.engine.fake import FakeEngine
 from service.prompt import Prompt
@@ -88,7 +89,8 @@ async def until(happened: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def listening(app: FastAPI, engine: Engine) -> AsyncGenerator[Running, None]:
     """The app behind a socket, warm."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    settings: Settings = app.state.service.settings
+    server = uvicorn.Server(configure(app, settings.model_copy(update={"port": 0})))
     task = asyncio.create_task(server.serve())
     await asyncio.wait_for(app.state.service.warm.wait(), 300)
     port = server.servers[0].sockets[0].getsockname()[1]
