@@ -36,7 +36,8 @@ async def read_json(request: Request, shape: type[M], workers: Workers) -> M:
 def documented(path: str, shape: type[BaseModel], method: str = "post", required: bool = True) -> dict[str, Any]:
     """What OpenAPI says of the body at `path` that `read_json` reads as `shape`."""
     # Where the shapes within it will stand in the document.
-    place = f"#/paths/{path.replace('/', '~1')}/{method}/requestBody/content/application~1json/schema/$defs/{{model}}"
+    pointer = path.replace("/", "~1").replace("{", "{{").replace("}", "}}")
+    place = f"#/paths/{pointer}/{method}/requestBody/content/application~1json/schema/$defs/{{model}}"
     content = {"application/json": {"schema": shape.model_json_schema(ref_template=place)}}
     return {"requestBody": {"required": required, "content": content}}
 
