@@ -82,7 +82,8 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Some of a request's body came."""
-        self._until += len(body) / _BYTES_PER_S
+        if not self.cycle.response_complete:
+            self._until += len(body) / _BYTES_PER_S
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -91,8 +92,8 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Its answer went: where no other is in line, it is the client's turn."""
-        if not self.pipeline and self._timer is None:
+        """Its answer went: where no other is in line, it is the client's turn, be it to end what it still sends."""
+        if not self.pipeline:
             self._wait()
         super().on_response_complete()
 

@@ -301,11 +301,35 @@ async def test_a_body_over_the_limit_is_413_even_when_it_hides_its_length(fake_a
         (await ask(small)).raise_for_status()
 
 
-ENGINE_ONLY = (
-    "/v1/completions /v1/messages /v1/responses /v1/embeddings /v1/load_lora_adapter /v1/unload_lora_adapter "
-    "/v1/systemone /invocations /pause /resume /sleep /wake_up /tokenize /detokenize /update_weights /collective_rpc "
-    "/start_profile /reset_prefix_cache /server_info /version /load /health /ping /generate /pooling /score /rerank"
-).split()
+ENGINE_ONLY = [
+    "/v1/completions",
+    "/v1/messages",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+    "/v1/systemone",
+    "/invocations",
+    "/pause",
+    "/resume",
+    "/sleep",
+    "/wake_up",
+    "/tokenize",
+    "/detokenize",
+    "/update_weights",
+    "/collective_rpc",
+    "/start_profile",
+    "/reset_prefix_cache",
+    "/server_info",
+    "/version",
+    "/load",
+    "/health",
+    "/ping",
+    "/generate",
+    "/pooling",
+    "/score",
+    "/rerank",
+]
 
 
 @pytest.mark.parametrize("path", ["/nope", *ENGINE_ONLY])

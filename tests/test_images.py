@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.errors import ImageBroken, ImageShapeRefused, ImageTooLarge, ImageTypeRefused, ServiceError
+from service.errors import ImageBroken, ImageShapeRefused, ImageTypeRefused, ServiceError
 from service.images import ImageLimits, Preparation, decode, picture
 from tests.conftest import CHECKPOINT, png
 
