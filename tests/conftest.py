@@ -31,6 +31,10 @@ hypothesis_settings.register_profile("any machine", deadline=None)
 hypothesis_settings.load_profile("any machine")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--inputs", type=int, default=100_000, help="inputs of each fuzz test (make test-fuzz)")
+
+
 @dataclass(frozen=True)
 class Running:
     """A service that answers: its app, its engine, and a client whose base URL is it."""
