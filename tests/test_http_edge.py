@@ -4,8 +4,12 @@ import asyncio
 import base64
 import json
 import re
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -102,9 +106,62 @@ async def test_an_unknown_adapter_is_404_and_names_what_there_is(fake: Running) 
     assert "digits, shapes" in message
 
 
-@pytest.mark.parametrize("name", ["../digits", "/etc/passwd", "~", "digits/versions", "llava-hf/llava-1.5-7b-hf", ""])
-async def test_a_name_that_is_a_path_is_just_unknown(fake: Running, name: str) -> None:
-    assert_error(await ask(fake, adapter=name), 404, "adapter_not_found")
+@pytest.fixture
+def touched() -> Iterator[list[str]]:
+    """Every path opened or listed and every name resolved in this process, while the test runs."""
+    seen: list[str] = []
+    watching = True
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event in ("open", "os.listdir", "os.scandir", "socket.getaddrinfo"):
+            seen.append(str(arguments[0]))
+
+    sys.addaudithook(hook)  # which cannot be taken away again
+    yield seen
+    watching = False
+
+
+async def test_a_name_that_is_a_path_is_404_and_touches_nothing(
+    fake_adapters: Path, tmp_path: Path, touched: list[str]
+) -> None:
+    shutil.copytree(fake_adapters, tmp_path / "store")
+    outside = shutil.copytree(fake_adapters, tmp_path / "outside") / "digits"
+    (tmp_path / "store/link").symlink_to(outside)
+    hub = "llava-hf/llava-1.5-7b-hf"
+    names = [
+        "",
+        "..",
+        "../outside/digits",
+        f"{outside}",
+        "digits/../../outside/digits",
+        "link",
+        "link@stable",
+        "~",
+        hub,
+    ]
+    names += [
+        "~root",
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "..\\outside\\digits",
+        "%2e%2e/outside/digits",
+        "digits/versions",
+    ]
+    async with serving(Settings(adapters=tmp_path / "store"), FakeEngine()) as running:
+        (await ask(running, adapter="digits")).raise_for_status()
+        touched.clear()
+        for name in names:
+            assert_error(await ask(running, adapter=name), 404, "adapter_not_found")
+            batch = {"questions": ["what?"], "adapters": [name]}
+            (result,) = (await running.client.post("/v1/vqa/batch", json=batch)).json()["results"]
+            assert result["error"]["code"] == "adapter_not_found"
+            chat = {"model": name, "messages": [{"role": "user", "content": "what?"}]}
+            assert (await running.client.post("/v1/chat/completions", json=chat)).status_code == 404
+            lever = await running.client.get(f"/v1/adapters/{quote(name, safe='')}")
+            assert lever.status_code == (404 if name else 307)
+    (tmp_path / "opened").touch()
+    assert str(tmp_path / "opened") in touched  # the watch works
+    assert [path for path in touched if "outside" in path or "link" in path or "passwd" in path or hub in path] == []
 
 
 @pytest.mark.parametrize(
@@ -402,8 +459,6 @@ async def test_adapters_are_listed_with_base_precision_and_scores(fake: Running)
 async def test_a_refused_adapter_is_listed_with_its_reason_and_others_serve(
     fake_adapters: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     shutil.copytree(fake_adapters, tmp_path / "store")
     (broken,) = (tmp_path / "store/shapes/versions").iterdir()
     (broken / "README.md").write_text("tampered")
@@ -415,6 +470,18 @@ async def test_a_refused_adapter_is_listed_with_its_reason_and_others_serve(
         (await ask(running, adapter="digits")).raise_for_status()
         metrics = (await running.client.get("/metrics")).text
         assert 'vqa_adapter_rejected_total{reason="corrupt"} 1.0' in metrics
+
+
+async def test_more_adapters_than_are_loaded_at_once_all_answer(fake: Running, fake_adapters: Path) -> None:
+    names = ["digits", "shapes"]
+    alone = {name: (await ask(fake, adapter=name)).json()["answer"] for name in names}
+    engine = FakeEngine()
+    async with serving(Settings(adapters=fake_adapters, max_cpu_loras=1), engine) as small:
+        replies = await asyncio.gather(*[ask(small, adapter=name) for name in names * 16])
+    for name, reply in zip(names * 16, replies, strict=True):
+        body = reply.raise_for_status().json()
+        assert (body["adapter"]["name"], body["answer"]) == (name, alone[name])
+    assert engine.most == 1
 
 
 async def test_metrics_count_outcomes_and_never_label_unknown_names(fake: Running) -> None:

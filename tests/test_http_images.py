@@ -1,6 +1,7 @@
 """Images at the HTTP edge: URLs are fetched in turn and within the deadline, claims are judged, errors are typed."""
 
 import asyncio
+import base64
 import gzip
 import socket
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from service.engine.fake import FakeEngine
 from service.images import fetch
@@ -17,6 +19,7 @@ from service.settings import Settings
 from tests.conftest import Running, png, serving
 from tests.origins import Origin, answer, origin
 from tests.test_http_edge import QUESTION, ask, assert_error, data_url
+from tests.test_images import encode
 from tests.test_images_fetch import REDIRECTED_FORMS, REFUSED_FORMS
 
 
@@ -202,6 +205,33 @@ async def test_a_type_that_lies_is_415_as_data_url_and_as_file(cluster: Running,
     assert_error(
         await cluster.client.post("/v1/vqa", data={"question": QUESTION}, files=files), 415, "image_type_refused"
     )
+
+
+async def test_every_kind_of_picture_is_answered(cluster: Running) -> None:
+    grey, colour = Image.effect_noise((40, 30), 90), Image.new("RGB", (40, 30), "red")
+    indices, turned = Image.frombytes("P", (40, 30), grey.tobytes()), Image.Exif()
+    turned[0x0112] = 6
+    falling = indices.copy()
+    indices.putpalette(bytes(range(256)) * 3)
+    falling.putpalette(bytes(range(255, -1, -1)) * 3)
+    kinds = {
+        "grey": encode(grey),
+        "16 bits": encode(grey.point(lambda value: 256 * value, "I;16")),
+        "palette": encode(indices),
+        "another palette": encode(falling),
+        "another shape": encode(Image.frombytes("P", (30, 40), grey.tobytes())),
+        "alpha": encode(colour.convert("RGBA")),
+        "cmyk": encode(colour.convert("CMYK"), "JPEG"),
+        "turned": encode(grey.convert("RGB"), "JPEG", exif=turned),
+    }
+    answers = {
+        kind: (await ask(cluster, image=base64.b64encode(data).decode())).raise_for_status()
+        for kind, data in kinds.items()
+    }
+    told = {kind: answer.json()["answer"] for kind, answer in answers.items()}
+    # Equal pixels are one picture; what differs in shape or palette alone is not.
+    assert told["grey"] == told["16 bits"] == told["palette"]
+    assert len({told[kind] for kind in ("palette", "another palette", "another shape")}) == 3
 
 
 @pytest.mark.parametrize("start", ["data:image/jpg;base64,", "data:;base64,", "data:image/jpeg;name=a.jpg;base64,", ""])

@@ -1,6 +1,7 @@
 """The whole path on the real engine: INT4 weights, the repository's adapters, over a socket."""
 
 import asyncio
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from service.adapters.store import Store, digest
 from service.metrics import Metrics
 from service.prompt import Prompt
 from service.workers import Workers
-from tests.conftest import ADAPTERS, CHECKPOINT, Running, png
+from tests.conftest import ADAPTERS, CHECKPOINT, Running, png, until
 from tests.stores import files_of
 from tests.test_http_edge import data_url
 from tests.test_streaming import events
@@ -170,6 +171,28 @@ async def test_usage_counts_the_image(real: Running) -> None:
     assert body["usage"]["image_tokens"] == 64
     assert body["usage"]["prompt_tokens"] > 64
     assert 0 < body["confidence"] <= 1
+
+
+async def test_a_client_that_leaves_stops_the_engine_within_a_second(real: Running) -> None:
+    admission, engine = real.app.state.service.vqa.admission, real.engine
+
+    async def cancelled() -> float:
+        counted = re.search(
+            r'vqa_requests_total\{adapter="",outcome="cancelled"\} (.+)', (await real.client.get("/metrics")).text
+        )
+        return float(counted[1]) if counted else 0.0
+
+    before = await cancelled()
+    asked = [Asked(None, f"what is picture {number}?", png(size=(64 + number, 64))) for number in range(32)]
+    crowd = [asyncio.create_task(ask(real, each)) for each in asked]
+    await until(lambda: admission.here >= 16)
+    for each in crowd:
+        each.cancel()
+    await asyncio.gather(*crowd, return_exceptions=True)
+    async with asyncio.timeout(1):
+        await until(lambda: admission.here == 0 and not engine.unfinished)
+    assert await cancelled() > before
+    (await real.client.get("/readyz")).raise_for_status()
 
 
 async def test_metrics_hold_ours_and_the_engine_s(real: Running) -> None:
