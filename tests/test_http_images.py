@@ -19,7 +19,7 @@ from service.settings import Settings
 from tests.conftest import Running, png, serving
 from tests.origins import Origin, answer, origin
 from tests.test_http_edge import QUESTION, ask, assert_error, data_url
-from tests.test_images import encode
+from tests.test_images import deep, encode
 from tests.test_images_fetch import REDIRECTED_FORMS, REFUSED_FORMS
 
 
@@ -216,7 +216,7 @@ async def test_every_kind_of_picture_is_answered(cluster: Running) -> None:
     falling.putpalette(bytes(range(255, -1, -1)) * 3)
     kinds = {
         "grey": encode(grey),
-        "16 bits": encode(grey.point(lambda value: 256 * value, "I;16")),
+        "16 bits": encode(deep(grey)),
         "palette": encode(indices),
         "another palette": encode(falling),
         "another shape": encode(Image.frombytes("P", (30, 40), grey.tobytes())),

@@ -55,6 +55,11 @@ def test_no_bytes_are_broken() -> None:
         decode(b"")
 
 
+def deep(grey: Image.Image) -> Image.Image:
+    """The same grey in 16 bits."""
+    return Image.frombytes("I;16", grey.size, bytes(byte for value in grey.tobytes() for byte in (0, value)))
+
+
 def animated(file_format: str) -> bytes:
     """Two frames."""
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]

@@ -17,7 +17,7 @@ from PIL import Image
 from service.errors import ServiceError
 from service.images import ImageLimits, decode
 from tests.conftest import png
-from tests.test_images import animated, encode
+from tests.test_images import animated, deep, encode
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def seeds() -> list[bytes]:
     palette = colour.quantize(7)
     files = [png(size=(40, 30), file_format=kind) for kind in ("PNG", "JPEG", "WEBP")]
     files += [encode(colour, "PNG", **more), encode(palette, transparency=3), encode(palette, bits=4)]
-    files += [encode(noise.point(lambda value: value * 256, "I;16")), encode(noise.convert("1")), encode(noise)]
+    files += [encode(deep(noise)), encode(noise.convert("1")), encode(noise)]
     files += [encode(colour.convert("RGBA")), encode(noise.convert("LA")), animated("PNG")]
     files += [encode(colour, "JPEG", progressive=True, **more), encode(colour.resize((400, 300)), "JPEG", **more)]
     files += [encode(noise, "JPEG"), encode(colour.convert("CMYK"), "JPEG"), encode(colour, "JPEG", subsampling=2)]
