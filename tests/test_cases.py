@@ -14,7 +14,7 @@ ROW = re.compile(r"\| (\d+) [^|]+ \| ([\d/]+) \| ([^|]+) \|")
 ROWS = [match.groups() for match in map(ROW.fullmatch, (ROOT / "docs/cases.md").read_text().splitlines()) if match]
 
 
-def tests() -> Iterator[tuple[str, str]]:
+def sources() -> Iterator[tuple[str, str]]:
     """Every test of the tree as the table names it, and its source."""
     for file in (ROOT / "tests").glob("test_*.py"):
         lines = file.read_text().splitlines()
@@ -30,7 +30,7 @@ def errors(kind: type[ServiceError] = ServiceError) -> Iterator[type[ServiceErro
         yield from errors(child)
 
 
-TESTS = dict(tests())
+TESTS = dict(sources())
 
 
 def test_every_case_is_in_the_table_once_and_in_order() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from service.errors import ImageBroken, ImageShapeRefused, ImageTypeRefused, ServiceError
 from service.images import ImageLimits, Preparation, decode, picture
@@ -148,11 +148,31 @@ def test_the_written_rule_for_modes() -> None:
     assert max(green, blue) < 60
 
 
-def test_exif_rotation_is_applied() -> None:
-    image = Image.new("RGB", (40, 20), "white")
-    exif = image.getexif()
-    exif[0x0112] = 6
-    assert decode(encode(image, "JPEG", exif=exif)).size == (20, 40)
+@pytest.mark.parametrize("orientation", [*range(10), 65_535])
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+def test_exif_rotation_is_applied_as_pillow_does(orientation: int, file_format: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.effect_noise((40, 20), 90).convert("RGB"), file_format, exif=exif)
+    turned = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    assert decode(data).size == turned.size == ((20, 40) if orientation in (5, 6, 7, 8) else (40, 20))
+    assert decode(data).tobytes() == turned.tobytes()
+
+
+def test_exif_that_cannot_be_written_again_harms_nobody() -> None:
+    """Found by the fuzz: text under a tag that holds numbers, which Pillow reads but cannot write."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "described"
+    data = encode(Image.new("RGB", (40, 20)), "PNG", exif=exif)
+    at = data.index(b"eXIf") - 4
+    end = at + 12 + int.from_bytes(data[at : at + 4])
+    described = bytearray(data[at + 4 : end - 4])
+    tag = described.index(b"\x01\x0e") if b"\x01\x0e" in described else described.index(b"\x0e\x01")
+    described[tag : tag + 2] = b"\x01\x11" if described[tag] == 1 else b"\x11\x01"  # StripOffsets
+    odd = data[: at + 4] + described + struct.pack(">I", zlib.crc32(described)) + data[end:]
+    with pytest.raises(struct.error):
+        ImageOps.exif_transpose(Image.open(io.BytesIO(odd)))
+    assert decode(odd).size == (20, 40)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ twice the picture's: its own transform gives that for a fraction of the work. Sm
 import io
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from service.errors import ImageBroken, ImageShapeRefused, ImageTooLarge, ImageTypeRefused
 
@@ -19,6 +19,15 @@ MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 # Other names of those types, and what a form says of a file it knows nothing of.
 _ALIASES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
 _UNKNOWN = (None, "", "application/octet-stream")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Pillow's own guard warns first and raises only at twice its limit; ImageLimits is stricter and set per service.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -58,7 +67,7 @@ def decode(
             if side is not None:
                 _shrink(image, 2 * side)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(_upright(image))
     except UnidentifiedImageError as error:
         raise ImageBroken("the image's header cannot be read: the file is truncated or corrupt") from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:  # what Pillow's decoders raise
@@ -91,6 +100,12 @@ def _shrink(image: Image.Image, least: int) -> None:
     if factor > 1:
         width, height = image.size
         image.draft(None, (max(1, width // factor), max(1, height // factor)))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As its EXIF orientation has it. Pillow's own exif_transpose also writes the EXIF anew, and dies of odd ones."""
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
