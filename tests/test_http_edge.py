@@ -265,12 +265,6 @@ async def test_text_that_is_no_unicode_is_400(fake: Running, fields: dict[str, A
     assert_error(await ask(fake, **fields), 400, "malformed_request")
 
 
-async def test_half_a_surrogate_pair_in_a_form_is_400(fake: Running) -> None:
-    parts = [("question", (None, "half a pair: \ud800".encode("utf-8", "surrogatepass")))]
-    response = await fake.client.post("/v1/vqa", files=parts)
-    assert response.status_code == 400
-
-
 @pytest.mark.parametrize("size", [16_001, 1_000_000])
 async def test_a_text_over_its_limit_is_413(fake: Running, size: int) -> None:
     assert "question" in assert_error(await ask(fake, question="x" * size), 413, "text_too_long")
