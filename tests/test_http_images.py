@@ -212,8 +212,8 @@ async def test_every_kind_of_picture_is_answered(cluster: Running) -> None:
     indices, turned = Image.frombytes("P", (40, 30), grey.tobytes()), Image.Exif()
     turned[0x0112] = 6
     falling = indices.copy()
-    indices.putpalette(bytes(range(256)) * 3)
-    falling.putpalette(bytes(range(255, -1, -1)) * 3)
+    indices.putpalette(bytes(value for value in range(256) for _ in "rgb"))
+    falling.putpalette(bytes(255 - value for value in range(256) for _ in "rgb"))
     kinds = {
         "grey": encode(grey),
         "16 bits": encode(deep(grey)),

@@ -38,7 +38,7 @@ CHECKS: list[Any] = [
     response_schema_conformance,
     status_code_conformance,
 ]
-TRUE = {"image": data_url(png()), "images": [data_url(png())], "adapter": "digits", "model": "shapes"}
+TRUE: dict[str, Any] = {"image": data_url(png()), "images": [data_url(png())], "adapter": "digits", "model": "shapes"}
 TRUE |= {"messages": [{"role": "user", "content": "what is it?"}], "version": "stable", "weight": None}
 
 
@@ -101,7 +101,8 @@ async def test_every_answer_keeps_to_the_document(
     load_all_checks()
     examples = max(5, request.config.getoption("inputs") // 500)
     document = (await answering.client.get("/openapi.json")).json()
-    operations = [found.ok() for found in schemathesis.openapi.from_dict(document).get_all_operations()]
+    schema: Any = schemathesis.openapi.from_dict(document)
+    operations = [found.ok() for found in schema.get_all_operations()]
     if not isinstance(answering.engine, FakeEngine):  # its store is the repository's
         operations = [each for each in operations if each.method == "get" or "{name}" not in each.path]
     operations.sort(key=lambda each: bool(each.method == "delete"))  # last, so that there is something until then

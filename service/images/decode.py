@@ -8,6 +8,7 @@ twice the picture's: its own transform gives that for a fraction of the work. Sm
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -19,7 +20,7 @@ MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 # Other names of those types, and what a form says of a file it knows nothing of.
 _ALIASES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
 _UNKNOWN = (None, "", "application/octet-stream")
-_TURNS = {
+_TURNS: dict[Any, Image.Transpose] = {  # by what EXIF says, whatever that is
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
