@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from contextlib import suppress
 
 import uvicorn
 from pydantic import ValidationError
@@ -39,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     except FileNotFoundError as error:
         print(f"option model (VQA_MODEL): {error}", file=sys.stderr)
         return 2
-    uvicorn.Server(configure(app, settings)).run()
+    with suppress(KeyboardInterrupt):  # which uvicorn raises again once it has shut down
+        uvicorn.Server(configure(app, settings)).run()
     return 0 if app.state.service.warm.is_set() else 1
 
 
