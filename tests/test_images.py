@@ -25,13 +25,13 @@ def encode(image: Image.Image, file_format: str = "PNG", **options: object) -> b
     return buffer.getvalue()
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A valid 1-bit PNG of any size whose pixel data is almost nothing."""
+def png_header(width: int, height: int, colour: int = 0) -> bytes:
+    """A 1-bit PNG of any size, and of a colour type, whose pixel data is almost nothing."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 1, colour, 0, 0, 0)
     body = chunk(b"IDAT", zlib.compress(bytes(1000)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
 
@@ -157,6 +157,12 @@ def test_exif_rotation_is_applied_as_pillow_does(orientation: int, file_format: 
     turned = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     assert decode(data).size == turned.size == ((20, 40) if orientation in (5, 6, 7, 8) else (40, 20))
     assert decode(data).tobytes() == turned.tobytes()
+
+
+def test_a_palette_image_without_a_palette_is_broken() -> None:
+    """Found by the fuzz."""
+    with pytest.raises(ImageBroken, match="palette"):
+        decode(png_header(8, 8, colour=3))
 
 
 def test_exif_that_cannot_be_written_again_harms_nobody() -> None:

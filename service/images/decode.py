@@ -112,6 +112,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip rather than scale
         return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise ImageBroken("the image's pixels name colours of a palette that it lacks: the file is corrupt")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
