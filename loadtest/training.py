@@ -2,7 +2,7 @@
 
 Two cases: `many` (an image's questions share its tokens) and `one` (one question an image: nothing to share). Prints a
 JSON line a case; draws docs/training.png. The ratio is of samples per second, ours over TRL's: the median over
-rounds, with the smallest and the largest.
+rounds, with the smallest and the largest. Each round has its own seed, and losses are medians.
 """
 
 import json
@@ -39,15 +39,17 @@ def main(arguments: list[str]) -> int:
     results = []
     with TemporaryDirectory() as directory:
         for name in ("many", "one"):
-            case = _case(options, name, Path(directory))
-            runs = [(_run("ours", case), _run("trl", case)) for _ in range(options.rounds)]
+            runs = []
+            for seed in range(options.rounds):
+                case = _case(options, name, Path(directory), seed)
+                runs.append((_run("ours", case), _run("trl", case)))
             results.append(_summary(name, runs))
             print(json.dumps(results[-1]), flush=True)
     _draw(results, options.picture)
     return 0
 
 
-def _case(options: Bench, name: str, directory: Path) -> Path:
+def _case(options: Bench, name: str, directory: Path, seed: int) -> Path:
     """The rows of a case, and all that both sides need to know, in files."""
     by_image: dict[str, list[str]] = {}
     for line in (options.data / "train.jsonl").read_text().splitlines():
@@ -64,7 +66,7 @@ def _case(options: Bench, name: str, directory: Path) -> Path:
         "model": options.model,
         "samples_per_step": options.samples_per_step,
         "output": str(directory / "run"),
-        "options": {"epochs": 1, "learning_rate": 1e-3, "rank": 16, "precision": options.precision},
+        "options": {"epochs": 1, "learning_rate": 1e-3, "rank": 16, "precision": options.precision, "seed": seed},
     }
     file = directory / f"{name}.json"
     file.write_text(json.dumps(case))

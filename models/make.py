@@ -6,7 +6,8 @@
     3 alone     LLaVA's stage 2: projector and language model, on questions
                 about scenes of one thing                                       build/model/alone/
       all       about all scenes                                                build/model/all/
-      compared  on other scenes: is this in the picture?                        build/model/compared/
+      compared  on other scenes of one thing: is this in the picture?           build/model/compared/
+      negated   on the same: each thing asked for with and without a "not"      build/model/negated/
       tuned     about all of those                                              models/tiny-llava/
     4 int4      GPTQ to W4A16, as `trainer quantize` does                        models/tiny-llava-int4/
 
@@ -25,6 +26,7 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from models import checkpoint, recipe
+from models.questions import Asked
 from models.stages import (
     CALIBRATION,
     LANGUAGE,
@@ -57,9 +59,9 @@ class Make(BaseSettings):
     output: Path = Field(Path("models"), description="where tiny-llava and tiny-llava-int4 go")
     tower_steps: int = Field(1200, gt=0, description="batches of 128 new scenes for the tower")
     scenes: int = Field(40_000, gt=0, description="scenes that are asked about")
-    more_scenes: int = Field(20_000, gt=0, description="other scenes, for the last two parts of stage 2")
-    tuning_steps: tuple[int, int, int, int] = Field(
-        (1000, 2000, 500, 500), description="batches of 16 scenes in the parts of stage 2"
+    more_scenes: int = Field(20_000, gt=0, description="other scenes, for the last three parts of stage 2")
+    tuning_steps: tuple[int, int, int, int, int] = Field(
+        (1000, 2000, 500, 1200, 500), description="batches of 16 scenes in the parts of stage 2"
     )
 
 
@@ -70,22 +72,23 @@ def make(options: Make) -> None:
     if not tower.exists():
         train_tower(options.tower_steps, 128, options.seed, tower.with_suffix(".part"))
         tower.with_suffix(".part").rename(tower)
-    language, aligned, alone, all_, compared = (
-        options.work / name for name in ("language", "aligned", "alone", "all", "compared")
+    language, aligned, alone, all_, compared, negated = (
+        options.work / name for name in ("language", "aligned", "alone", "all", "compared", "negated")
     )
     tuned, packed = options.output / "tiny-llava", options.output / "tiny-llava-int4"
     _stage(language, lambda target: _language(options, tower, target))
     if not all_.exists():
         lessons = prepare_lessons(load_tower(tower, options.seed), options.seed, 0, options.scenes)
         _stage(aligned, lambda target: _align(options, lessons, language, target))
-        _stage(
-            alone, lambda target: _tune(options, 0, lessons, aligned, target, {"color", "shape", "yes-no", "negation"})
-        )
-        _stage(all_, lambda target: _tune(options, 1, lessons, alone, target))
+        single = _alone(lessons, {"color", "shape", "yes-no", "negation"})
+        _stage(alone, lambda target: _tune(options, 0, lessons, single, aligned, target))
+        _stage(all_, lambda target: _tune(options, 1, lessons, lessons.asked, alone, target))
     if not tuned.exists():
         more = prepare_lessons(load_tower(tower, options.seed), options.seed, options.scenes, options.more_scenes)
-        _stage(compared, lambda target: _tune(options, 2, more, all_, target, {"yes-no", "negation"}))
-        _stage(tuned, lambda target: _tune(options, 3, more, compared, target))
+        presence = _alone(more, {"yes-no", "negation"})
+        _stage(compared, lambda target: _tune(options, 2, more, presence, all_, target))
+        _stage(negated, lambda target: _tune(options, 3, more, more.pairs, compared, target))
+        _stage(tuned, lambda target: _tune(options, 4, more, more.asked, negated, target))
     _stage(packed, lambda target: write_int4(tuned, target, _samples(options.seed), group_size=32))
 
 
@@ -115,31 +118,30 @@ def _align(options: Make, lessons: Lessons, source: Path, target: Path) -> None:
     llava, prompt = _load(source)
     torch.manual_seed(options.seed)
     start_projector(llava.model.multi_modal_projector, lessons.states)
-    trees = trees_of(lessons, prompt, categories={"caption", "number", "digit", "chart"})
+    trees = trees_of(lessons, prompt, [_of(asked, {"caption", "number", "digit", "chart"}) for asked in lessons.asked])
     learn(llava, prompt, lessons.states, trees, name="stage 1", parts=PROJECTOR, steps=100, seed=options.seed)
     checkpoint.save(llava, AutoTokenizer.from_pretrained(source), target)
 
 
-def _tune(
-    options: Make, part: int, lessons: Lessons, source: Path, target: Path, categories: set[str] | None = None
-) -> None:
-    """A part of stage 2, on some categories about things alone or on everything; the later parts at half the rate."""
+def _tune(options: Make, part: int, lessons: Lessons, asked: list[list[Asked]], source: Path, target: Path) -> None:
+    """A part of stage 2: projector and language model; `compared` and `tuned` at half the rate."""
     llava, prompt = _load(source)
-    trees = trees_of(lessons, prompt, categories, alone=categories is not None)
-    steps, muon = options.tuning_steps[part], 0.02 if part < 2 else 0.01
-    parts = PROJECTOR + LANGUAGE
     learn(
-        llava,
-        prompt,
-        lessons.states,
-        trees,
-        name=f"stage 2.{part}",
-        parts=parts,
-        steps=steps,
-        seed=options.seed,
-        muon=muon,
-    )
+        llava, prompt, lessons.states, trees_of(lessons, prompt, asked), name=f"stage 2.{part}",
+        parts=PROJECTOR + LANGUAGE, steps=options.tuning_steps[part], seed=options.seed,
+        muon=0.01 if part in (2, 4) else 0.02,
+    )  # fmt: skip
     checkpoint.save(llava, AutoTokenizer.from_pretrained(source), target)
+
+
+def _alone(lessons: Lessons, categories: set[str]) -> list[list[Asked]]:
+    """What is asked about scenes of one thing, which are those that have pairs."""
+    both = zip(lessons.asked, lessons.pairs, strict=True)
+    return [_of(asked, categories) if pairs else [] for asked, pairs in both]
+
+
+def _of(asked: list[Asked], categories: set[str]) -> list[Asked]:
+    return [each for each in asked if each.category in categories]
 
 
 def _samples(seed: int) -> list[Sample]:

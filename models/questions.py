@@ -20,6 +20,7 @@ class Asked:
 
 PLACES = (("top left", "top", "top right"), ("left", "center", "right"), ("bottom left", "bottom", "bottom right"))
 PRESENCE = 10
+PAIRS = 5
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 # A square is a rectangle and a circle an oval: whether there "is a rectangle" is then a matter of taste, so not asked.
 ALIKE = {"square": "rectangle", "rectangle": "square", "circle": "oval", "oval": "circle"}
@@ -80,6 +81,19 @@ def _single(thing: Thing, rng: Generator) -> Iterator[Asked]:
         yield Asked(shape, thing.kind, "shape")
 
 
+def ask_both_ways(scene: Scene, rng: Generator) -> list[Asked]:
+    """About a scene of one thing: what it is, and things it is and is not, each asked for with and without a "not".
+
+    Pairs that differ in the "not" alone teach what it does; of questions drawn one by one it was not learnt.
+    """
+    asked = list(_single(scene.things[0], rng))
+    for _ in range(PAIRS):
+        form, there = int(rng.integers(2)), bool(rng.random() < 0.5)
+        noun = _present(scene.things, form, rng) if there else _absent(scene.things, form, rng)
+        asked += [_plain(noun, there, rng), _negated(noun, there, rng)]
+    return list({each.question: each for each in asked}.values())
+
+
 def _presence(things: tuple[Thing, ...], rng: Generator) -> Iterator[Asked]:
     """Yes-no questions on kinds, colours and both, every sort as often yes as no: its words alone tell nothing.
 
@@ -88,18 +102,23 @@ def _presence(things: tuple[Thing, ...], rng: Generator) -> Iterator[Asked]:
     for _ in range(PRESENCE):
         form, there = int(rng.integers(3)), bool(rng.random() < 0.5)
         noun = _present(things, form, rng) if there else _absent(things, form, rng)
-        if rng.random() < 0.65:
-            text = _pick(
-                rng, "is there {}?", "is there {} in the picture?", "can you see {}?", "does the picture show {}?",
-                "is {} in the image?", "does the image contain {}?", "do you see {}?", "is {} present?",
-            )  # fmt: skip
-            yield Asked(text.format(_article(noun)), "yes" if there else "no", "yes-no")
-        else:
-            text = _pick(
-                rng, "is there no {0}?", "is there no {0} in the picture?", "is the {0} missing?", "is no {0} shown?",
-                "is there not {1}?", "does the picture not show {1}?", "is no {0} in the image?",
-            )  # fmt: skip
-            yield Asked(text.format(noun, _article(noun)), "no" if there else "yes", "negation")
+        yield _plain(noun, there, rng) if rng.random() < 0.65 else _negated(noun, there, rng)
+
+
+def _plain(noun: str, there: bool, rng: Generator) -> Asked:
+    text = _pick(
+        rng, "is there {}?", "is there {} in the picture?", "can you see {}?", "does the picture show {}?",
+        "is {} in the image?", "does the image contain {}?", "do you see {}?", "is {} present?",
+    )  # fmt: skip
+    return Asked(text.format(_article(noun)), "yes" if there else "no", "yes-no")
+
+
+def _negated(noun: str, there: bool, rng: Generator) -> Asked:
+    text = _pick(
+        rng, "is there no {0}?", "is there no {0} in the picture?", "is the {0} missing?", "is no {0} shown?",
+        "is there not {1}?", "does the picture not show {1}?", "is no {0} in the image?",
+    )  # fmt: skip
+    return Asked(text.format(noun, _article(noun)), "no" if there else "yes", "negation")
 
 
 def _present(things: tuple[Thing, ...], form: int, rng: Generator) -> str:

@@ -24,8 +24,7 @@ def main(model: Path, work: Path) -> None:
         scene.image.save(image)
         rows += [Row(f"{number}-{n}", str(image), a.question, a.answer, a.category) for n, a in enumerate(asked)]
     loaded = Checkpoint.load(model)
-    images = [row.image for row in rows if row.image]
-    features = Features.of(loaded, images)
+    features = Features.of(loaded, rows)
     answers = predict(loaded.model, loaded.prompt, rows, features, "base answers", max_tokens=32)
     hits = [right(row, answer.text) for row, answer in zip(rows, answers, strict=True)]
     for category in sorted({row.category for row in rows}):

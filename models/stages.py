@@ -5,7 +5,7 @@ plain text. Then LLaVA's two stages: the projector alone on captions, then proje
 those about a thing alone first. The tower stays as it was taught, so its states are computed once per scene.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from models.optimise import Optimiser
-from models.questions import Asked, ask
+from models.questions import Asked, ask, ask_both_ways
 from models.scenes import Scene, draw
 from models.tower import PREPARATION, normalise
 from service.prompt import Prompt
@@ -34,11 +34,14 @@ CALIBRATION, HELD_OUT = 10_000_000, 20_000_000
 
 @dataclass(frozen=True)
 class Lessons:
-    """Scenes as the tower sees them, (scenes, patches, hidden size) in float16, their questions, which are of one."""
+    """Scenes as the tower sees them, (scenes, patches, hidden size) in float16, and what is asked about them.
+
+    `pairs` are of scenes of one thing, and empty for others.
+    """
 
     states: Tensor
     asked: list[list[Asked]]
-    alone: list[bool]
+    pairs: list[list[Asked]]
 
 
 class CachedPrompt(Prompt):
@@ -57,28 +60,33 @@ def numbered_scene(seed: int, number: int) -> tuple[Scene, list[Asked]]:
     return scene, ask(scene, rng, QUESTIONS)
 
 
+def _pairs(scene: Scene, seed: int, number: int) -> list[Asked]:
+    alone = scene.kind == "shapes" and len(scene.things) == 1
+    return ask_both_ways(scene, np.random.default_rng((seed, 2, number))) if alone else []
+
+
 def prepare_lessons(tower: Any, seed: int, first: int, scenes: int) -> Lessons:
     """Draw the scenes numbered from `first` and run the tower over them."""
-    asked, states, alone = [], [], []
+    asked, states, pairs = [], [], []
     last = first + scenes
     for start in tqdm(range(first, last, 256), desc="scenes", unit="batch", mininterval=5):
-        drawn = [numbered_scene(seed, number) for number in range(start, min(start + 256, last))]
+        numbers = range(start, min(start + 256, last))
+        drawn = [numbered_scene(seed, number) for number in numbers]
         asked += [questions for _, questions in drawn]
-        alone += [scene.kind == "shapes" and len(scene.things) == 1 for scene, _ in drawn]
+        pairs += [_pairs(scene, seed, number) for (scene, _), number in zip(drawn, numbers, strict=True)]
         pixels = torch.from_numpy(np.stack([np.asarray(PREPARATION.apply(scene.image)) for scene, _ in drawn]))
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             hidden = tower(pixel_values=normalise(pixels), output_hidden_states=True).hidden_states[-2][:, 1:]
         states.append(hidden.half())
-    return Lessons(torch.cat(states), asked, alone)
+    return Lessons(torch.cat(states), asked, pairs)
 
 
-def trees_of(lessons: Lessons, prompt: Prompt, categories: set[str] | None = None, alone: bool = False) -> list[Tree]:
-    """The lessons' trees: questions of some categories, scenes of one thing only."""
+def trees_of(lessons: Lessons, prompt: Prompt, asked: Sequence[Sequence[Asked]]) -> list[Tree]:
+    """Trees of what is asked about each of the lessons' scenes, which may be nothing."""
     rows = [
         Row(str(number), f"{number:07}", each.question, each.answer, each.category)
-        for number, questions in enumerate(lessons.asked)
+        for number, questions in enumerate(asked)
         for each in questions
-        if (categories is None or each.category in categories) and (lessons.alone[number] or not alone)
     ]
     return grow(rows, prompt, lessons.states.shape[1], QUESTIONS)
 

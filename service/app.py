@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from fastapi import Depends, FastAPI
@@ -22,6 +23,7 @@ from service.admission import Admission
 from service.auth import Tenants
 from service.capture import Capture, Files
 from service.engine import Engine
+from service.engine.supervised import Supervised
 from service.errors import ServiceError
 from service.images import ImageLimits
 from service.images.fetch import Fetcher, FetchLimits
@@ -33,7 +35,7 @@ from service.routes import adapters, batch, chat, failure, feedback, ops, vqa
 from service.routes.state import Service, get_tenant, has_room, require_admin
 from service.schemas.errors import ErrorResponse
 from service.settings import Settings, loopback
-from service.types import ANYONE
+from service.types import ANYONE, Query, Sampling
 from service.vqa import VQA
 from service.workers import Workers
 
@@ -43,9 +45,9 @@ log = logging.getLogger(__name__)
 def create_app(
     settings: Settings, checkpoint: Path, engine: Engine, give_up: Callable[[], None] = lambda: None
 ) -> FastAPI:
-    """The whole service over one engine, which starts with the app and stops with it.
+    """The whole service over one engine, which starts with the app, again whenever it dies, and stops with the app.
 
-    `give_up` is called when the engine cannot start: the process is of no use then.
+    `give_up` is called when the engine cannot start at all: the process is of no use then.
 
     Raises:
         FileNotFoundError: `checkpoint` is not a LLaVA checkpoint.
@@ -71,10 +73,12 @@ def create_app(
     return app
 
 
-def _assemble(settings: Settings, checkpoint: Path, engine: Engine) -> Service:
+def _assemble(settings: Settings, checkpoint: Path, raw: Engine) -> Service:
     base = Base.of_checkpoint(checkpoint)
     prompt = Prompt(checkpoint)
     metrics = Metrics()
+    canary = Query("canary", prompt.encode("are you there?", pictures=0), sampling=Sampling(max_tokens=1))
+    engine = Supervised(raw, canary, settings, metrics)
     workers = Workers(settings.image_workers)
     proof = Proof.for_checkpoint(checkpoint, base, prompt, settings.max_lora_rank, settings.adapters_unproven)
     store = Store(settings.adapters, settings.adapters_cache)
@@ -85,7 +89,7 @@ def _assemble(settings: Settings, checkpoint: Path, engine: Engine) -> Service:
         FetchLimits(settings.body_limit, settings.image_url_s, settings.image_url_hosts, settings.image_url_private)
     )
     admission = Admission(settings.in_flight, settings.waiting)
-    pictures = Pictures(proof.preparation, limits, fetcher, workers, metrics)
+    pictures = Pictures(proof.preparation, limits, fetcher, metrics)
     capture = None
     if settings.capture is not None:
         files = Files(settings.capture, settings.capture_days, settings.capture_bytes)
@@ -116,20 +120,32 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
 
 
 async def _warm(service: Service, give_up: Callable[[], None]) -> None:
-    """Start the engine and prove the adapters while probes are answered already, then follow the store.
+    """Start the engine and prove the adapters while probes are answered already, then follow the store and the engine.
 
-    No engine, no service.
+    No engine to begin with, no service.
     """
     log.info("loading %s (%s)", service.base.id, service.base.precision)
     try:
         await service.engine.start()
         await service.vqa.warm_up()
         await service.residency.reconcile()
+        service.warm.set()
+        served = ", ".join(service.residency.served.names()) or "none"
+        log.info("ready: base %s in %s, adapters: %s", service.base.id, service.base.precision, served)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(watch(service.residency, service.settings.adapters_poll_s))
+            group.create_task(service.engine.supervise(partial(_forget, service), partial(_renew, service)))
     except Exception:
-        log.exception("the service cannot start")
+        log.exception("the service cannot go on")
         give_up()
-        return
+
+
+async def _forget(service: Service) -> None:
+    service.warm.clear()
+    await service.residency.forget()
+
+
+async def _renew(service: Service) -> None:
+    await service.vqa.warm_up()
+    await service.residency.restore()
     service.warm.set()
-    served = ", ".join(service.residency.served.names()) or "none"
-    log.info("ready: base %s in %s, adapters: %s", service.base.id, service.base.precision, served)
-    await watch(service.residency, service.settings.adapters_poll_s)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from service.errors import InvalidRequest, ServiceError
-from service.pictures import Pictures
+from service.pictures import Look
 from service.types import Answer, Link, Picture, Question, Upload
 from service.vqa import VQA
 
@@ -17,26 +17,27 @@ async def answer_all(vqa: VQA, questions: Sequence[Question], most: int) -> list
     """
     if len(questions) > most:
         raise InvalidRequest(f"{len(questions)} questions came: one batch may have {most}")
-    shared = _Shared(vqa.pictures, questions[0].images)
-    answering = [vqa.answer(question, pictures=shared.get) for question in questions]
+    shared = _Shared(vqa, questions[0].images)
+    answering = [vqa.answer(question, fetch=shared.get) for question in questions]
     return await asyncio.gather(*answering, return_exceptions=True)
 
 
 class _Shared:
     """Pictures that the first to hold a slot makes; a failure is everyone's, and is not tried again."""
 
-    def __init__(self, pictures: Pictures, images: tuple[Upload | Link, ...]) -> None:
-        self._pictures, self._images = pictures, images
+    def __init__(self, vqa: VQA, images: tuple[Upload | Link, ...]) -> None:
+        self._vqa, self._images = vqa, images
         self._lock = asyncio.Lock()
         self._made: tuple[Picture, ...] | ServiceError | None = None
 
-    async def get(self) -> tuple[Picture, ...]:
+    async def get(self) -> Look:
         async with self._lock:
             if self._made is None:
                 try:
-                    self._made = await self._pictures.make(self._images)
+                    self._made = await self._vqa.workers.run(await self._vqa.pictures.fetch(self._images))
                 except ServiceError as error:
                     self._made = error
-        if isinstance(self._made, ServiceError):
-            raise self._made
-        return self._made
+        made = self._made
+        if isinstance(made, ServiceError):
+            raise made
+        return lambda: made

@@ -1,7 +1,9 @@
-"""What a caller sent or pointed to -> pictures: links are fetched, files decoded on the worker threads."""
+"""What a caller sent or pointed to -> pictures: links are fetched, files decoded."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from service.errors import InvalidRequest
 from service.images import ImageLimits, Preparation, picture
@@ -9,7 +11,9 @@ from service.images.fetch import Fetcher
 from service.metrics import Metrics
 from service.tracing import hop
 from service.types import Link, Picture, Upload
-from service.workers import Workers
+
+# Makes the pictures of one question, in order. It blocks: for a worker, together with what else the question needs.
+Look = Callable[[], tuple[Picture, ...]]
 
 
 @dataclass(frozen=True)
@@ -19,23 +23,19 @@ class Pictures:
     preparation: Preparation
     limits: ImageLimits
     fetcher: Fetcher
-    workers: Workers
     metrics: Metrics
 
-    async def make(self, images: tuple[Upload | Link, ...]) -> tuple[Picture, ...]:
-        """The pictures of one question, in order.
+    async def fetch(self, images: tuple[Upload | Link, ...]) -> Look:
+        """Have the images of one question here.
 
         Raises:
             InvalidRequest: more images than a question may have.
-            ServiceError: what fetching and decoding raise.
+            ServiceError: what fetching raises; what it returns raises what decoding does.
         """
         if len(images) > self.limits.count:
             raise InvalidRequest(f"{len(images)} images came: one question may have {self.limits.count}")
-        if not images:
-            return ()
         uploads = [await self._fetch(image) if isinstance(image, Link) else image for image in images]
-        with hop("decode"), self.metrics.image_seconds.labels("prepare").time():
-            return await self.workers.run(self._decode, uploads)
+        return partial(self._decode, uploads)
 
     async def _fetch(self, link: Link) -> Upload:
         started = time.perf_counter()
@@ -45,4 +45,7 @@ class Pictures:
         return upload
 
     def _decode(self, uploads: list[Upload]) -> tuple[Picture, ...]:
-        return tuple(picture(upload.data, self.preparation, self.limits, upload.mime) for upload in uploads)
+        if not uploads:
+            return ()
+        with hop("decode"), self.metrics.image_seconds.labels("prepare").time():
+            return tuple(picture(upload.data, self.preparation, self.limits, upload.mime) for upload in uploads)

@@ -102,6 +102,15 @@ class Settings(BaseSettings):
         None, description="package.module.function that gets each service.capture.Record, and returns what may be kept"
     )
 
+    engine_canary_s: float = Field(
+        10.0, gt=0, description="seconds without a word from the engine after which it is asked for one token"
+    )
+    engine_canary_deadline_s: float = Field(
+        30.0, gt=0, description="seconds it has for that; one that takes longer hangs, and is started again"
+    )
+    engine_lost_s: float = Field(
+        600.0, gt=0, description="seconds in which a lost engine may be started again before /healthz fails"
+    )
     max_loras: int = Field(4, gt=0, description="adapters that may share one batch (GPU slots)")
     max_cpu_loras: int = Field(
         64, gt=0, description="adapters loaded at once, in host memory; others are loaded when they are asked"

@@ -1,17 +1,23 @@
 """Who goes next: a queue that is fair between tenants and, within a tenant, between adapters. No clock, no asyncio.
 
-Start-time fair queueing: a turn moves a flow's own virtual time on by one, and the flow that is furthest behind goes
-next. Virtual time never goes back, so waiting is ageing: each other flow passes a waiting ticket a bounded number of
-times. A flow that asks for less than its share lags behind, by CREDIT turns at most, and so goes before one that asks
-for more, however many of its tickets wait. Priority is a head start, paid back by the flow's own later turns.
+Start-time fair queueing with savings: a turn moves a flow's own virtual time on by one, and a ticket is due when its
+flow's time comes, or when it came if that is later. A flow that asks for less than its share lags behind, by CREDIT
+turns at most, and what it asks is due at once; tickets due at once go in order of arrival. So those within their share
+are served as in one line that a flood stands at the end of. CROWD tickets waiting tell a flood from a share: more, and
+its savings are void. Virtual time never goes back, so waiting is ageing: each other flow passes a waiting ticket a
+bounded number of times. Priority is a head start, paid back by the flow's own later turns. docs/fairness.md has what
+this reaches, and what no queue could.
 """
 
 import bisect
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
-# Turns that a flow may save up by asking for less than its share: how large a burst of it goes first.
-CREDIT = 16
+# Turns that a flow may save up by asking for less than its share, for the times when chance has it ask for more.
+CREDIT = 64
+# Tickets that a flow may have waiting and keep its savings: how large a burst of it is due at once.
+CROWD = 8
 # Turns by which one step of priority goes ahead.
 HEAD_START = 4
 
@@ -67,13 +73,16 @@ class _Turns:
     def __init__(self, field: str, *fields: str) -> None:
         self._field, self._fields = field, fields
         self._now = 0.0
+        # When each waiting ticket came: in virtual time, and its number among all.
+        self._came: dict[Ticket, tuple[float, int]] = {}
+        self._number = 0
         # Up to which virtual time each queue had its share; queues that ever waited, and those that wait now.
         self._had: dict[str, float] = {}
         self._queues: dict[str, _Queue] = {}
         self._waiting: dict[str, _Queue] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
+        return len(self._came)
 
     def first(self) -> Ticket:
         """The ticket that goes next."""
@@ -83,42 +92,53 @@ class _Turns:
         """Let a ticket wait."""
         name = getattr(ticket, self._field)
         if name not in self._waiting:
-            self._had[name] = max(self._had.get(name, 0.0), self._now - CREDIT)
+            self._had[name] = max(self._had.get(name, -math.inf), self._now - CREDIT)
             if name not in self._queues:
                 self._queues[name] = _Turns(*self._fields) if self._fields else _Line()
             self._waiting[name] = self._queues[name]
         self._waiting[name].push(ticket)
+        self._number += 1
+        self._came[ticket] = (self._now, self._number)
+        if len(self._waiting[name]) > CROWD:
+            self._had[name] = max(self._had[name], self._now)
 
     def take(self) -> Ticket:
         """The ticket that goes next, which waits no more."""
         name = self._next()
-        self._now = max(self._now, min(self._had[name] for name in self._waiting))
+        self._now = max(self._now, min(self._due(name)[0] for name in self._waiting))
         self._had[name] += 1
-        ticket = self._waiting[name].take()
-        self._tidy(name)
-        return ticket
+        return self._leave(name, self._waiting[name].take())
 
     def drop(self, newcomer: Ticket) -> Ticket:
         """The last ticket of the longest queue, the newcomer's where two are, which waits no more."""
         own = getattr(newcomer, self._field)
         name = max(self._waiting, key=lambda name: (len(self._waiting[name]), name == own))
-        ticket = self._waiting[name].drop(newcomer)
-        self._tidy(name)
-        return ticket
+        return self._leave(name, self._waiting[name].drop(newcomer))
 
     def remove(self, ticket: Ticket) -> None:
         """Take a ticket out, wherever it stands, at no cost to its queue; one that does not wait is no error."""
-        name = getattr(ticket, self._field)
-        if name in self._waiting:
+        if ticket in self._came:
+            name = getattr(ticket, self._field)
             self._waiting[name].remove(ticket)
-            self._tidy(name)
+            self._leave(name, ticket)
 
     def _next(self) -> str:
-        return min(self._waiting, key=lambda name: self._had[name] - HEAD_START * self._waiting[name].first().priority)
+        return min(self._waiting, key=self._order)
 
-    def _tidy(self, name: str) -> None:
+    def _order(self, name: str) -> tuple[float, int]:
+        due, number = self._due(name)
+        return due - HEAD_START * self._waiting[name].first().priority, number
+
+    def _due(self, name: str) -> tuple[float, int]:
+        """When a queue's next ticket is due, in virtual time, and its number."""
+        came, number = self._came[self._waiting[name].first()]
+        return max(came, self._had[name]), number
+
+    def _leave(self, name: str, ticket: Ticket) -> Ticket:
+        del self._came[ticket]
         if not self._waiting[name]:
             del self._waiting[name]
+        return ticket
 
 
 class FairQueue(_Turns):

@@ -3,12 +3,15 @@
 A Question is what a caller meant, a Query is what the engine runs, Deltas are what it says, an Answer is what we tell.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 from PIL import Image
+
+TokenIds = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ class Question:
 
     `history` is what was said before; the first of `images` are its turns', the rest the question's own. A higher
     `priority` goes earlier, as far as `tenant` may. Questions with the same `key` get the same version of an adapter
-    while it is shared out between two.
+    while it is shared out between two. With several `beams` the answer is searched for (service/beams.py).
     """
 
     id: str
@@ -108,6 +111,7 @@ class Question:
     tenant: Tenant = ANYONE
     priority: int = 0
     key: str | None = None
+    beams: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +124,11 @@ class Query:
     """
 
     id: str
-    token_ids: tuple[int, ...]
+    token_ids: TokenIds
     pictures: tuple[Picture, ...] = ()
     adapter: Adapter | None = None
     sampling: Sampling = Sampling()
-    choices: tuple[tuple[int, ...], ...] = ()
+    choices: tuple[TokenIds, ...] = ()
     scope: str = ""
 
 
@@ -133,6 +137,14 @@ class Scores:
     """The natural-log probability of each of a query's choices, whole, and the prompt's tokens, pictures expanded."""
 
     logprobs: tuple[float, ...]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Continuations:
+    """The likeliest next tokens after each beginning of an answer, and their natural-log probabilities."""
+
+    after: tuple[Mapping[int, float], ...]
     prompt_tokens: int
 
 

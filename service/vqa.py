@@ -1,60 +1,26 @@
 """The use case: a Question in, Deltas or an Answer out."""
 
 import asyncio
-import logging
-import math
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from PIL import Image
 
-from service import choices
+from service import beams, choices
 from service.adapters.residency import Residency
 from service.admission import Admission
 from service.capture import Capture
 from service.engine import Engine
 from service.errors import AdapterNotFound, Cancelled, DeadlineExceeded, EngineUnavailable, ServiceError
 from service.metrics import Metrics
-from service.pictures import Pictures
+from service.pictures import Look, Pictures
+from service.progress import Progress
 from service.prompt import Prompt
-from service.tracing import engine_hops, note
-from service.types import (
-    ANYONE,
-    Adapter,
-    Answer,
-    Choice,
-    Delta,
-    Picture,
-    Query,
-    Question,
-    Sampling,
-    Timing,
-    Usage,
-)
+from service.tracing import engine_hops
+from service.types import ANYONE, Adapter, Answer, Delta, Picture, Query, Question, Sampling
 from service.workers import Workers
-
-log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Progress:
-    """What is known of a request so far; times are seconds on the monotonic clock."""
-
-    started: float = field(default_factory=time.perf_counter)
-    adapter: Adapter | None = None
-    query: Query | None = None
-    queue_s: float = 0.0
-    image_s: float = 0.0
-    first_token_s: float = 0.0
-    tokens: int = 0
-    last: Delta | None = None
-    choices: tuple[Choice, ...] = ()
-
-    def elapsed(self) -> float:
-        return time.perf_counter() - self.started
 
 
 @dataclass(frozen=True)
@@ -92,21 +58,21 @@ class VQA:
         self,
         question: Question,
         hear: Callable[[str], None] = lambda _: None,
-        pictures: Callable[[], Awaitable[tuple[Picture, ...]]] | None = None,
+        fetch: Callable[[], Awaitable[Look]] | None = None,
     ) -> Answer:
         """Answer one question in full.
 
-        `hear` gets each piece of the text at once; `pictures` gives what others make of the same images.
+        `hear` gets each piece of the text at once; `fetch` gives what others make of the same images.
 
         Raises:
             ServiceError: AdapterNotFound, InvalidRequest, Forbidden, LimitReached, Overloaded, DeadlineExceeded,
                 EngineUnavailable, and images' own.
         """
-        progress, make = _Progress(), pictures or partial(self.pictures.make, question.images)
+        progress = Progress(question)
         self.metrics.in_flight.inc()
         outcome = ServiceError.code
         try:
-            async with asyncio.timeout(question.deadline_s), aclosing(self._ask(question, progress, make)) as deltas:
+            async with asyncio.timeout(question.deadline_s), aclosing(self._ask(progress, fetch)) as deltas:
                 said = raw = ""
                 async for delta in deltas:
                     raw += delta.text
@@ -115,7 +81,7 @@ class VQA:
                         said += piece
                         hear(piece)
             outcome = "ok"
-            answer = self._complete(question, progress, said)
+            answer = progress.answer(said)
             if self.capture is not None and progress.query is not None:
                 self.capture.keep(question, progress.query.pictures, answer)
             return answer
@@ -130,7 +96,7 @@ class VQA:
             raise
         finally:
             self.metrics.in_flight.dec()
-            self._record(question, progress, outcome)
+            progress.record(outcome, self.metrics)
 
     async def warm_up(self) -> None:
         """Ask the base one question about a blank image, so that no caller pays for what an engine does only once."""
@@ -143,22 +109,21 @@ class VQA:
                 pass
 
     async def _ask(
-        self, question: Question, progress: _Progress, make: Callable[[], Awaitable[tuple[Picture, ...]]]
+        self, progress: Progress, fetch: Callable[[], Awaitable[Look]] | None
     ) -> AsyncGenerator[Delta, None]:
+        question = progress.question
         deadline = asyncio.get_running_loop().time() + question.deadline_s
         async with self._lease(question) as progress.adapter, self._slot(question, progress.adapter, deadline):
             progress.queue_s = progress.elapsed()
             await self.engine.check()
-            pictures = await make()
+            look = await (fetch() if fetch else self.pictures.fetch(question.images))
+            query = progress.query = await self.workers.run(self._query, question, look, progress.adapter)
             progress.image_s = progress.elapsed() - progress.queue_s
-            query = progress.query = await self.workers.run(self._query, question, pictures, progress.adapter)
-            answering = self._choose(question, query, progress) if query.choices else self.engine.generate(query)
+            answering = self._answering(query, progress)
             loaded = self.residency.loaded(progress.adapter)
             async with loaded, aclosing(engine_hops(answering)) as deltas:
                 async for delta in deltas:
-                    progress.first_token_s = progress.first_token_s or progress.elapsed()
-                    progress.tokens += delta.tokens
-                    progress.last = delta
+                    progress.hear(delta)
                     yield delta
             if progress.last is None or progress.last.finish_reason is None:
                 raise EngineUnavailable("the engine stopped in the middle of an answer")
@@ -181,48 +146,28 @@ class VQA:
     def _slot(self, question: Question, adapter: Adapter | None, deadline: float) -> AbstractAsyncContextManager[None]:
         return self.admission.slot(question.tenant, adapter.name if adapter else "", question.priority, deadline)
 
-    async def _choose(self, question: Question, query: Query, progress: _Progress) -> AsyncGenerator[Delta, None]:
-        scores = await self.engine.score(query)
-        progress.choices = choices.weigh(question.choices, scores.logprobs)
+    def _answering(self, query: Query, progress: Progress) -> AsyncGenerator[Delta, None]:
+        if query.choices:
+            return self._choose(query, progress)
+        width = progress.question.beams
+        return self._search(query, width) if width > 1 else self.engine.generate(query)
+
+    async def _search(self, query: Query, width: int) -> AsyncGenerator[Delta, None]:
+        extend = partial(self.engine.extend, query)
+        best = await beams.search(extend, width, query.sampling.max_tokens, self.prompt.end_token_id)
+        text, end = self.prompt.decode(best.token_ids), "stop" if best.ended else "length"
+        yield Delta(text, len(best.token_ids), best.logprob, best.prompt_tokens, end)
+
+    async def _choose(self, query: Query, progress: Progress) -> AsyncGenerator[Delta, None]:
+        scores, texts = await self.engine.score(query), progress.question.choices
+        progress.choices = choices.weigh(texts, scores.logprobs)
         best = max(range(len(query.choices)), key=scores.logprobs.__getitem__)
         tokens, logprob = len(query.choices[best]), scores.logprobs[best]
-        yield Delta(question.choices[best], tokens, logprob, scores.prompt_tokens, "stop")
+        yield Delta(texts[best], tokens, logprob, scores.prompt_tokens, "stop")
 
-    def _query(self, question: Question, pictures: tuple[Picture, ...], adapter: Adapter | None) -> Query:
+    def _query(self, question: Question, look: Look, adapter: Adapter | None) -> Query:
+        pictures = look()
         own = len(pictures) - sum(turn.pictures for turn in question.history)
         token_ids = self.prompt.encode(question.text, own, question.history)
         answers = choices.encode(self.prompt, question)
         return Query(question.id, token_ids, pictures, adapter, question.sampling, answers, question.tenant.name)
-
-    def _complete(self, question: Question, progress: _Progress, text: str) -> Answer:
-        query, last = progress.query, progress.last
-        assert query is not None  # for the type checker: _ask ended well
-        assert last is not None
-        usage = Usage(last.prompt_tokens, progress.tokens, _image_tokens(query, last))
-        timing = Timing(progress.image_s, progress.queue_s, progress.first_token_s, progress.elapsed())
-        finish = last.finish_reason or "stop"
-        confidence = math.exp(last.logprob)
-        return Answer(question.id, text, confidence, progress.adapter, finish, usage, timing, progress.choices)
-
-    def _record(self, question: Question, progress: _Progress, outcome: str) -> None:
-        metrics, label, total = self.metrics, progress.adapter.name if progress.adapter else "", progress.elapsed()
-        note(outcome, label, question.tenant.name)
-        told = {"outcome": outcome, "adapter": label, "tenant": question.tenant.name, "total_s": round(total, 6)}
-        log.info("%s: %s through %s in %.3f s", question.id, outcome, label or "the base", total, extra=told)
-        metrics.requests.labels(label, outcome).inc()
-        metrics.request_seconds.labels(label).observe(total)
-        metrics.queue_seconds.labels(label).observe(progress.queue_s)
-        if progress.query is None or progress.last is None:
-            return
-        metrics.first_token_seconds.labels(label).observe(progress.first_token_s)
-        if progress.tokens > 1:
-            metrics.token_seconds.labels(label).observe((total - progress.first_token_s) / (progress.tokens - 1))
-        image_tokens = _image_tokens(progress.query, progress.last)
-        metrics.tokens.labels(label, "prompt").inc(progress.last.prompt_tokens - image_tokens)
-        metrics.tokens.labels(label, "image").inc(image_tokens)
-        metrics.tokens.labels(label, "completion").inc(progress.tokens)
-
-
-def _image_tokens(query: Query, last: Delta) -> int:
-    """Every picture's one placeholder became its image tokens in the engine."""
-    return last.prompt_tokens - len(query.token_ids) + len(query.pictures)

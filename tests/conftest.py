@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,13 +15,13 @@ from fastapi import FastAPI
 from hypothesis import settings as hypothesis_settings
 from PIL import Image, ImageDraw
 
+from loadtest.stores import record_probes
 from service.app import create_app
 from service.connections import configure
 from service.engine import Engine
 from service.engine.fake import FakeEngine
 from service.prompt import Prompt
 from service.settings import Settings
-from tests.stores import record_probes
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "models/tiny-llava-int4"
@@ -52,6 +53,22 @@ def png(colour: str = "red", size: tuple[int, int] = (64, 64), file_format: str 
     buffer = io.BytesIO()
     image.save(buffer, file_format)
     return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def codes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows and images of a domain with rules of its own: every colour has a number; `train.jsonl` in their folder."""
+    folder = tmp_path_factory.mktemp("codes")
+    colours = ("red", "green", "blue", "black", "orange", "purple")
+    asked = ("what is the code?", "which code is shown in the picture?", "code?")
+    lines = []
+    for number in range(60):
+        code = number % len(colours)
+        (folder / f"{number}.png").write_bytes(png(colours[code], (64 + number % 7, 64)))
+        for question in asked[: 1 + number % 3]:
+            lines.append(json.dumps({"image": f"{number}.png", "question": question, "answer": str(code + 1)}))
+    (folder / "train.jsonl").write_text("\n".join(lines))
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +135,14 @@ async def real() -> AsyncGenerator[Running, None]:
     """The whole service on vLLM behind a socket, INT4 weights and the repository's adapters; started once."""
     from service.engine.vllm import VLLMEngine
 
-    settings = Settings(model=str(CHECKPOINT), adapters=ADAPTERS, port=0)
+    # vLLM tells what each step gave to the vision tower only with its details on; a busy machine is no dead engine.
+    settings = Settings(
+        model=str(CHECKPOINT),
+        adapters=ADAPTERS,
+        port=0,
+        engine_args={"enable_logging_iteration_details": True},
+        engine_canary_deadline_s=300,
+    )
     engine = VLLMEngine(CHECKPOINT, settings)
     app = create_app(settings, CHECKPOINT, engine)
     async with listening(app, engine) as running:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from loadtest.stores import files_of
 from service.adapters.base import Base
 from service.adapters.manifest import FILE
 from service.adapters.modules import CONFIG, WEIGHTS, language_model_linears
@@ -17,7 +18,6 @@ from service.adapters.store import Store
 from service.errors import AdapterNotFound, AdapterRefused
 from service.prompt import Prompt
 from tests.conftest import ADAPTERS, CHECKPOINT, ROOT
-from tests.stores import files_of
 
 Files = dict[str, bytes]
 
@@ -122,7 +122,9 @@ def _weights(tensors: dict[str, tuple[int, int]], size: int | None = None) -> Ca
 
 
 REFUSALS: list[tuple[str, Callable[[Files], Files]]] = [
+    # Renamed keys and weights of zero: stock vLLM loads both without a word and answers as the base model.
     ("keys", _tensors(lambda old: {key.replace("language_model", "llm"): tensor for key, tensor in old.items()})),
+    ("no_effect", _tensors(lambda old: {key: torch.zeros_like(tensor) for key, tensor in old.items()})),
     ("keys", _tensors(lambda old: dict(list(old.items())[1:]))),
     ("keys", _tensors(lambda old: {**old, "base_model.model.lm_head.lora_A.weight": torch.ones(1)})),
     ("no_effect", _tensors(lambda old: {key: tensor * ("lora_A" in key) for key, tensor in old.items()})),

@@ -1,11 +1,9 @@
 """Versions come, go and are swapped while questions are answered: no answer from a wrong adapter, none lost."""
 
 import asyncio
-import itertools
 import os
-import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,46 +11,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loadtest.replica import Replica, running
+from loadtest.stores import Maker
+from loadtest.swaps import Swaps, swap
 from service.adapters.base import Base
 from service.adapters.manifest import Manifest
 from service.adapters.modules import WEIGHTS
 from service.adapters.proof import Proof
-from service.adapters.releases import Releases
 from service.adapters.residency import Residency
 from service.adapters.store import Store, digest
 from service.adapters.watch import watch
 from service.engine import Engine
 from service.engine.fake import FakeEngine
 from service.errors import AdapterNotFound, AdapterRefused, InvalidRequest, StoreUnavailable
-from service.metrics import Metrics
 from service.prompt import Prompt
 from service.types import Adapter, Query
 from service.workers import Workers
 from tests.conftest import ADAPTERS, CHECKPOINT
-from tests.stores import Maker
-
-_ids = itertools.count()
-
-
-class Replica:
-    """One service's adapters over a store, on a fake engine of its own."""
-
-    def __init__(self, store: Store, proof: Proof, slots: int = 4, grace_s: float = 0.0) -> None:
-        self.engine, self.metrics, workers = FakeEngine(), Metrics(), Workers(2)
-        self.residency = Residency(store, self.engine, proof, workers, self.metrics, slots, grace_s)
-        self.releases = Releases(store, self.residency, workers)
-
-    async def ask(self, reference: str, key: str | None = None) -> tuple[Adapter, str]:
-        """Who answered, and the mark of the weights that did."""
-        async with self.residency.lease(reference, False, key) as adapter, self.residency.loaded(adapter):
-            assert adapter is not None
-            query = Query(f"q-{next(_ids)}", (1, 2, 3), (), adapter)
-            async with aclosing(self.engine.generate(query)) as deltas:
-                text = "".join([delta.text async for delta in deltas])
-        return adapter, text.split()[0]
-
-    def metric(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +45,6 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-@asynccontextmanager
-async def running(store: Store, proof: Proof, slots: int = 4, grace_s: float = 0.0) -> AsyncGenerator[Replica, None]:
-    replica = Replica(store, proof, slots, grace_s)
-    await replica.engine.start()
-    await replica.residency.reconcile()
-    yield replica
-    await replica.residency.close()
-    await replica.engine.stop()
-
-
 @pytest.fixture
 async def replica(store: Store, proof: Proof) -> AsyncGenerator[Replica, None]:
     async with running(store, proof) as one:
@@ -95,7 +60,7 @@ async def hold(replica: Replica, reference: str) -> tuple[asyncio.Task[Adapter],
             assert adapter is not None
             started.set()
             await go.wait()
-            async with aclosing(replica.engine.generate(Query(f"q-{next(_ids)}", (1,), (), adapter))) as deltas:
+            async with aclosing(replica.engine.generate(Query("held", (1,), (), adapter))) as deltas:
                 assert [delta async for delta in deltas]
             return adapter
 
@@ -475,42 +440,12 @@ async def test_any_order_of_changes_and_questions_gives_right_answers(
 async def test_a_thousand_questions_to_24_adapters_in_4_slots_while_they_are_swapped_and_deleted(
     store: Store, proof: Proof, maker: Maker
 ) -> None:
-    dice = random.Random(7)
-    names = [f"a{number}" for number in range(24)]
-    doomed, ever = set(names[20:]), {name: set[str]() for name in names}
-    for name in names:
-        ever[name].add(store.publish(name, await maker.make(f"{name}.0")).version)
-    later = {name: [await maker.make(f"{name}.{number}") for number in (1, 2)] for name in names[:12]}
-    async with running(store, proof) as replica:
-        replica.engine.step_s = 0.001
-        watching = asyncio.create_task(watch(replica.residency, 0.02))
-        outcomes: dict[str, int] = {"right": 0, "wrong": 0, "gone": 0, "lost": 0}
-
-        async def ask(name: str) -> None:
-            await asyncio.sleep(dice.random() * 4)
-            try:
-                adapter, mark = await replica.ask(name)
-            except AdapterNotFound:
-                outcomes["gone" if name in doomed else "lost"] += 1
-                return
-            right = adapter.name == name and adapter.version in ever[name] and mark == maker.sign[adapter.version]
-            outcomes["right" if right else "wrong"] += 1
-
-        async def change() -> None:
-            for number in range(2):
-                for name in later:
-                    ever[name].add((await asyncio.to_thread(store.publish, name, later[name][number])).version)
-                    await asyncio.sleep(0.1)
-            for name in doomed:
-                await replica.releases.delete(name)
-
-        await asyncio.gather(change(), *[ask(dice.choice(names)) for _ in range(1000)])
-        watching.cancel()
-        await replica.residency.reconcile()
-        assert outcomes["wrong"] == outcomes["lost"] == 0
-        assert outcomes["right"] + outcomes["gone"] == 1000
-        assert outcomes["right"] > 800
-        assert replica.engine.most == 4
-        for name in later:
-            assert (await replica.ask(name))[0].version == digest(later[name][1])
-    assert set(os.listdir(store.root)) == set(names) - doomed  # noqa: PTH208 - the names are the point
+    """The small case of `make bench-swaps`."""
+    swapped = await swap(store, proof, maker, Swaps(requests=1000, versions=2))
+    assert swapped.ends.keys() <= {"right", "gone"}
+    assert swapped.ends.total() == 1000
+    assert swapped.ends["right"] > 800
+    assert swapped.most == 4
+    assert swapped.last == {name: digest(await maker.make(f"{name}.2")) for name in swapped.last}
+    left = {f"a{number}" for number in range(24) if number % 6}
+    assert set(os.listdir(store.root)) == left  # noqa: PTH208 - the names are the point

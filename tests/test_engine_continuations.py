@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.continuations import TokenIds, branches, totals
+from service.engine.continuations import branches, totals
+from service.types import TokenIds
 
 tokens = st.integers(0, 4)
 continuations = st.lists(st.lists(tokens, min_size=1, max_size=5).map(tuple), min_size=1, max_size=8)

@@ -1,20 +1,28 @@
-"""What every engine promises, asked of the fake one and of vLLM alike."""
+"""What every engine promises, asked of the fake one, of a supervised one and of vLLM alike.
+
+Of vLLM, what needs an engine of its own to be stopped or killed is in tests/test_engine_supervised_on_vllm.py.
+"""
 
 import asyncio
+import itertools
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from service import beams
 from service.adapters.store import Store
 from service.engine import Engine
 from service.engine.fake import FakeEngine
+from service.engine.supervised import Supervised
 from service.engine.vllm import VLLMEngine
 from service.errors import AdapterRefused, EngineUnavailable, PromptTooLong
 from service.images import Preparation, picture
+from service.metrics import Metrics
 from service.prompt import Prompt
 from service.settings import Settings
 from service.types import Adapter, Delta, Query, Sampling
@@ -29,11 +37,23 @@ async def fake_engine() -> AsyncGenerator[Engine, None]:
     await engine.stop()
 
 
-@pytest.fixture(params=["fake", pytest.param("vllm", marks=pytest.mark.engine)])
+@pytest.fixture
+async def supervised_engine() -> AsyncGenerator[Engine, None]:
+    engine = supervised(FakeEngine(step_s=0.002))
+    await engine.start()
+    yield engine
+    await engine.stop()
+
+
+def supervised(engine: FakeEngine) -> Supervised:
+    return Supervised(engine, Query("canary", (1,)), Settings(), Metrics())
+
+
+@pytest.fixture(params=["fake", "supervised", pytest.param("vllm", marks=pytest.mark.engine)])
 def engine(request: pytest.FixtureRequest) -> Engine:
-    if request.param == "fake":
-        fake: Engine = request.getfixturevalue("fake_engine")
-        return fake
+    if request.param != "vllm":
+        without_model: Engine = request.getfixturevalue(f"{request.param}_engine")
+        return without_model
     shared: Running = request.getfixturevalue("real")
     return shared.engine
 
@@ -193,6 +213,55 @@ async def test_choices_scored_among_other_work_score_as_alone(engine: Engine, ch
             assert found == pytest.approx(alone, abs=0.02)
 
 
+async def test_the_likeliest_next_tokens_have_the_probabilities_that_choices_are_weighed_by(
+    engine: Engine, query: Query, adapter: Adapter
+) -> None:
+    for number, who in enumerate((None, adapter)):
+        asked = replace(query, id=f"{query.id}-{number}", adapter=who)
+        (start,) = (await engine.extend(asked, [()], 4)).after
+        said = [(), *((token,) for token in start)][:4]
+        found = await engine.extend(asked, said, 4)
+        assert found.prompt_tokens == (await collect(engine, asked))[-1].prompt_tokens
+        for token in found.after[0].keys() & start.keys():
+            assert found.after[0][token] == pytest.approx(start[token], abs=0.05)
+        for beginning, after in zip(said, found.after, strict=True):
+            assert len(after) >= 4
+            assert sum(map(math.exp, after.values())) <= 1.001
+            one = next(iter(after))
+            behind = start[beginning[0]] if beginning else 0.0
+            whole = await score(engine, replace(asked, choices=((*beginning, one),)))
+            assert whole == pytest.approx((behind + after[one],), abs=0.05)
+
+
+async def test_extending_fails_as_answering_does(engine: Engine, query: Query) -> None:
+    with pytest.raises(PromptTooLong):
+        await engine.extend(replace(query, sampling=Sampling(max_tokens=100_000)), [()], 2)
+    with pytest.raises(EngineUnavailable, match="not loaded"):
+        await engine.extend(replace(query, adapter=Adapter("stranger", "0" * 64, Path("nowhere"))), [()], 2)
+    await engine.extend(replace(query, id=f"{query.id}-2"), [()], 2)
+
+
+@pytest.mark.engine
+async def test_one_beam_on_vllm_is_greedy_and_four_are_as_good(real: Running, query: Query, prompt: Prompt) -> None:
+    """As good by log-probability per token, which is what beams are compared by."""
+    await real.engine.load(Store(ADAPTERS).stable("shapes"))
+    whose = (None, Store(ADAPTERS).stable("shapes"))
+    questions = ("what color is the shape?", "what is in the image?", "is there a circle?")
+    for number, (question, who) in enumerate(itertools.product(questions, whose)):
+        asked = replace(
+            query, id=f"{query.id}-{number}", token_ids=prompt.encode(question), adapter=who, sampling=Sampling(0.0, 12)
+        )
+        deltas = await collect(real.engine, asked)
+        greedy, tokens = "".join(delta.text for delta in deltas).strip(), sum(delta.tokens for delta in deltas)
+        one, four = [
+            await beams.search(partial(real.engine.extend, asked), width, 12, prompt.end_token_id) for width in (1, 4)
+        ]
+        assert prompt.decode(one.token_ids) == greedy
+        assert one.logprob == pytest.approx(deltas[-1].logprob, abs=0.05)
+        assert len(one.token_ids) == tokens
+        assert four.quality >= one.quality - 0.02
+
+
 async def test_scoring_fails_as_answering_does(engine: Engine, choosing: Query) -> None:
     with pytest.raises(PromptTooLong):
         await engine.score(replace(choosing, choices=(choosing.choices[0], choosing.choices[0] * 1000)))
@@ -232,14 +301,51 @@ async def test_closing_early_leaves_the_engine_well(engine: Engine, query: Query
     assert (await collect(engine, replace(query, id=f"{query.id}-2")))[-1].finish_reason == "stop"
 
 
-@pytest.mark.parametrize("make", [FakeEngine, lambda: VLLMEngine(CHECKPOINT, Settings())], ids=["fake", "vllm"])
-async def test_an_engine_not_started_is_unavailable(make: type[FakeEngine], query: Query, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrap", [lambda engine: engine, supervised], ids=["fake", "supervised"])
+async def test_a_dead_engine_is_unavailable_until_started_again_and_then_holds_no_adapter(
+    wrap: Callable[[FakeEngine], Engine], query: Query
+) -> None:
+    mortal = FakeEngine()
+    engine, adapter = wrap(mortal), Store(ADAPTERS).stable("digits")
+    await engine.start()
+    await engine.load(adapter)
+    mortal.kill()
+    assert await unavailable(engine, replace(query, adapter=adapter), adapter)
+    await engine.stop()
+    assert await unavailable(engine, query, adapter)
+    await engine.start()
+    await engine.check()
+    with pytest.raises(EngineUnavailable, match="not loaded"):
+        await collect(engine, replace(query, adapter=adapter))
+    await engine.load(adapter)
+    assert (await collect(engine, replace(query, adapter=adapter)))[-1].finish_reason == "stop"
+    await engine.stop()
+
+
+ENGINES = {
+    "fake": FakeEngine,
+    "supervised": lambda: supervised(FakeEngine()),
+    "vllm": lambda: VLLMEngine(CHECKPOINT, Settings()),
+}
+
+
+@pytest.mark.parametrize("make", ENGINES.values(), ids=ENGINES)
+async def test_an_engine_not_started_is_unavailable(make: Callable[[], Engine], query: Query, tmp_path: Path) -> None:
     engine = make()
+    assert await unavailable(engine, query, Adapter("any", "3" * 64, tmp_path))
+
+
+async def unavailable(engine: Engine, query: Query, adapter: Adapter) -> bool:
     with pytest.raises(EngineUnavailable):
         await engine.check()
     with pytest.raises(EngineUnavailable):
         await collect(engine, query)
     with pytest.raises(EngineUnavailable):
-        await engine.load(Adapter("any", "3" * 64, tmp_path))
+        await engine.load(adapter)
+    with pytest.raises(EngineUnavailable):
+        await engine.unload(adapter)
     with pytest.raises(EngineUnavailable):
         await engine.score(replace(query, choices=((1, 2), (2, 2))))
+    with pytest.raises(EngineUnavailable):
+        await engine.extend(query, [()], 2)
+    return True

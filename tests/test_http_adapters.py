@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
+from loadtest.stores import files_of
 from service.adapters.store import Store
 from service.engine.fake import FakeEngine
 from service.settings import Settings
 from service.types import Adapter, Question
 from tests.conftest import Running, serving
-from tests.stores import files_of
 from tests.test_http_edge import ask, assert_error
 
 

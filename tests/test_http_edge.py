@@ -435,13 +435,6 @@ async def test_not_ready_until_warm_but_live_from_the_start(fake_adapters: Path)
         assert (await cold.client.get("/readyz")).status_code == 200
 
 
-async def test_a_dead_engine_is_503_and_not_ready(fake: Running) -> None:
-    await fake.engine.stop()
-    assert_error(await ask(fake), 503, "engine_unavailable")
-    assert_error(await fake.client.get("/readyz"), 503, "engine_unavailable")
-    assert (await fake.client.get("/healthz")).status_code == 200
-
-
 async def test_adapters_are_listed_with_base_precision_and_scores(fake: Running) -> None:
     body = (await fake.client.get("/v1/adapters")).json()
     assert body["base"]["precision"] == "int4"

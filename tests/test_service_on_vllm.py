@@ -1,6 +1,7 @@
 """The whole path on the real engine: INT4 weights, the repository's adapters, over a socket."""
 
 import asyncio
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,17 @@ import openai
 import pytest
 from PIL import Image, ImageDraw
 
+from loadtest.stores import files_of
 from service.adapters.base import Base
 from service.adapters.manifest import FILE, Manifest
 from service.adapters.proof import Proof
 from service.adapters.residency import Residency
 from service.adapters.store import Store, digest
+from service.engine.vllm import VLLMEngine
 from service.metrics import Metrics
 from service.prompt import Prompt
 from service.workers import Workers
 from tests.conftest import ADAPTERS, CHECKPOINT, Running, png, until
-from tests.stores import files_of
 from tests.test_http_edge import data_url
 from tests.test_streaming import events
 
@@ -132,6 +134,60 @@ async def test_a_batch_answers_as_each_question_alone(real: Running) -> None:
     body = {"image": data_url(png("blue")), "questions": QUESTIONS, "adapters": WHO}
     results = (await real.client.post("/v1/vqa/batch", json=body)).raise_for_status().json()["results"]
     assert [result["answer"] for result in results] == alone
+
+
+@pytest.fixture
+def tower(real: Running, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each step of the engine gave to the vision tower, as vLLM itself counts them."""
+    assert isinstance(real.engine, VLLMEngine)
+    statistics, seen = real.engine._engine.logger_manager, list[int]()
+    record = statistics.record
+
+    def listen(*, scheduler_stats: Any, **others: Any) -> None:
+        if scheduler_stats is not None and scheduler_stats.iteration_details is not None:
+            seen.append(scheduler_stats.iteration_details.num_encoder_inputs)
+        record(scheduler_stats=scheduler_stats, **others)
+
+    monkeypatch.setattr(statistics, "record", listen)
+    return seen
+
+
+async def series(real: Running, *names: str) -> list[float]:
+    lines = (await real.client.get("/metrics")).text.splitlines()
+    return [
+        sum(float(line.split()[-1]) for line in lines if line.startswith((f"{name}{{", f"{name} "))) for name in names
+    ]
+
+
+async def test_the_tower_sees_the_image_of_a_batch_once(real: Running, tower: list[int]) -> None:
+    """Neither the question nor the adapter is part of what vLLM knows an image by.
+
+    vLLM 0.32 has no series for its encoder's cache: `mm_cache` counts what was resized and normalised, `prefix_cache`
+    tokens. What the tower is given stands in the scheduler's details of each step.
+    """
+    names = ("vllm:mm_cache_queries_total", "vllm:mm_cache_hits_total")
+    image = data_url(png("orange", (61, 67)))  # no other test's
+    before = await series(real, *names)
+    body = {"image": image, "questions": QUESTIONS, "adapters": WHO}
+    results = (await real.client.post("/v1/vqa/batch", json=body)).raise_for_status().json()["results"]
+    assert all(result["answer"] for result in results)
+    assert len(tower) > 1
+    assert sum(tower) == 1
+    queries, hits = (now - then for now, then in zip(await series(real, *names), before, strict=True))
+    assert (queries, hits) == (len(results), len(results) - 1)
+    await real.client.post("/v1/vqa", json={"image": data_url(png("orange", (67, 61))), "question": QUESTIONS[0]})
+    assert sum(tower) == 2
+
+
+async def test_beams_answer_through_adapters_and_are_no_worse_than_greedy(real: Running) -> None:
+    asked = Asked("shapes", "what color is the shape?", png("blue"))
+    greedy = await ask(real, asked)
+    response = await real.client.post("/v1/vqa", data=asked.fields | {"beams": "4"}, files={"image": asked.image})
+    best = response.raise_for_status().json()
+    qualities = [math.log(body["confidence"]) / body["usage"]["completion_tokens"] for body in (greedy, best)]
+    assert qualities[1] >= qualities[0] - 0.02
+    assert best["adapter"]["name"] == "shapes"
+    assert best["usage"]["prompt_tokens"] == greedy["usage"]["prompt_tokens"]
 
 
 async def test_two_images_are_twice_the_tokens_and_stand_in_order(real: Running) -> None:

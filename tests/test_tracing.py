@@ -111,7 +111,7 @@ async def test_json_lines_carry_the_request_and_its_trace(
     fake: Running, lines: pytest.CaptureFixture[str], spans: InMemorySpanExporter
 ) -> None:
     logs.configure("info", "json")
-    logging.getLogger("service.vqa").setLevel("INFO")
+    logging.getLogger("service.progress").setLevel("INFO")
     headers = {"x-request-id": "abc-123", "traceparent": f"00-{TRACE}-{PARENT}-01"}
     await fake.client.post("/v1/vqa", json={"question": "a\nprivate matter", "adapter": "digits"}, headers=headers)
     logging.getLogger("service.test").info("of no request")
@@ -120,7 +120,7 @@ async def test_json_lines_carry_the_request_and_its_trace(
         first.items()
         >= {
             "level": "INFO",
-            "logger": "service.vqa",
+            "logger": "service.progress",
             "request_id": "abc-123",
             "trace_id": TRACE,
             "outcome": "ok",

@@ -9,43 +9,30 @@ from service.adapters.base import Base
 from service.adapters.proof import Proof
 from service.adapters.store import Store
 from service.prompt import Prompt
-from tests.conftest import CHECKPOINT, ROOT, png
+from tests.conftest import CHECKPOINT, ROOT
+from tests.interrupted import interrupted_after
 from trainer.__main__ import main
 
-COLOURS = ("red", "green", "blue", "black", "orange", "purple")
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A domain with rules of its own: every colour has a number."""
-    folder = tmp_path_factory.mktemp("data")
-    lines = []
-    for number in range(60):
-        colour = COLOURS[number % len(COLOURS)]
-        (folder / f"{number}.png").write_bytes(png(colour, (64 + number % 7, 64)))
-        for question in ("what is the code?", "which code is shown?"):
-            lines.append(
-                json.dumps({"image": f"{number}.png", "question": question, "answer": str(COLOURS.index(colour) + 1)})
-            )
-    (folder / "train.jsonl").write_text("\n".join(lines))
-    return folder
-
-
-def run(data: Path, store: Path, *options: str) -> int:
+def run(codes: Path, store: Path, *options: str) -> int:
     model = str(ROOT / "models/tiny-llava")
-    paths = ["--data", str(data / "train.jsonl"), "--images", str(data), "--store", str(store), "--model", model]
-    paths += ["--feature-cache", str(data / "features")]
+    paths = ["--data", str(codes / "train.jsonl"), "--images", str(codes), "--store", str(store), "--model", model]
+    paths += ["--feature-cache", str(codes / "features")]
     return main(["train", "--name", "codes", *paths, "--output", str(store / "run"), *options])
 
 
-def test_training_publishes_a_version_that_the_service_would_accept(data: Path, tmp_path: Path, prompt: Prompt) -> None:
-    status = run(data, tmp_path, "--epochs", "15", "--learning-rate", "3e-3", "--batch-size", "8", "--holdout", "0.2")
-    assert status == 0
+def test_training_publishes_a_version_that_the_service_would_accept(
+    codes: Path, tmp_path: Path, prompt: Prompt
+) -> None:
+    options = ["--epochs", "15", "--learning-rate", "3e-3", "--batch-size", "8", "--holdout", "0.2"]
+    pattern = ["--rank", "8", "--rank-pattern", '{"layers.0.mlp.up_proj": 32}']
+    assert run(codes, tmp_path, *options, *pattern) == 0
     adapter = Store(tmp_path).stable("codes")
     Store(tmp_path).verify(adapter)
     proof = Proof.for_checkpoint(CHECKPOINT, Base.of_checkpoint(CHECKPOINT), prompt, 64)
     manifest = proof.examine(adapter)
     assert manifest is not None
+    assert manifest.rank == 32  # the largest that any module has: what a service must allow
     assert manifest.score.adapter > 0.8 * manifest.score.rows > manifest.score.base
     assert manifest.probes[0].adapter_answer.isdigit()
     assert all(probe.base_answer != probe.adapter_answer for probe in manifest.probes)
@@ -59,35 +46,62 @@ def test_training_publishes_a_version_that_the_service_would_accept(data: Path, 
 
 
 def test_an_adapter_that_gains_nothing_is_not_published(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    codes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(data, tmp_path, "--epochs", "0.1", "--learning-rate", "1e-9", "--holdout", "0.2") == 2
+    assert run(codes, tmp_path, "--epochs", "0.1", "--learning-rate", "1e-9", "--holdout", "0.2") == 2
     assert "not published" in capsys.readouterr().err
     assert Store(tmp_path).names() == []
     assert "Worst errors" in (tmp_path / "run/report.html").read_text()
+
+
+RUIN = ["--learning-rate", "1", "--warmup", "0", "--epochs", "9", "--batch-size", "8", "--holdout", "0.2"]
+RUIN += ["--save-steps", "2", "--patience", "2", "--precision", "float32"]
+
+
+def held_out_losses(run: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
+
+
+def test_patience_waits_for_checkpoints_where_they_are_not_of_epochs(codes: Path, tmp_path: Path) -> None:
+    """A rate that ruins the adapter sooner or later: two evaluations are waited for, and no more."""
+    run(codes, tmp_path, *RUIN)
+    losses = held_out_losses(tmp_path / "run")
+    best, last = min(losses, key=lambda step: losses[step]), max(losses)
+    assert list(losses) == list(range(2, last + 1, 2))
+    assert best == last - 4
+    assert (tmp_path / f"run/checkpoints/checkpoint-{best}/complete").exists()
+    # Patience goes on where it was: cut off behind the first evaluation that was worse, it waits for one more.
+    with interrupted_after(last - 1):
+        run(codes, tmp_path / "cut", *RUIN)
+    run(codes, tmp_path / "cut", *RUIN, "--resume")
+    assert held_out_losses(tmp_path / "cut/run") == losses
 
 
 @pytest.mark.parametrize(
     ("options", "word"),
     [
         (["--rank", "7"], "--rank"),
+        (["--rank-pattern", '{"(": 8}'], "--rank-pattern ( [key]: Value error, '(' is not a regular expression"),
+        (["--rank-pattern", '{"q_proj": 7}'], "--rank-pattern q_proj: "),
+        (["--track", '["x"]'], "--track 0: "),
         (["--holdout", "1.5"], "--holdout"),
         (["--model", "/nowhere"], "/nowhere"),
         (["--data", "/nowhere.jsonl"], "/nowhere.jsonl"),
     ],
 )
 def test_a_bad_option_is_named(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], word: str
+    codes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], word: str
 ) -> None:
     try:
-        status: object = run(data, tmp_path, *options)
+        status: object = run(codes, tmp_path, *options)
     except SystemExit as leave:  # argparse's own way out
         status = leave.code
     assert status == 2
     assert word in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["publish"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["base", "align"], ["base", "tune"], ["evaluate"], ["publish"]])
 def test_help_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leave:
         main([*command, "--help"])
@@ -95,7 +109,7 @@ def test_help_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) ->
     assert "python -m trainer" in capsys.readouterr().out
 
 
-def test_evaluate_without_a_service_says_what_to_do(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paths = ["--data", str(data / "train.jsonl"), "--images", str(data)]
+def test_evaluate_without_a_service_says_what_to_do(codes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = ["--data", str(codes / "train.jsonl"), "--images", str(codes)]
     assert main(["evaluate", "--adapter", "codes", *paths, "--url", "http://127.0.0.1:9"]) == 2
     assert "make serve" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """`trainer evaluate`: the same rows asked of base and adapters, in process and of a service, and what is warned of."""
 
 import asyncio
+import hashlib
 import json
 import shutil
 import socket
@@ -10,13 +11,13 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from loadtest.stores import files_of
 from service.adapters.store import Store
 from service.errors import AdapterRefused
 from tests.conftest import ADAPTERS, ROOT, Running, png
-from tests.stores import files_of
 from trainer.__main__ import main
 from trainer.config import EvaluateOptions
-from trainer.data.digests import IMAGES, image_digests, image_list
+from trainer.data.digests import IMAGES, image_list
 from trainer.evaluate import evaluate
 
 MODEL = str(ROOT / "models/tiny-llava")
@@ -97,7 +98,7 @@ def test_held_out_images_that_the_adapter_was_trained_on_are_told(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = files_of(Store(ADAPTERS).stable("digits"))
-    known = image_list(image_digests([str(data / "red.png")]).values()).encode()
+    known = image_list([hashlib.sha256((data / "red.png").read_bytes()).hexdigest()]).encode()
     Store(tmp_path).publish("digits", files | {IMAGES: known})
     (found,) = evaluate(options(data, "digits", model=MODEL, store=tmp_path, limit=3))
     assert found.seen == (str(data / "red.png"),)

@@ -30,7 +30,7 @@ def rows(tmp_path: Path) -> list[Row]:
 def gradient(checkpoint: Checkpoint, rows: list[Row]) -> float:
     """The LoRA's largest gradient on `rows`; everything else must have none."""
     model = add_lora(checkpoint.model, options())
-    features = Features.of(checkpoint, [row.image for row in rows if row.image])
+    features = Features.of(checkpoint, rows)
     trees = grow(rows, checkpoint.prompt, features.tokens, 16)
     loss = loss_sum(model.get_base_model(), collate(trees, features, checkpoint.prompt.pad_token_id))
     loss.backward()  # type: ignore[no-untyped-call]

@@ -12,29 +12,14 @@ from pathlib import Path
 import pytest
 
 from service.adapters.store import Store
-from tests.conftest import ROOT, png
-
-COLOURS = ("red", "green", "blue", "black", "orange", "purple")
+from tests.conftest import ROOT
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    lines = []
-    for number in range(48):
-        colour = COLOURS[number % len(COLOURS)]
-        (folder / f"{number}.png").write_bytes(png(colour, (64 + number % 7, 64)))
-        row = {"image": f"{number}.png", "question": "what is the code?", "answer": str(COLOURS.index(colour) + 1)}
-        lines.append(json.dumps(row))
-    (folder / "train.jsonl").write_text("\n".join(lines))
-    return folder
-
-
-def command(data: Path, run: Path, *options: str) -> list[str]:
-    paths = ["--data", str(data / "train.jsonl"), "--images", str(data), "--store", str(run / "store")]
+def command(codes: Path, run: Path, *options: str) -> list[str]:
+    paths = ["--data", str(codes / "train.jsonl"), "--images", str(codes), "--store", str(run / "store")]
     paths += ["--model", str(ROOT / "models/tiny-llava"), "--output", str(run)]
-    steps = ["--epochs", "8", "--batch-size", "8", "--learning-rate", "3e-3", "--holdout", "0.2", "--save-steps", "4"]
-    cache = ["--feature-cache", str(data / "features"), "--precision", "float32"]
+    steps = ["--epochs", "8", "--batch-size", "8", "--learning-rate", "3e-3", "--holdout", "0.2", "--save-steps", "5"]
+    cache = ["--feature-cache", str(codes / "features"), "--precision", "float32"]
     return [sys.executable, "-m", "trainer", "train", "--name", "codes", *paths, *steps, *cache, *options]
 
 
@@ -43,17 +28,17 @@ def weights(run: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(codes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run(command(data, run), check=True, cwd=ROOT, capture_output=True)
+    subprocess.run(command(codes, run), check=True, cwd=ROOT, capture_output=True)
     return run
 
 
-def kill_once(data: Path, run: Path, after_checkpoints: int, delay_s: float) -> None:
+def kill_once(codes: Path, run: Path, after_checkpoints: int, delay_s: float) -> None:
     """Start the training and kill it `delay_s` after its so-manieth checkpoint appeared."""
     seen: set[str] = set()
     with subprocess.Popen(
-        command(data, run, "--resume"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(codes, run, "--resume"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         while process.poll() is None and len(seen) < after_checkpoints:
             seen |= {path.name for path in (run / "checkpoints").glob("checkpoint-*")}
@@ -62,36 +47,36 @@ def kill_once(data: Path, run: Path, after_checkpoints: int, delay_s: float) -> 
         os.kill(process.pid, signal.SIGKILL)
 
 
-def test_killed_and_resumed_is_bitwise_undisturbed(data: Path, undisturbed: Path, tmp_path: Path) -> None:
-    kill_once(data, tmp_path, after_checkpoints=3, delay_s=0.0)  # often in the middle of a write
-    subprocess.run(command(data, tmp_path, "--resume"), check=True, cwd=ROOT, capture_output=True)
+def test_killed_and_resumed_is_bitwise_undisturbed(codes: Path, undisturbed: Path, tmp_path: Path) -> None:
+    kill_once(codes, tmp_path, after_checkpoints=3, delay_s=0.0)  # often in the middle of a write
+    subprocess.run(command(codes, tmp_path, "--resume"), check=True, cwd=ROOT, capture_output=True)
     assert weights(tmp_path) == weights(undisturbed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_killed_at_random_moments(data: Path, undisturbed: Path, tmp_path: Path, seed: int) -> None:
+def test_killed_at_random_moments(codes: Path, undisturbed: Path, tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
-    kill_once(data, tmp_path, after_checkpoints=rng.randrange(1, 9), delay_s=rng.random())
-    subprocess.run(command(data, tmp_path, "--resume"), check=True, cwd=ROOT, capture_output=True)
+    kill_once(codes, tmp_path, after_checkpoints=rng.randrange(1, 9), delay_s=rng.random())
+    subprocess.run(command(codes, tmp_path, "--resume"), check=True, cwd=ROOT, capture_output=True)
     assert weights(tmp_path) == weights(undisturbed)
 
 
-def test_a_cut_off_checkpoint_is_never_gone_on_from(data: Path, undisturbed: Path, tmp_path: Path) -> None:
-    kill_once(data, tmp_path, after_checkpoints=3, delay_s=0.0)
+def test_a_cut_off_checkpoint_is_never_gone_on_from(codes: Path, undisturbed: Path, tmp_path: Path) -> None:
+    kill_once(codes, tmp_path, after_checkpoints=3, delay_s=0.0)
     broken = tmp_path / "checkpoints/checkpoint-9999"
     broken.mkdir()
     (broken / "trainer_state.json").write_text("{")
-    subprocess.run(command(data, tmp_path, "--resume"), check=True, cwd=ROOT, capture_output=True)
+    subprocess.run(command(codes, tmp_path, "--resume"), check=True, cwd=ROOT, capture_output=True)
     assert not broken.exists()
     assert weights(tmp_path) == weights(undisturbed)
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_does(codes: Path, undisturbed: Path, tmp_path: Path) -> None:
     """Two gloo processes with half the batch each: the same curve, up to the order of additions."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    options = command(data, tmp_path, "--batch-size", "4")[1:]
+    options = command(codes, tmp_path, "--batch-size", "4")[1:]
     subprocess.run(
         [*launch, *options], check=True, cwd=ROOT, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

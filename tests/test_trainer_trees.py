@@ -33,8 +33,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 
 @pytest.fixture(scope="module")
 def features(checkpoint: Checkpoint, rows: list[Row]) -> Features:
-    images = [row.image for row in rows if row.image]
-    return Features.of(checkpoint, images)
+    return Features.of(checkpoint, rows)
 
 
 def test_a_tree_holds_its_image_once_and_every_answer(checkpoint: Checkpoint, rows: list[Row]) -> None:
@@ -90,11 +89,11 @@ def test_cached_features_are_the_computed_ones_and_spare_the_tower(
     checkpoint: Checkpoint, features: Features, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = [row.image for row in rows if row.image]
-    written = Features.of(checkpoint, images, tmp_path)
+    written = Features.of(checkpoint, rows, tmp_path)
     monkeypatch.setattr(type(checkpoint.model), "get_image_features", None)
-    read_again = Features.of(checkpoint, images, tmp_path)
+    read_again = Features.of(checkpoint, rows, tmp_path)
     for image in images:
         assert torch.equal(written[image], features[image])
         assert torch.equal(read_again[image], features[image])
     assert written.tokens == read_again.tokens == 64
-    assert Features({}).tokens == 0
+    assert Features({}, {}).tokens == 0

@@ -6,7 +6,7 @@ from itertools import groupby
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.turns import CREDIT, HEAD_START, FairQueue, Ticket
+from service.turns import CREDIT, CROWD, HEAD_START, FairQueue, Ticket
 
 PRIORITY = 2
 names = st.sampled_from(["a", "b", "c"])
@@ -82,15 +82,42 @@ def test_a_tenant_gains_nothing_by_spreading_over_adapters() -> None:
     assert Counter(ticket.tenant for ticket in taken(queue, 100)) == {"wide": 50, "narrow": 50}
 
 
+def after_a_flood(cold: int) -> tuple[FairQueue, list[Ticket]]:
+    """A queue in which one adapter has had hundreds of turns and wants more, and the few tickets of another."""
+    queue, few = FairQueue(), [Ticket("t", "cold") for _ in range(cold)]
+    flood(queue, ("t", "hot"), tickets=600)
+    taken(queue, 200)
+    for ticket in few:
+        queue.push(ticket)
+    return queue, few
+
+
 def test_who_asked_for_less_than_its_share_goes_first_but_not_for_ever() -> None:
-    queue = FairQueue()
-    flood(queue, ("t", "hot"), tickets=300)
-    taken(queue, 100)
-    flood(queue, ("t", "cold"), tickets=100)
-    runs = [(adapter, len(list(run))) for adapter, run in groupby(ticket.adapter for ticket in taken(queue, 60))]
+    queue, _ = after_a_flood(cold=1)
+    order = []
+    for _ in range(CREDIT + 60):
+        order.append(queue.take().adapter)
+        if order[-1] == "cold":
+            queue.push(Ticket("t", "cold"))
+    runs = [(adapter, len(list(run))) for adapter, run in groupby(order)]
     assert runs[0][0] == "cold"
     assert CREDIT - 1 <= runs[0][1] <= CREDIT + 1
     assert all(length == 1 for _, length in runs[1:])
+
+
+def test_a_small_burst_is_served_at_once_and_a_crowd_takes_turns() -> None:
+    queue, few = after_a_flood(cold=CROWD)
+    assert taken(queue, CROWD) == few
+    queue, _ = after_a_flood(cold=CROWD + 1)
+    assert Counter(ticket.adapter for ticket in taken(queue, 2 * CROWD)) == {"cold": CROWD, "hot": CROWD}
+
+
+def test_those_within_their_share_go_in_order_of_arrival() -> None:
+    queue, _ = after_a_flood(cold=0)
+    few = [Ticket("t", name) for name in ("one", "two", "one", "three", "two", "one")]
+    for ticket in few:
+        queue.push(ticket)
+    assert taken(queue, len(few)) == few
 
 
 def test_one_adapters_tickets_go_in_order_of_arrival() -> None:

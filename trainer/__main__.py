@@ -3,16 +3,20 @@
 import json
 import logging
 import sys
-from dataclasses import asdict
+from itertools import takewhile
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, get_subcommand
 
 from service.errors import ServiceError
-from trainer.config import EvaluateOptions, PublishOptions, QuantizeOptions, TrainOptions
+from trainer.config import BaseOptions, EvaluateOptions, PublishOptions, QuantizeOptions, StageOptions, TrainOptions
 from trainer.data.config import DataOptions
 from trainer.errors import TrainerError
 from trainer.unserved import refuse_options
+
+if TYPE_CHECKING:
+    from trainer.evaluation import Evaluation
 
 
 class Trainer(BaseSettings):
@@ -27,6 +31,7 @@ class Trainer(BaseSettings):
     )
 
     train: CliSubCommand[TrainOptions]
+    base: CliSubCommand[BaseOptions]
     evaluate: CliSubCommand[EvaluateOptions]
     quantize: CliSubCommand[QuantizeOptions]
     publish: CliSubCommand[PublishOptions]
@@ -42,9 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
         parsed = CliApp.run(Trainer, cli_args=arguments or ["--help"])
         _run(get_subcommand(parsed), arguments)
     except ValidationError as error:
+        commands = len(list(takewhile(lambda word: not word.startswith("-"), arguments)))
         for fault in error.errors(include_url=False):
-            name = str(fault["loc"][-1]).replace("_", "-") if fault["loc"] else ""
-            print(f"--{name}: {fault['msg']}", file=sys.stderr)
+            option, *within = map(str, fault["loc"][commands:] or ("",))
+            print(f"--{' '.join([option.replace('_', '-'), *within])}: {fault['msg']}", file=sys.stderr)
         return 2
     except (TrainerError, ServiceError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
@@ -58,19 +64,21 @@ def _run(options: object, arguments: list[str]) -> None:
         from trainer.train import train
 
         train(options, ["python", "-m", "trainer", *arguments])
+    elif isinstance(options, BaseOptions):
+        _run(get_subcommand(options), arguments)
+    elif isinstance(options, StageOptions):
+        from trainer.base import train_base
+
+        train_base(options)
     elif isinstance(options, EvaluateOptions):
         from trainer.evaluate import evaluate
-        from trainer.evaluation import table
 
-        results = evaluate(options)
-        for result in results:
-            print(json.dumps(result.summary()))
-        print(table(results))
+        _print(evaluate(options))
     elif isinstance(options, QuantizeOptions):
         from trainer.quantize import quantize
 
         if cost := quantize(options):
-            print(json.dumps(asdict(cost)))
+            _print([cost])
     elif isinstance(options, PublishOptions):
         from trainer.adopt import adopt
 
@@ -79,6 +87,15 @@ def _run(options: object, arguments: list[str]) -> None:
         from trainer.data.commands import run
 
         print(run(get_subcommand(options)))
+
+
+def _print(results: "list[Evaluation]") -> None:
+    """A line for programs each, then a table for people."""
+    from trainer.evaluation import table
+
+    for result in results:
+        print(json.dumps(result.summary()))
+    print(table(results))
 
 
 if __name__ == "__main__":

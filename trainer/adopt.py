@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image, ImageDraw
 
-from service.adapters.manifest import Manifest, Score, preparation_facts
+from service.adapters.manifest import Manifest, Score
 from service.adapters.modules import language_model_linears
 from service.checkpoint import locate
 from service.types import Adapter
@@ -19,8 +19,8 @@ from trainer.evaluation import Evaluation, Source
 from trainer.features import Features
 from trainer.lens import Lens
 from trainer.model import Checkpoint
-from trainer.predict import Prediction, predict
-from trainer.publish import choose_probes, differing_probes, now, publish_files, trainer_version
+from trainer.predict import Prediction
+from trainer.publish import choose_probes, differing_probes, now, publish, trainer_version
 from trainer.report import write_report
 from trainer.score import by_category, score
 
@@ -54,19 +54,12 @@ def adopt(options: PublishOptions, command: Sequence[str]) -> Adapter:
         log.info("made for %s by PEFT %s; published for %s", converted.base, converted.peft, options.model)
         rows = read_rows(options.data, options.images or "")[: options.limit] if options.data else _stock(directory)
         checkpoint = Checkpoint.load(base_path)
-        base, adapter = _ask(checkpoint, Lens(options.name, weights, weights), rows)
+        lens = Lens(options.name, weights, weights)
+        base, adapter = lens.answers(checkpoint, rows, Features.of(checkpoint, rows))
         manifest = _manifest(options, converted, checkpoint, rows, base, adapter)
-        published = publish_files(options.store, manifest, weights, " ".join(command))
+        published = publish(options.store, manifest, weights, " ".join(command))
     log.info("published %s as %s", published.key, published.path)
     return published
-
-
-def _ask(checkpoint: Checkpoint, lens: Lens, rows: list[Row]) -> tuple[list[Prediction], list[Prediction]]:
-    images = [row.image for row in rows if row.image]
-    features = Features.of(checkpoint, images)
-    base = predict(checkpoint.model, checkpoint.prompt, rows, features, "base answers")
-    with lens.before(checkpoint.model) as llava:
-        return base, predict(llava, checkpoint.prompt, rows, features, "adapter answers")
 
 
 def _manifest(
@@ -95,11 +88,7 @@ def _manifest(
         name=options.name,
         created=now(),
         trainer=f"PEFT {converted.peft}, published by {trainer_version()}",
-        base_id=checkpoint.base.id,
-        base_digest=checkpoint.base.digest,
-        base_precision=checkpoint.base.precision,
-        prompt_digest=checkpoint.prompt.digest,
-        preparation=preparation_facts(checkpoint.preparation),
+        **checkpoint.facts,
         rank=converted.rank,
         alpha=converted.alpha,
         targets=converted.targets,

@@ -1,61 +1,55 @@
 """Every option of every command, declared once: the command line and its --help come from these classes."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_settings import CliSubCommand
 
 from service.adapters.aliases import AliasName
 
-# The ranks vLLM has kernels for; a command line gives text, which a Literal of numbers would not take.
-Rank = Annotated[Literal[8, 16, 32, 64, 128, 256], BeforeValidator(int)]
 # The largest that any service may be set to allow.
 LARGEST_RANK = 512
+# The ranks vLLM has kernels for; a command line gives text, which a Literal of numbers would not take.
+Rank = Annotated[Literal[8, 16, 32, 64, 128, 256], BeforeValidator(int)]
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from error
+    return text
+
+
+Expression = Annotated[str, AfterValidator(_expression)]
 
 
 class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-# A bad name would otherwise be found when hours of training are to be published.
+class LoopOptions(_Options):
+    """What every training has."""
 
-
-class TrainOptions(_Options):
-    """Train a LoRA adapter from questions about images, score it against its base, and publish it to a store."""
-
-    name: AliasName = Field(description="the adapter's name: what a question's `adapter` will say")
     data: str = Field(
         description="training rows, a path or URL: LLaVA JSON lines, or lines of {image, question, answer}"
     )
     images: str = Field(description="the folder, a path or URL, that the rows' image names are relative to")
-    store: Path = Field(Path("adapters"), description="the adapter store to publish into")
-    model: str = Field("models/tiny-llava", description="base checkpoint: a directory, or a Hugging Face id")
-    output: Path | None = Field(None, description="where the run keeps its log and checkpoints [runs/NAME]")
-
     eval_data: str | None = Field(None, description="held-out rows; without it a share of the images is held out")
     holdout: float = Field(0.1, gt=0, lt=1, description="share of the images held out, by seed")
-    modality: Literal["image", "text", "any"] = Field("any", description="which questions the adapter is meant for")
 
-    rank: Rank = Field(16, description="LoRA rank; above 64 returns little")
-    alpha: float | None = Field(None, gt=0, description="LoRA alpha [2 x rank]")
-    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)")
-    rank_pattern: dict[str, Rank] = Field(
-        default_factory=dict, description='other ranks for modules by regular expression, as JSON: {"layers.0": 32}'
-    )
-    alpha_pattern: dict[str, float] = Field(default_factory=dict, description="other alphas, likewise")
-    nf4: bool = Field(
-        False,
-        description="hold the base's language model in 4-bit NormalFloat (QLoRA): least memory, not what serves;"
-        " an INT4 checkpoint as --model trains on the very values that serve",
-    )
-    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
     epochs: float = Field(3.0, gt=0, description="passes over the training rows")
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate; small models want more")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the rate rises; then cosine")
     batch_size: int = Field(16, gt=0, description="sequences in a step, on each device")
     accumulate: int = Field(1, gt=0, description="steps whose gradients make one update")
     patience: int | None = Field(
-        None, gt=0, description="stop after so many epochs without a lower held-out loss, and keep the best epoch"
+        None,
+        gt=0,
+        description="stop after so many checkpoints, one an epoch or every --save-steps, without a lower held-out loss;"
+        " the best is kept",
     )
     questions_per_sequence: int = Field(
         16, gt=0, description="questions about one image that share its tokens in a sequence; 1: plain sequences"
@@ -66,25 +60,95 @@ class TrainOptions(_Options):
         " hidden size an image; None: in memory, for this run",
     )
     group_by_length: bool = Field(
-        False,
-        description="batch sequences of like length, text-only ones apart, so that little is padded; resumed, the order"
-        " of later steps differs",
+        True, description="batch sequences of like length, text-only ones apart, so that little is padded"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of matrix products; auto: bfloat16 where the machine has it"
     )
     gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer in memory")
     save_steps: int | None = Field(None, gt=0, description="keep a checkpoint every so many steps [every epoch]")
+    log_steps: int = Field(10, gt=0, description="steps that make a point of the loss curve")
     track: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         (), description='also log to these, as JSON: ["tensorboard"]'
     )
     seed: int = Field(0, description="of the split, the initial weights and the order")
     resume: bool = Field(False, description="go on from the run's last complete checkpoint, as if never stopped")
 
+
+class TrainOptions(LoopOptions):
+    """Train a LoRA adapter from questions about images, score it against its base, and publish it to a store."""
+
+    # A bad name would otherwise be found when hours of training are to be published.
+    name: AliasName = Field(description="the adapter's name: what a question's `adapter` will say")
+    store: Path = Field(Path("adapters"), description="the adapter store to publish into")
+    model: str = Field("models/tiny-llava", description="base checkpoint: a directory, or a Hugging Face id")
+    output: Path | None = Field(None, description="where the run keeps its log and checkpoints [runs/NAME]")
+    modality: Literal["image", "text", "any"] = Field("any", description="which questions the adapter is meant for")
+
+    rank: Rank = Field(16, description="LoRA rank; above 64 returns little")
+    alpha: float | None = Field(None, gt=0, description="LoRA alpha [2 x rank]")
+    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)")
+    rank_pattern: dict[Expression, Rank] = Field(
+        default_factory=dict, description='other ranks for modules by regular expression, as JSON: {"layers.0": 32}'
+    )
+    alpha_pattern: dict[Expression, float] = Field(default_factory=dict, description="other alphas, likewise")
+    nf4: bool = Field(
+        False,
+        description="hold the base's language model in 4-bit NormalFloat (QLoRA): least memory, not what serves;"
+        " an INT4 checkpoint as --model trains on the very values that serve",
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
+
     @property
     def lora_alpha(self) -> float:
         """Alpha as given, or twice the rank."""
         return self.alpha or 2 * self.rank
+
+    @property
+    def largest_rank(self) -> int:
+        """Of the rank and its pattern: what a service has to allow."""
+        return max([self.rank, *self.rank_pattern.values()])
+
+
+class StageOptions(LoopOptions):
+    """What both stages of a base's training have; defaults by stage are LLaVA-1.5's, of updates on one device.
+
+    Liu et al., "Improved Baselines with Visual Instruction Tuning", CVPR 2024: one epoch and a cosine schedule each.
+    """
+
+    learns: ClassVar[tuple[str, ...]]
+    model: str = Field(description="checkpoint to begin with, not INT4: a directory, or a Hugging Face id")
+    output: Path = Field(
+        description="a new directory for the trained checkpoint; the run keeps its log and checkpoints in runs/NAME"
+    )
+    epochs: float = Field(1.0, gt=0, description="passes over the training rows")
+
+
+class AlignOptions(StageOptions):
+    """Stage 1: the projector alone learns, from captions, to speak the language model's tongue."""
+
+    learns = ("multi_modal_projector",)
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    accumulate: int = Field(
+        16, gt=0, description="steps whose gradients make one update; the default makes LLaVA's 256 sequences"
+    )
+
+
+class TuneOptions(StageOptions):
+    """Stage 2: projector and language model learn to follow instructions; the tower stays as it is."""
+
+    learns = ("multi_modal_projector", "language_model", "lm_head")
+    learning_rate: float = Field(2e-5, gt=0, description="peak learning rate")
+    accumulate: int = Field(
+        8, gt=0, description="steps whose gradients make one update; the default makes LLaVA's 128 sequences"
+    )
+
+
+class BaseOptions(_Options):
+    """Train a base checkpoint, which adapters are then made for, in LLaVA's two stages."""
+
+    align: CliSubCommand[AlignOptions] = Field(description="stage 1: the projector, from captions")
+    tune: CliSubCommand[TuneOptions] = Field(description="stage 2: projector and language model, from instructions")
 
 
 class EvaluateOptions(_Options):
@@ -130,9 +194,12 @@ class QuantizeOptions(_Options):
     model: str = Field(description="base checkpoint to pack: a directory, or a Hugging Face id")
     output: Path = Field(description="a new directory for the packed checkpoint")
     data: str | None = Field(
-        None, description="rows to fit the packing to (GPTQ), as training takes them; without: data-free rounding"
+        None, description="rows to fit the packing to (GPTQ), and to count its cost on; without: data-free rounding"
     )
     images: str | None = Field(None, description="the folder that the rows' image names are relative to")
+    fit: bool = Field(
+        True, description="fit the packing to --data; --no-fit: data-free, and the rows only count its cost"
+    )
     samples: int = Field(512, gt=0, description="rows that GPTQ sees")
     holdout: float = Field(0.1, gt=0, lt=1, description="share of the images kept apart to count the cost on")
     group_size: Annotated[Literal[32, 64, 128], BeforeValidator(int)] = Field(

@@ -1,6 +1,6 @@
 """An adapter as the trainer meets it: found in a store or a run, judged against a base, put in front of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,11 @@ from service.adapters.store import Store
 from service.errors import AdapterRefused
 from trainer.config import LARGEST_RANK
 from trainer.data.digests import IMAGES, listed
+from trainer.data.rows import Row
 from trainer.errors import OptionError
+from trainer.features import Features
 from trainer.model import Checkpoint
+from trainer.predict import Prediction, predict
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,16 @@ class Lens:
         finally:
             model.unload()
 
-    def trained_on(self, images: Sequence[str]) -> tuple[str, ...]:
-        """Those of `images` whose bytes are among what the adapter was trained on, where its origin says so."""
+    def answers(
+        self, checkpoint: Checkpoint, rows: Sequence[Row], features: Features
+    ) -> tuple[list[Prediction], list[Prediction]]:
+        """What the base and this adapter answer to `rows`, as far as the service asks probes."""
+        asked = list(rows)
+        base = predict(checkpoint.model, checkpoint.prompt, asked, features, "base answers")
+        with self.before(checkpoint.model) as llava:
+            return base, predict(llava, checkpoint.prompt, asked, features, "adapter answers")
+
+    def trained_on(self, images: Mapping[str, str]) -> tuple[str, ...]:
+        """Those of `images`, digests by name, that the adapter was trained on, where its origin says so."""
         file = self.origin / IMAGES
         return listed(images, file.read_text() if file.is_file() else "")

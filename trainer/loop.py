@@ -14,19 +14,21 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import SequentialSampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from trainer.batches import IGNORED, Batch, Tree
-from trainer.config import TrainOptions
+from trainer.config import LoopOptions
+from trainer.order import LengthOrder
 
 log = logging.getLogger(__name__)
-COMPLETE = "complete"
+# A checkpoint's mark, and where a run leaves what it trained.
+COMPLETE, LEARNT = "complete", "learnt"
 
 
 class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """Trainer whose step is the mean cross-entropy over a step's answer tokens, computed on trees."""
 
     bfloat16 = False
+    order: LengthOrder | None = None
     control: Any
 
     def compute_loss(
@@ -43,7 +45,8 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         """Mean cross-entropy over the held-out answer tokens, as `eval_loss`, logged."""
         self.model.eval()
         total = torch.zeros(2, device=self.args.device)
-        with torch.inference_mode(), self._precision(), _attention():
+        # Not inference_mode: FSDP keeps what it gathers here for the training that goes on.
+        with torch.no_grad(), self._precision(), _attention():
             for inputs in self.get_eval_dataloader():
                 count = (inputs["labels"] != IGNORED).sum()
                 total += torch.stack([self.model(**inputs).float(), count.float()])
@@ -57,18 +60,21 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return torch.autocast(self.args.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Batches of like length, text-only trees among themselves: LLaVA's grouping by modality and length."""
-        trees: list[Tree] = train_dataset or self.train_dataset
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        longest = max(len(tree.token_ids) for tree in trees)
-        lengths = [len(tree.token_ids) + (0 if tree.image else longest) for tree in trees]
-        generator = torch.Generator().manual_seed(self.args.data_seed)
-        together = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroupedSampler(together, lengths=lengths, generator=generator)
+        return super()._get_train_sampler(train_dataset) if self.order is None else self.order
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         return SequentialSampler(eval_dataset)
+
+
+class _Epochs(TrainerCallback):  # type: ignore[misc]
+    """Tells the order its epoch; accelerate would not where one of several processes goes on within an epoch."""
+
+    def __init__(self, order: LengthOrder) -> None:
+        self._order = order
+
+    def on_epoch_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        """See transformers.TrainerCallback."""
+        self._order.set_epoch(int(state.epoch or 0))
 
 
 class _Log(TrainerCallback):  # type: ignore[misc]
@@ -99,32 +105,44 @@ def fit(
     trees: list[Tree],
     held_out: list[Tree],
     collate: Callable[[list[Tree]], Batch],
-    options: TrainOptions,
+    options: LoopOptions,
     output: Path,
-) -> list[dict[str, float]]:
-    """Train `model`'s LoRA in place; returns what was logged. Checkpoints lie in `output`, the last and the best."""
+) -> Path:
+    """Train what of `model` learns, in place; returns the directory that holds it, whole whoever had which part.
+
+    The curve lies in `output`, and checkpoints do, the last and the best. Only one of several processes writes.
+    """
     arguments = _arguments(options, output)
     stop = [EarlyStoppingCallback(options.patience)] if options.patience else []
+    together = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    order = LengthOrder(trees, together, options.seed) if options.group_by_length else None
     trainer = TreeTrainer(
         model=model,
         args=arguments,
         train_dataset=trees,
         eval_dataset=held_out,
         data_collator=lambda batch: _fields(collate(batch)),
-        callbacks=[_Log(output / "log.jsonl"), _Complete(), *stop],
+        callbacks=[_Log(output / "log.jsonl"), _Complete(), *stop, *([_Epochs(order)] if order else [])],
     )
-    trainer.bfloat16 = _bfloat16(options)
+    trainer.bfloat16, trainer.order = _bfloat16(options), order
     trainer.train(resume_from_checkpoint=_last(Path(arguments.output_dir), options.resume))
+    trainer.save_model(str(output / LEARNT))
     model.eval()
-    return list(trainer.state.log_history)
+    return output / LEARNT
 
 
-def _arguments(options: TrainOptions, output: Path) -> TrainingArguments:
-    every = {"save_strategy": "steps", "save_steps": options.save_steps} if options.save_steps else {}
-    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"} if options.patience else {}
+def _arguments(options: LoopOptions, output: Path) -> TrainingArguments:
+    strategy = "steps" if options.save_steps else "epoch"
+    best = {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "eval_strategy": strategy,
+        "eval_steps": options.save_steps,
+        "restore_callback_states_from_checkpoint": True,  # how long patience has lasted
+    }
     return TrainingArguments(
         output_dir=str(output / "checkpoints"),
-        run_name=options.name,
+        run_name=output.name,
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch_size,
         per_device_eval_batch_size=options.batch_size,
@@ -134,10 +152,8 @@ def _arguments(options: TrainOptions, output: Path) -> TrainingArguments:
         lr_scheduler_type="cosine",
         warmup_steps=options.warmup,
         weight_decay=0.0,
-        train_sampling_strategy="group_by_length" if options.group_by_length else "random",
-        logging_steps=10,
+        logging_steps=options.log_steps,
         logging_first_step=True,
-        eval_strategy="epoch",
         save_total_limit=1,
         seed=options.seed,
         data_seed=options.seed,
@@ -146,7 +162,9 @@ def _arguments(options: TrainOptions, output: Path) -> TrainingArguments:
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         label_names=["labels"],
-        **({"save_strategy": "epoch"} | every | best),
+        save_strategy=strategy,
+        save_steps=options.save_steps or 1,
+        **(best if options.patience else {"eval_strategy": "epoch"}),
     )
 
 
@@ -167,7 +185,7 @@ def _last(checkpoints: Path, resume: bool) -> str | None:
     return str(complete[-1]) if complete else None
 
 
-def _bfloat16(options: TrainOptions) -> bool:
+def _bfloat16(options: LoopOptions) -> bool:
     """Whether matrices multiply in bfloat16; weights of the adapter and the loss stay in float32."""
     if options.precision != "auto":
         return options.precision == "bfloat16"

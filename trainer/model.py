@@ -1,15 +1,20 @@
 """The base checkpoint and the LoRA on its language model: loading, and the one forward pass that training takes."""
 
 from dataclasses import dataclass
+from os import environ
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType
+from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 from transformers import AutoImageProcessor, BitsAndBytesConfig, CompressedTensorsConfig, LlavaForConditionalGeneration
+from transformers.integrations import unset_hf_deepspeed_config
 
 from service.adapters.base import Base
+from service.adapters.manifest import preparation_facts
 from service.adapters.modules import TARGETS
 from service.images import Preparation
 from service.prompt import Prompt
@@ -42,6 +47,22 @@ class Checkpoint:
     prompt: Prompt
     preparation: Preparation
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says of the base, by its fields' names."""
+        return {
+            "base_id": self.base.id,
+            "base_digest": self.base.digest,
+            "base_precision": self.base.precision,
+            "prompt_digest": self.prompt.digest,
+            "preparation": preparation_facts(self.preparation),
+        }
+
+    @property
+    def context(self) -> int:
+        """Tokens that question, image and answer may come to."""
+        return int(self.model.config.text_config.max_position_embeddings)
+
     @classmethod
     def load(cls, path: Path, nf4: bool = False) -> "Checkpoint":
         """Load the llava-hf checkpoint in a directory; INT4 weights are dequantised, to the values that serve.
@@ -51,7 +72,8 @@ class Checkpoint:
             OptionError: `nf4` of weights that are packed already.
         """
         base, preparation = Base.of_checkpoint(path), Preparation.of_checkpoint(path)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        # Set by every launcher of several processes, each of which has a GPU of its own.
+        device = f"cuda:{environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
         packing = _packing(base, nf4)
         model = LlavaForConditionalGeneration.from_pretrained(
             path, dtype=torch.float32, local_files_only=True, quantization_config=packing
@@ -59,6 +81,15 @@ class Checkpoint:
         model.__class__ = TreeLlava  # loaded by its own name: transformers translates keys by it
         processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
         return cls(path, model.eval().to(device), processor, base, Prompt(path), preparation)
+
+
+def alone(checkpoint: Checkpoint, lora: Any, nf4: bool) -> Checkpoint:
+    """`checkpoint` after training, the LoRA off it; loaded again where FSDP or DeepSpeed took its model apart."""
+    if AcceleratorState().distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        lora.unload()
+        return checkpoint
+    unset_hf_deepspeed_config()  # or transformers would load it in parts again
+    return Checkpoint.load(checkpoint.path, nf4)
 
 
 def _packing(base: Base, nf4: bool) -> Any:

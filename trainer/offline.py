@@ -17,6 +17,7 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
     """What the base `model` answers to `rows` by itself, once, and through each adapter.
 
     Raises:
+        DataError: images that do not decode.
         OptionError: an adapter that is neither in the store nor a directory of one.
         AdapterRefused: one that does not fit the base; the service would refuse it too.
         FileNotFoundError: the model is not a LLaVA checkpoint.
@@ -25,8 +26,7 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
     checkpoint = Checkpoint.load(locate(model))
     for lens in lenses:
         lens.judge(checkpoint)
-    images = [row.image for row in rows if row.image]
-    features = Features.of(checkpoint, images)
+    features = Features.of(checkpoint, rows)
 
     def answers(llava: Any, label: str) -> tuple[str, ...]:
         said = predict(llava, checkpoint.prompt, list(rows), features, f"{label} answers", options.max_tokens)
@@ -38,6 +38,6 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
     for lens in lenses:
         with lens.before(checkpoint.model) as llava:
             texts = answers(llava, lens.name)
-        seen = lens.trained_on(images)
+        seen = lens.trained_on(features.digests)
         evaluations.append(Evaluation(source, lens.name, tuple(rows), base, texts, seen, lens.origin, options.seed))
     return evaluations

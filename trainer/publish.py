@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 from service.adapters import manifest as manifests
 from service.adapters.manifest import Manifest, Probe
@@ -74,18 +72,11 @@ def _probes(
     )
 
 
-def publish(store: Path, manifest: Manifest, model: Any, command: str, images: str) -> Adapter:
-    """Write a PEFT model's adapter and what is known of it into the store as the name's stable version.
+def publish(store: Path, manifest: Manifest, directory: Path, command: str, images: str = "") -> Adapter:
+    """Write PEFT's two files in `directory` and what is known of them into the store as the name's stable version.
 
     `images` is the `image_list` of what it was trained on, or nothing.
     """
-    with TemporaryDirectory() as directory:
-        model.save_pretrained(directory)
-        return publish_files(store, manifest, Path(directory), command, images)
-
-
-def publish_files(store: Path, manifest: Manifest, directory: Path, command: str, images: str = "") -> Adapter:
-    """`publish` PEFT's two files in `directory`."""
     files = {name: (directory / name).read_bytes() for name in (CONFIG, WEIGHTS)}
     if images:
         files[IMAGES] = images.encode()

@@ -4,8 +4,6 @@ Only the language model's linears are packed; tower, projector and head stay as 
 """
 
 import json
-import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,21 +16,20 @@ from llmcompressor.modifiers.quantization import QuantizationModifier
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from service.adapters.base import Base
 from service.checkpoint import locate
-from service.images import Preparation, picture
+from service.images import Preparation
 from service.prompt import Prompt
 from trainer.config import QuantizeOptions
 from trainer.data.files import read
 from trainer.data.rows import Row, read_rows
 from trainer.data.split import split
 from trainer.errors import OptionError
-from trainer.features import Features
+from trainer.evaluation import Evaluation, Source
+from trainer.features import Features, prepared
 from trainer.model import Checkpoint
 from trainer.predict import predict
-from trainer.saving import rename_tower
-from trainer.score import right
-
-log = logging.getLogger(__name__)
+from trainer.saving import FLOATS, new_directory, rename_tower
 
 # vLLM matches these; the expanded list of names that compressed-tensors would write it does not.
 IGNORE = ["re:.*vision_tower.*", "re:.*multi_modal_projector.*", "re:.*lm_head"]
@@ -47,17 +44,8 @@ class Sample:
     answer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Right answers of the copy and of its source on held-out rows."""
-
-    rows: int
-    source: int
-    quantized: int
-
-
-def quantize(options: QuantizeOptions) -> Cost | None:
-    """Write the W4A16 copy, load it again, and count what it costs; without rows, data-free and uncounted.
+def quantize(options: QuantizeOptions) -> Evaluation | None:
+    """Write the W4A16 copy and ask it and its source rows that it was not fitted to; without rows, none.
 
     Raises:
         TrainerError: faulty rows or options.
@@ -66,24 +54,32 @@ def quantize(options: QuantizeOptions) -> Cost | None:
     source = locate(options.model)
     if options.output.exists():
         raise OptionError(f"--output: {options.output} is there already: name a new directory")
-    preparation = Preparation.of_checkpoint(source)
+    if (precision := Base.of_checkpoint(source).precision) not in FLOATS:
+        raise OptionError(f"--model: {options.model} is {precision} already: name the checkpoint it was packed from")
     rows: list[Row] = []
     held_out: list[Row] = []
     if options.data:
         if options.images is None:
             raise OptionError("--images: name the folder that the image names of --data are relative to")
         rows, held_out = split(read_rows(options.data, options.images), options.holdout, options.seed)
-    samples = [
-        Sample(picture(read(row.image), preparation).image, row.question, row.answer)
+    write_int4(source, options.output, _samples(rows, source, options) if options.fit else [], options.group_size)
+    return _cost(source, held_out, options) if held_out else None
+
+
+def _samples(rows: list[Row], source: Path, options: QuantizeOptions) -> list[Sample]:
+    preparation = Preparation.of_checkpoint(source)
+    return [
+        Sample(prepared(read(row.image), row, preparation), row.question, row.answer)
         for row in rows[:: max(1, len(rows) // options.samples)][: options.samples]
         if row.image
     ]
-    write_int4(source, options.output, samples, options.group_size)
-    return _cost(source, options.output, held_out) if held_out else None
 
 
 def write_int4(source: Path, target: Path, samples: list[Sample], group_size: int) -> None:
-    """Pack the language model in `source` to 4 bits, by GPTQ where there are samples, by rounding where none."""
+    """Pack the language model in `source` to 4 bits, by GPTQ where there are samples, by rounding where none.
+
+    The copy takes its name once it has been loaded again.
+    """
     model = LlavaForConditionalGeneration.from_pretrained(source, dtype=torch.bfloat16)
     processor = AutoProcessor.from_pretrained(source)
     weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": group_size}
@@ -102,15 +98,14 @@ def write_int4(source: Path, target: Path, samples: list[Sample], group_size: in
         )
     else:
         oneshot(model=model, recipe=QuantizationModifier(config_groups=groups, ignore=IGNORE))
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part, save_compressed=True)
-    processor.save_pretrained(part)
-    rename_tower(part)
-    config = json.loads((part / "config.json").read_text())
-    config["quantization_config"]["ignore"] = IGNORE
-    (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    part.rename(target)
+    with new_directory(target) as part:
+        model.save_pretrained(part, save_compressed=True)
+        processor.save_pretrained(part)
+        rename_tower(part)
+        config = json.loads((part / "config.json").read_text())
+        config["quantization_config"]["ignore"] = IGNORE
+        (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        Checkpoint.load(part)
 
 
 def _encoded(processor: Any, prompt: Prompt, sample: Sample) -> dict[str, Any]:
@@ -124,13 +119,16 @@ def _collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {key: torch.tensor(value) for key, value in sample.items()}
 
 
-def _cost(source: Path, quantized: Path, rows: list[Row]) -> Cost:
-    counts = []
-    for path in (source, quantized):
-        checkpoint = Checkpoint.load(path)
-        features = Features.of(checkpoint, [row.image for row in rows if row.image])
-        answers = predict(checkpoint.model, checkpoint.prompt, rows, features, f"{path.name} answers")
-        counts.append(sum(right(row, answer.text) for row, answer in zip(rows, answers, strict=True)))
-    cost = Cost(len(rows), *counts)
-    log.info("held out: %d of %d right before, %d after", cost.source, cost.rows, cost.quantized)
-    return cost
+def _cost(source: Path, rows: list[Row], options: QuantizeOptions) -> Evaluation:
+    """The copy's answers to `rows` beside its source's, as an adapter's beside its base's."""
+    before, after = (_answers(path, rows) for path in (source, options.output))
+    base = Base.of_checkpoint(source)
+    place = Source(options.model, base.id, base.precision)
+    return Evaluation(place, options.output.name, tuple(rows), before, after, seed=options.seed)
+
+
+def _answers(path: Path, rows: list[Row]) -> tuple[str, ...]:
+    checkpoint = Checkpoint.load(path)
+    features = Features.of(checkpoint, rows)
+    answers = predict(checkpoint.model, checkpoint.prompt, rows, features, f"{path.name} answers")
+    return tuple(answer.text for answer in answers)

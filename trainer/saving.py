@@ -1,11 +1,26 @@
-"""Writing base checkpoints that transformers and vLLM both load."""
+"""Writing base checkpoints that transformers and vLLM both load: all of one, or none."""
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
 INDEX = "model.safetensors.index.json"
+# Precisions of weights that can be trained or packed.
+FLOATS = ("bfloat16", "float16", "float32")
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A directory to write into that takes the name `target` when the block ends well."""
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    part.rename(target)
 
 
 def rename_tower(directory: Path) -> None:

@@ -8,21 +8,20 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from service.adapters.manifest import Manifest, preparation_facts
+from service.adapters.manifest import Manifest
 from service.adapters.modules import TARGETS
 from service.checkpoint import locate
 from service.types import Adapter
 from trainer.batches import collate, grow
 from trainer.config import TrainOptions
-from trainer.data.digests import IMAGES, data_digest, image_digests, image_list
-from trainer.data.rows import Row, read_rows
-from trainer.data.split import split
+from trainer.data.digests import IMAGES, data_digest, image_list
+from trainer.data.split import read_sides
 from trainer.errors import NoGain
 from trainer.evaluation import Evaluation, Source
 from trainer.features import Features
+from trainer.lens import Lens
 from trainer.loop import fit
-from trainer.model import Checkpoint, add_lora
-from trainer.predict import predict
+from trainer.model import Checkpoint, add_lora, alone
 from trainer.publish import choose_probes, now, publish, trainer_version
 from trainer.report import write_report
 from trainer.score import by_category, score
@@ -38,29 +37,28 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
         FileNotFoundError: `options.model` is not a LLaVA checkpoint.
     """
     # 1. Rows, none of them on both sides.
-    rows, held_out = _rows(options)
+    rows, held_out = read_sides(options.data, options.images, options.eval_data, options.holdout, options.seed)
     log.info("%d training rows, %d held out", len(rows), len(held_out))
     # 2. The base, and what its frozen half makes of every image.
     checkpoint = Checkpoint.load(locate(options.model), options.nf4)
-    images = [row.image for row in (*rows, *held_out) if row.image]
-    features = Features.of(checkpoint, images, options.feature_cache)
+    features = Features.of(checkpoint, [*rows, *held_out], options.feature_cache)
+    trees, unseen = (
+        grow(part, checkpoint.prompt, features.tokens, options.questions_per_sequence, checkpoint.context)
+        for part in (rows, held_out)
+    )
     # 3. The adapter.
     model = add_lora(checkpoint.model, options)
-    trees, unseen = (
-        grow(part, checkpoint.prompt, features.tokens, options.questions_per_sequence) for part in (rows, held_out)
-    )
     output = options.output or Path("runs") / options.name
     output.mkdir(parents=True, exist_ok=True)
-    digests = image_digests(row.image for row in rows)
-    (output / IMAGES).write_text(image_list(digests.values()))
+    images = image_list(features.digests[row.image] for row in rows if row.image)
+    (output / IMAGES).write_text(images)
     batch = partial(collate, features=features, pad_id=checkpoint.prompt.pad_token_id)
-    fit(model, trees, unseen, batch, options, output)
+    weights = fit(model, trees, unseen, batch, options, output)
     if not PartialState().is_main_process:
         return None
-    # 4. Both models on the held-out rows.
-    with model.disable_adapter():
-        base = predict(model.get_base_model(), checkpoint.prompt, held_out, features, "base answers")
-    adapter = predict(model.get_base_model(), checkpoint.prompt, held_out, features, "adapter answers")
+    # 4. Both models on the held-out rows, the adapter as it was written.
+    lens = Lens(options.name, weights, weights)
+    base, adapter = lens.answers(alone(checkpoint, model, options.nf4), held_out, features)
     texts = [answer.text for answer in base], [answer.text for answer in adapter]
     source = Source(options.model, checkpoint.base.id, checkpoint.base.precision)
     found = Evaluation(source, options.name, tuple(held_out), tuple(texts[0]), tuple(texts[1]), run=output)
@@ -74,27 +72,16 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
         name=options.name,
         created=now(),
         trainer=trainer_version(),
-        base_id=checkpoint.base.id,
-        base_digest=checkpoint.base.digest,
-        base_precision=checkpoint.base.precision,
-        prompt_digest=checkpoint.prompt.digest,
-        preparation=preparation_facts(checkpoint.preparation),
-        rank=options.rank,
+        **checkpoint.facts,
+        rank=options.largest_rank,
         alpha=options.lora_alpha,
         targets=TARGETS,
         modality=options.modality,
-        data_digest=data_digest(rows, digests),
+        data_digest=data_digest(rows, features.digests),
         score=result,
         categories=by_category(held_out, *texts),
         probes=choose_probes(held_out, base, adapter, checkpoint.preparation),
     )
-    published = publish(options.store, manifest, model, " ".join(command or sys.argv), image_list(digests.values()))
+    published = publish(options.store, manifest, weights, " ".join(command or sys.argv), images)
     log.info("published %s as %s", published.key, published.path)
     return published
-
-
-def _rows(options: TrainOptions) -> tuple[list[Row], list[Row]]:
-    rows = read_rows(options.data, options.images)
-    if options.eval_data is None:
-        return split(rows, options.holdout, options.seed)
-    return rows, read_rows(options.eval_data, options.images)

@@ -1,4 +1,4 @@
-"""May a version serve? Asked once in the life of a process; a refusal stands until the version's files change."""
+"""May a version serve? Asked once in the life of an engine; a refusal stands until the version's files change."""
 
 import logging
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ class Judge:
         self._leases, self._workers, self._metrics = leases, workers, metrics
         self.accepted: dict[Adapter, Manifest | None] = {}
         self.refused: dict[Adapter, AdapterRefused] = {}
+        self._proven: set[Adapter] = set()  # to the engine that runs
         self._stamps: dict[Adapter, str] = {}
 
     async def examine(self, adapter: Adapter) -> Manifest | None:
@@ -49,20 +50,26 @@ class Judge:
         Raises:
             AdapterRefused: see Proof.ask.
         """
-        if adapter in self.accepted:
+        if adapter in self._proven:
             return
         if manifest is not None:
             with _refusing(adapter, "probe"):
                 await self._proof.ask(self._engine, adapter, manifest)
         self.accepted[adapter] = manifest
+        self._proven.add(adapter)
         log.info("adapter %s@%s %s", adapter.name, adapter.version[:12], "proven" if manifest else "taken unproven")
 
     def refuse(self, adapter: Adapter, error: AdapterRefused) -> None:
         """Keep and tell why a version does not serve."""
         self.accepted.pop(adapter, None)
+        self._proven.discard(adapter)
         self.refused[adapter] = error
         self._metrics.rejected.labels(error.reason).inc()
         log.error("adapter %s refused (%s): %s", adapter.name, error.reason, error.message)
+
+    def ask_again(self) -> None:
+        """Have every version answer its probes once more when it is loaded: the engine is another."""
+        self._proven.clear()
 
     async def look_again(self) -> None:
         """Forget the refusals of versions whose files changed."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -45,6 +46,7 @@ class Residency:
         self.slots = Slots(engine, self.judge, capacity, metrics)
         self.wanted = self.served = Catalog()
         self._settling: dict[Adapter, asyncio.Task[None]] = {}
+        self._lost: frozenset[Adapter] = frozenset()
         self._grace_s, self._deleted = grace_s, dict[str, float]()
         self._reading = asyncio.Lock()
 
@@ -96,9 +98,20 @@ class Residency:
             self._note(await self._workers.run(self._store.catalog))
             await self.judge.look_again()
             self._switch()
-            for adapter in self._unsettled():
-                self._settling[adapter] = asyncio.create_task(self._settle(adapter))
+            self._start_settling(self._unsettled())
             await self._tidy()
+
+    async def forget(self) -> None:
+        """Take note that the engine is lost, and with it every adapter that was loaded."""
+        self._lost |= self.slots.loaded()
+        self.judge.ask_again()
+        await self.slots.clear()
+
+    async def restore(self) -> None:
+        """Load and prove in another engine what was lost with the last one, as far as that can be done now."""
+        self._start_settling(self._lost)
+        await asyncio.gather(*self._settling.values())
+        self._lost = frozenset()
 
     async def prove(self, adapter: Adapter) -> None:
         """Load a version and have it judged, whether or not an alias names it.
@@ -185,7 +198,11 @@ class Residency:
 
     def _unsettled(self) -> set[Adapter]:
         unknown = self._named(self.wanted) - self.judge.accepted.keys()
-        return (unknown | self.slots.pinned - self.slots.loaded()) - self.judge.refused.keys() - self._settling.keys()
+        return unknown | self.slots.pinned - self.slots.loaded()
+
+    def _start_settling(self, adapters: AbstractSet[Adapter]) -> None:
+        for adapter in adapters - self.judge.refused.keys() - self._settling.keys():
+            self._settling[adapter] = asyncio.create_task(self._settle(adapter))
 
     async def _settle(self, adapter: Adapter) -> None:
         try:

@@ -84,6 +84,18 @@ class Slots:
             await self._leave(place)
             self._give_back()
 
+    async def clear(self) -> None:
+        """Take note that the engine lost every adapter; who uses one fails by itself, and is waited for.
+
+        What arrives just now fails too, or finds the next engine.
+        """
+        lost = [place for place in self._places.values() if place.here]
+        for place in lost:
+            self._close(place)
+        for place in lost:
+            await self._leave(place)
+            self._give_back()
+
     async def close(self) -> None:
         """End every loading under way."""
         arrivals = [place.arrival for place in self._places.values() if place.arrival and not place.arrival.done()]

@@ -1,22 +1,26 @@
 """What the service asks of an engine.
 
-`vllm.py` is the real one, `fake.py` serves tests of the HTTP edge; tests/test_engine_contract.py runs on both.
+`vllm.py` is the real one, `fake.py` serves tests of the HTTP edge, `supervised.py` is either of them with its deaths
+looked after; tests/test_engine_contract.py runs on all three.
+
+An engine may die. Then `check` raises EngineUnavailable, and so does whatever else is asked, until it was stopped and
+started again; what was under way fails likewise, or never ends. It may also hang, which `check` does not see.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from service.types import Adapter, Delta, Query, Scores
+from service.types import Adapter, Continuations, Delta, Query, Scores, TokenIds
 
 
 class Engine(Protocol):
     """Runs queries against one base model and any of its loaded adapters."""
 
     async def start(self) -> None:
-        """Load the base; returns when it can answer."""
+        """Load the base; returns when it can answer, with no adapter loaded. Not called again before `stop`."""
 
     async def stop(self) -> None:
-        """Free everything; unfinished queries end in EngineUnavailable."""
+        """Free everything, dead or alive; unfinished queries end in EngineUnavailable."""
 
     async def load(self, adapter: Adapter) -> None:
         """Make an adapter ready, so that what is wrong with it fails here and never on a request; twice is once.
@@ -27,7 +31,11 @@ class Engine(Protocol):
         """
 
     async def unload(self, adapter: Adapter) -> None:
-        """Forget an adapter; one that is not loaded is no error."""
+        """Forget an adapter; one that is not loaded is no error.
+
+        Raises:
+            EngineUnavailable: there is no engine.
+        """
 
     def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
         """Answer one query; closing the generator aborts the engine's work.
@@ -39,6 +47,12 @@ class Engine(Protocol):
 
     async def score(self, query: Query) -> Scores:
         """How likely each of the query's choices is; sampling plays no part. Cancelling it aborts the engine's work.
+
+        Raises: what `generate` raises.
+        """
+
+    async def extend(self, query: Query, said: Sequence[TokenIds], count: int) -> Continuations:
+        """The `count` likeliest next tokens after each of `said`, beginnings of an answer; `choices` play no part.
 
         Raises: what `generate` raises.
         """

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-TokenIds = tuple[int, ...]
+from service.types import TokenIds
 
 
 def branches(continuations: Sequence[TokenIds]) -> dict[TokenIds, tuple[int, ...]]:

@@ -8,12 +8,14 @@ Never imported by the service itself.
 
 import asyncio
 import hashlib
+import heapq
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
 
 from service.engine.continuations import branches, totals
 from service.errors import AdapterRefused, EngineUnavailable, PromptTooLong
-from service.types import Adapter, Delta, Query, Scores
+from service.types import Adapter, Continuations, Delta, Query, Scores, TokenIds
 
 WORDS = ("red", "green", "blue", "circle", "square", "seven", "left", "right")
 VOCABULARY = 1024
@@ -34,16 +36,29 @@ class FakeEngine:
         self.max_model_len = max_model_len
         self.step_s = step_s
         self.running = self.loads = self.most = 0
-        self._started = False
+        self._fault: str | None = "the engine is not running"
+        self._going = asyncio.Event()
         self._weights: dict[str, str] = {}
 
     async def start(self) -> None:
         """See Engine."""
-        self._started = True
+        self._fault = None
+        self._going.set()
 
     async def stop(self) -> None:
         """See Engine."""
-        self._started = False
+        self._fault = "the engine is not running"
+        self._going.set()
+        self._weights.clear()
+
+    def kill(self) -> None:
+        """Die, as by kill -9; nobody tells what is under way."""
+        self._fault = "the engine died"
+        self._going.clear()
+
+    def hang(self) -> None:
+        """Stand still, as by SIGSTOP, which `check` does not see."""
+        self._going.clear()
 
     async def load(self, adapter: Adapter) -> None:
         """See Engine."""
@@ -52,12 +67,14 @@ class FakeEngine:
             weights = (adapter.path / "adapter_model.safetensors").read_bytes()
         except OSError as error:
             raise AdapterRefused("engine", f"{adapter.key} does not load: {error}") from error
-        await asyncio.sleep(self.step_s)
+        await self._step()
         self._weights[adapter.key] = sign(weights)
         self.loads, self.most = self.loads + 1, max(self.most, len(self._weights))
 
     async def unload(self, adapter: Adapter) -> None:
         """See Engine."""
+        await self.check()
+        await self._going.wait()
         self._weights.pop(adapter.key, None)
 
     async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
@@ -65,33 +82,50 @@ class FakeEngine:
         limit = query.sampling.max_tokens
         await self._judge(query, limit)
         words = self._words(query)
-        self.running += 1
-        try:
+        with self._working():
             for count, word in enumerate(words[:limit], start=1):
-                await asyncio.sleep(self.step_s)
-                await self.check()
+                await self._step()
                 self._loaded(query)
                 end = "stop" if count == len(words) else "length" if count == limit else None
                 yield Delta(word if count == 1 else f" {word}", 1, -0.1 * count, len(query.token_ids), end)
-        finally:
-            self.running -= 1
 
     async def score(self, query: Query) -> Scores:
         """See Engine."""
         await self._judge(query, max(map(len, query.choices)))
-        self.running += 1
-        try:
-            await asyncio.sleep(self.step_s)
+        with self._working():
+            await self._step()
             tree = branches(query.choices)
-            after = {prefix: {token: self._logprob(query, prefix, token) for token in tree[prefix]} for prefix in tree}
+            after = {prefix: {token: self.logprob(query, prefix, token) for token in tree[prefix]} for prefix in tree}
             return Scores(totals(query.choices, after), len(query.token_ids))
-        finally:
-            self.running -= 1
+
+    async def extend(self, query: Query, said: Sequence[TokenIds], count: int) -> Continuations:
+        """See Engine."""
+        await self._judge(query, query.sampling.max_tokens)
+        with self._working():
+            await self._step()
+            return Continuations(tuple(self._likeliest(query, each, count) for each in said), len(query.token_ids))
 
     async def check(self) -> None:
         """See Engine."""
-        if not self._started:
-            raise EngineUnavailable("the engine is not running")
+        if self._fault is not None:
+            raise EngineUnavailable(self._fault)
+
+    def logprob(self, query: Query, said: TokenIds, token: int) -> float:
+        """What the tokens of an answer come with; over VOCABULARY tokens these never sum to more than 1."""
+        return math.log((1 + self._numbers(query, f"{said}{token}")[0]) / (256 * VOCABULARY))
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+
+    async def _step(self) -> None:
+        await asyncio.sleep(self.step_s)
+        await self._going.wait()
+        await self.check()
 
     async def _judge(self, query: Query, room: int) -> None:
         await self.check()
@@ -103,9 +137,9 @@ class FakeEngine:
         if query.adapter and query.adapter.key not in self._weights:
             raise EngineUnavailable(f"adapter {query.adapter.key[:48]} is not loaded")
 
-    def _logprob(self, query: Query, prefix: tuple[int, ...], token: int) -> float:
-        # Over VOCABULARY tokens these never sum to more than 1, as probabilities must not.
-        return math.log((1 + self._numbers(query, f"{prefix}{token}")[0]) / (256 * VOCABULARY))
+    def _likeliest(self, query: Query, said: TokenIds, count: int) -> dict[int, float]:
+        every = ((token, self.logprob(query, said, token)) for token in range(VOCABULARY))
+        return dict(heapq.nlargest(count, every, key=lambda each: each[1]))
 
     def _numbers(self, query: Query, said: str = "") -> bytes:
         seen = f"{query.token_ids}{[picture.digest for picture in query.pictures]}{self._sign(query)}{said}"

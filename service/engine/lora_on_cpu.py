@@ -40,7 +40,7 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]
 
 def groups(slots: Tensor) -> list[tuple[int, Rows]]:
     """Each adapter slot of a batch, and which of its tokens (tokens,) have it; -1 is no slot."""
-    return [(slot, _rows(slots == slot)) for slot in slots.unique().tolist() if slot >= 0]
+    return [(slot, _rows(slots == slot)) for slot in sorted({*slots.tolist()} - {-1})]
 
 
 def _rows(chosen: Tensor) -> Rows:

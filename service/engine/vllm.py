@@ -4,16 +4,16 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from service.engine.continuations import TokenIds, branches, totals
+from service.engine.continuations import branches, totals
 from service.errors import AdapterRefused, EngineUnavailable, InvalidRequest, PromptTooLong
 from service.settings import Settings
-from service.types import Adapter, Delta, Query, Scores
+from service.types import Adapter, Continuations, Delta, Query, Scores, TokenIds
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class VLLMEngine:
     def __init__(self, checkpoint: Path, settings: Settings) -> None:
         self._checkpoint, self._settings = checkpoint, settings
         self._engine: Any = None
-        self._ids = itertools.count(1)
+        self._ids, self._numbers = itertools.count(1), itertools.count(1)
         self._lora: dict[str, Any] = {}
 
     async def start(self) -> None:
@@ -56,9 +56,10 @@ class VLLMEngine:
 
     async def unload(self, adapter: Adapter) -> None:
         """See Engine."""
-        request = self._lora.pop(adapter.key, None)
+        engine, request = self._running(), self._lora.pop(adapter.key, None)
         if request is not None:
-            await self._running().remove_lora(request.lora_int_id)
+            with _our_errors():
+                await engine.remove_lora(request.lora_int_id)
 
     async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
         """See Engine."""
@@ -74,28 +75,40 @@ class VLLMEngine:
 
         A prompt with its logprobs asked for would skip the prefix cache and be run once for every choice.
         """
-        engine, lora = self._running(), self._adapter(query)
         tree, longest = branches(query.choices), max(map(len, query.choices))
-
-        async def after(number: int, prefix: TokenIds) -> Any:
-            # Rendered each by itself: vLLM's two image caches count on seeing the same requests.
-            longer = replace(query, token_ids=query.token_ids + prefix)
-            prompt = await self._render(engine, longer, longest - len(prefix))
-            sampling, id_ = _weighing(tree[prefix]), f"{query.id}-{number}"
-            async with aclosing(engine.generate(prompt, sampling, id_, lora_request=lora)) as outputs:
-                return [output async for output in outputs][-1]
-
-        with _our_errors():
-            # The empty prefix first: what it computes is in the cache when the others come.
-            first, *others = tree
-            root = await after(0, first)
-            outputs = [root, *await asyncio.gather(*(after(*each) for each in enumerate(others, start=1)))]
+        # The empty prefix first: what it computes is in the cache when the others come.
+        first, *others = tree
+        root = await self._weigh(query, first, longest, logprob_token_ids=list(tree[first]))
+        weighing = (self._weigh(query, each, longest, logprob_token_ids=list(tree[each])) for each in others)
+        outputs = [root, *await asyncio.gather(*weighing)]
         found = {prefix: _weights(output, tree[prefix]) for prefix, output in zip(tree, outputs, strict=True)}
         return Scores(totals(query.choices, found), len(root.prompt_token_ids))
+
+    async def extend(self, query: Query, said: Sequence[TokenIds], count: int) -> Continuations:
+        """See Engine. The cache knows all but the last token of each beginning, and the pictures."""
+        longest = query.sampling.max_tokens
+        outputs = await asyncio.gather(*(self._weigh(query, each, longest, logprobs=count) for each in said))
+        after = tuple(_weights(output) for output in outputs)
+        return Continuations(after, len(outputs[0].prompt_token_ids) - len(said[0]))
 
     async def check(self) -> None:
         """See Engine."""
         self._running()
+
+    async def _weigh(self, query: Query, said: TokenIds, longest: int, **asked: Any) -> Any:
+        """The engine's output of one token after `said`, with the log-probabilities that `asked` names."""
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        engine, lora, id_ = self._running(), self._adapter(query), f"{query.id}-{next(self._numbers)}"
+        sampling = SamplingParams(
+            temperature=0.0, max_tokens=1, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **asked
+        )
+        with _our_errors():
+            # Rendered each by itself: vLLM's two image caches count on seeing the same requests.
+            longer = replace(query, token_ids=query.token_ids + said)
+            prompt = await self._render(engine, longer, longest - len(said))
+            async with aclosing(engine.generate(prompt, sampling, id_, lora_request=lora)) as outputs:
+                return [output async for output in outputs][-1]
 
     def _running(self) -> Any:
         if self._engine is None or self._engine.errored:
@@ -176,21 +189,9 @@ def _sampling(query: Query) -> Any:
     )
 
 
-def _weighing(token_ids: tuple[int, ...]) -> Any:
-    from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-    return SamplingParams(
-        temperature=0.0,
-        max_tokens=1,
-        logprob_token_ids=list(token_ids),
-        detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
-
-
-def _weights(output: Any, token_ids: tuple[int, ...]) -> dict[int, float]:
+def _weights(output: Any, token_ids: TokenIds | None = None) -> dict[int, float]:
     (step,) = _completion(output).logprobs
-    return {token: step[token].logprob for token in token_ids}
+    return {token: step[token].logprob for token in (step if token_ids is None else token_ids)}
 
 
 def _completion(output: Any) -> Any:

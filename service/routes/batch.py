@@ -11,7 +11,7 @@ from service.routes.state import Asker, RequestKey, Running
 from service.schemas.batch import BatchRequest, BatchResponse
 from service.schemas.errors import ErrorResponse
 from service.schemas.vqa import VQAResponse
-from service.types import Answer
+from service.types import Answer, Question
 
 router = APIRouter(tags=["questions"])
 _PATH = "/v1/vqa/batch"
@@ -20,10 +20,13 @@ _PATH = "/v1/vqa/batch"
 @router.post(_PATH, openapi_extra=documented(_PATH, BatchRequest))
 async def ask_all(request: Request, service: Running, tenant: Asker, key: RequestKey = None) -> BatchResponse:
     """Answer each question, or say what is wrong with it; each counts as a request of its own."""
-    body = await read_json(request, BatchRequest, service.vqa.workers)
     id_ = f"vqa-{request.state.request_id}"
-    questions = await service.vqa.workers.run(body.to_questions, id_, service.settings.deadline_s)
-    questions = [replace(question, tenant=tenant, key=key) for question in questions]
+
+    def mean(body: BatchRequest) -> list[Question]:
+        questions = body.to_questions(id_, service.settings.deadline_s)
+        return [replace(question, tenant=tenant, key=key) for question in questions]
+
+    _, questions = await read_json(request, BatchRequest, service.vqa.workers, mean)
     answering = answer_all(service.vqa, questions, service.settings.batch_questions)
     found = await listening.unless_gone(request.receive, answering)
     return BatchResponse(id=id_, results=[_result(each, request.state.request_id) for each in found])

@@ -1,5 +1,7 @@
 """A request's body -> one of our shapes; what does not fit is named field by field."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import jiter
@@ -10,27 +12,42 @@ from service.errors import InvalidRequest, MalformedRequest, ServiceError, TextT
 from service.workers import Workers
 
 M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R")
+# Characters of a body that are understood sooner than a thread is woken.
+_SMALL = 32_768
 
 
-async def read_json(request: Request, shape: type[M], workers: Workers) -> M:
-    """The body as `shape`, none being the empty object; at worst megabytes of base64, so parsing is work for a thread.
+async def read_json(request: Request, shape: type[M], workers: Workers, mean: Callable[[M], R]) -> tuple[M, R]:
+    """The body as `shape`, none being the empty object, and what it is taken to `mean`.
 
     Raises:
         MalformedRequest: no JSON, nested without end, or a key that comes twice.
-        TextTooLong, InvalidRequest: another shape.
+        TextTooLong, InvalidRequest: another shape; and what `mean` raises.
     """
     body = await request.body() or b"{}"
+    return await understand(partial(_parse, shape, body), mean, len(body), workers)
 
-    def parse() -> M:
-        try:
-            # pydantic's own parser, which by itself would let the last of two like keys win.
-            return shape.model_validate(jiter.from_json(body, catch_duplicate_keys=True))
-        except ValidationError as error:
-            raise invalid(error) from error
-        except ValueError as error:
-            raise MalformedRequest(f"the body is no JSON that could be read: {error}") from error
 
-    return await workers.run(parse)
+def as_sent(body: M) -> M:
+    """What a body means that stands for nothing else."""
+    return body
+
+
+async def understand(parse: Callable[[], M], mean: Callable[[M], R], size: int, workers: Workers) -> tuple[M, R]:
+    """What `parse` makes of `size` characters and `mean` of that; megabytes of base64 are work for a thread.
+
+    Raises:
+        TextTooLong, InvalidRequest: the shape is another; and what `parse` and `mean` raise.
+    """
+
+    def read() -> tuple[M, R]:
+        parsed = parse()
+        return parsed, mean(parsed)
+
+    try:
+        return await workers.run(read) if size > _SMALL else read()
+    except ValidationError as error:
+        raise await workers.run(invalid, error) from error  # thousands of faults are long to word
 
 
 def documented(path: str, shape: type[BaseModel], method: str = "post", required: bool = True) -> dict[str, Any]:
@@ -40,6 +57,15 @@ def documented(path: str, shape: type[BaseModel], method: str = "post", required
     place = f"#/paths/{pointer}/{method}/requestBody/content/application~1json/schema/$defs/{{model}}"
     content = {"application/json": {"schema": shape.model_json_schema(ref_template=place)}}
     return {"requestBody": {"required": required, "content": content}}
+
+
+def _parse(shape: type[M], body: bytes) -> M:
+    try:
+        # pydantic's own parser, which by itself would let the last of two like keys win.
+        found = jiter.from_json(body, catch_duplicate_keys=True)
+    except ValueError as error:
+        raise MalformedRequest(f"the body is no JSON that could be read: {error}") from error
+    return shape.model_validate(found)
 
 
 def invalid(error: ValidationError) -> ServiceError:

@@ -22,7 +22,7 @@ from service.schemas.chat import (
     OpenAIErrorResponse,
     Said,
 )
-from service.types import Answer
+from service.types import Answer, Question
 
 _FAILURE: dict[int | str, dict[str, Any]] = {
     "default": {"model": OpenAIErrorResponse, "description": "Every failure has this shape"}
@@ -63,11 +63,12 @@ async def chat(
     request: Request, service: Running, tenant: Asker, key: RequestKey = None
 ) -> ChatResponse | StreamingResponse:
     """Answer the question a conversation ends in."""
-    body = await read_json(request, ChatRequest, service.vqa.workers)
     id_ = f"chatcmpl-{request.state.request_id}"
-    arguments = id_, service.settings.deadline_s, service.base.id
-    question = await service.vqa.workers.run(body.to_question, *arguments)
-    question = replace(question, tenant=tenant, key=key)
+
+    def mean(body: ChatRequest) -> Question:
+        return replace(body.to_question(id_, service.settings.deadline_s, service.base.id), tenant=tenant, key=key)
+
+    body, question = await read_json(request, ChatRequest, service.vqa.workers, mean)
     if body.stream:
         writer = _Writer(id_, body, request.state.request_id)
         return await listening.stream(request, service.vqa.stream(question), writer.write, writer.fail)

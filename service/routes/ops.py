@@ -12,17 +12,18 @@ router = APIRouter(tags=["operations"])
 
 
 @router.get("/healthz")
-async def healthz() -> dict[str, str]:
-    """Live: the process answers. Says nothing of the engine."""
+async def healthz(service: Annotated[Service, Depends(get_service)]) -> dict[str, str]:
+    """Live: the process answers, and its engine runs or may yet be started; 503 when that failed for too long."""
+    service.engine.check_hope()
     return {"status": "live"}
 
 
 @router.get("/readyz")
 async def readyz(service: Annotated[Service, Depends(get_service)]) -> dict[str, str]:
     """Ready: the engine is warm and every adapter of the store was proven or refused; 503 until then."""
+    await service.engine.check()
     if not service.warm.is_set():
         raise EngineUnavailable("starting: the model or its adapters are not loaded yet")
-    await service.engine.check()
     return {"status": "ready"}
 
 

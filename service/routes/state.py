@@ -11,7 +11,7 @@ from service.adapters.base import Base
 from service.adapters.releases import Releases
 from service.adapters.residency import Residency
 from service.auth import Tenants
-from service.engine import Engine
+from service.engine.supervised import Supervised
 from service.errors import Forbidden, Overloaded
 from service.metrics import Metrics
 from service.settings import Settings
@@ -25,7 +25,7 @@ class Service:
 
     settings: Settings
     base: Base
-    engine: Engine
+    engine: Supervised
     residency: Residency
     releases: Releases
     vqa: VQA
@@ -34,7 +34,7 @@ class Service:
     warm: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def get_service(request: Request) -> Service:
+async def get_service(request: Request) -> Service:  # async: FastAPI sends others to a thread
     """The running service of a request, for `Depends`."""
     found: Service = request.app.state.service
     return found

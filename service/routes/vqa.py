@@ -1,22 +1,22 @@
 """POST /v1/vqa: JSON or a form with files comes in, JSON or server-sent events go out."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
-from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from service.errors import InvalidRequest
 from service.routes import failure, listening
-from service.routes.bodies import invalid, read_json
-from service.routes.state import Asker, RequestKey, Running
+from service.routes.bodies import read_json, understand
+from service.routes.state import Asker, RequestKey, Running, Service
 from service.schemas.errors import ErrorResponse
 from service.schemas.vqa import VQARequest, VQAResponse
-from service.types import Answer, Upload
+from service.types import Answer, Question, Upload
 
 router = APIRouter(tags=["questions"])
 
@@ -48,13 +48,15 @@ async def ask(
     request: Request, service: Running, tenant: Asker, key: RequestKey = None
 ) -> VQAResponse | StreamingResponse:
     """Answer a question about an image through an adapter, or through the base model where none is named."""
+
+    def mean(body: VQARequest, files: tuple[Upload, ...] = ()) -> Question:
+        question = body.to_question(f"vqa-{request.state.request_id}", service.settings.deadline_s, files)
+        return replace(question, tenant=tenant, key=key)
+
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        body, files = await _read_form(request, service.settings.images_per_question)
+        body, question = await _read_form(request, service, mean)
     else:
-        body, files = await read_json(request, VQARequest, service.vqa.workers), ()
-    id_, deadline_s = f"vqa-{request.state.request_id}", service.settings.deadline_s
-    question = await service.vqa.workers.run(body.to_question, id_, deadline_s, files)
-    question = replace(question, tenant=tenant, key=key)
+        body, question = await read_json(request, VQARequest, service.vqa.workers, mean)
     if body.stream:
         fail = partial(_write_error, request.state.request_id)
         return await listening.stream(request, service.vqa.stream(question), _write, fail)
@@ -72,17 +74,17 @@ def _write_error(request_id: str, error: Exception) -> str:
     return f"event: error\ndata: {body.model_dump_json()}\n\n"
 
 
-async def _read_form(request: Request, max_files: int) -> tuple[VQARequest, tuple[Upload, ...]]:
-    async with request.form(max_files=max_files, max_fields=100) as form:
+async def _read_form(
+    request: Request, service: Service, mean: Callable[[VQARequest, tuple[Upload, ...]], Question]
+) -> tuple[VQARequest, Question]:
+    async with request.form(max_files=service.settings.images_per_question, max_fields=100) as form:
         files = await _read_files(form)
         texts = [(name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile)]
         fields: dict[str, Any] = dict(texts)
         for several in _LISTS & fields.keys():
             fields[several] = [value for name, value in texts if name == several]
-        try:
-            return VQARequest.model_validate(fields), files
-        except ValidationError as error:
-            raise invalid(error) from error
+    parse, size = partial(VQARequest.model_validate, fields), sum(len(value) for _, value in texts)
+    return await understand(parse, lambda body: mean(body, files), size, service.vqa.workers)
 
 
 async def _read_files(form: FormData) -> tuple[Upload, ...]:

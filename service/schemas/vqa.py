@@ -14,6 +14,7 @@ from service.types import Answer, Link, Question, Sampling, Upload
 _DATA_URL = re.compile(r"data:([a-z0-9/+.-]*)(;[a-z0-9=_.-]+)*?;base64,", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # a colon is no base64
 TEXT_LIMIT = 16_000
+_UNSEARCHED = ("choices", "temperature", "stream")  # what beams do not go with
 IMAGE_URL = "https://example.com/chart.png"  # of examples
 
 
@@ -66,13 +67,30 @@ class Asked(Incoming):
         ),
     ] = None
     temperature: Annotated[FiniteFloat, Field(ge=0, le=2, description="0 is greedy")] = 0.0
+    beams: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=8,
+            description="over 1: the best answer that beam search of this width finds, by log-probability per token; "
+            "not with choices, a temperature or stream",
+        ),
+    ] = 1
     max_tokens: Annotated[int, Field(ge=1, le=4096, description="longest answer, in tokens")] = 64
     priority: Annotated[int, Field(ge=0, le=9, description="higher goes earlier; your key says how high it may")] = 0
 
     def ask(self, id_: str, images: tuple[Upload | Link, ...], adapter: str | None, deadline_s: float) -> Question:
-        """The question this means, about `images` and asked of `adapter`."""
+        """The question this means, about `images` and asked of `adapter`.
+
+        Raises:
+            InvalidRequest: beams beside what they do not go with.
+        """
+        if self.beams > 1 and (beside := [name for name in _UNSEARCHED if getattr(self, name, None)]):
+            raise InvalidRequest(f"beams does not go with {', '.join(beside)}: send one or the other")
         sampling, choices = Sampling(self.temperature, self.max_tokens), tuple(self.choices or ())
-        return Question(id_, self.question, images, adapter, sampling, deadline_s, choices, priority=self.priority)
+        return Question(
+            id_, self.question, images, adapter, sampling, deadline_s, choices, priority=self.priority, beams=self.beams
+        )
 
 
 class VQARequest(Seen, Asked):
@@ -93,7 +111,7 @@ class VQARequest(Seen, Asked):
     def to_question(self, id_: str, deadline_s: float, files: tuple[Upload, ...] = ()) -> Question:
         """The question this request means; `files` are images uploaded beside it.
 
-        Raises: what `read_images` raises.
+        Raises: what `read_images` and `ask` raise.
         """
         return self.ask(id_, self.read_images(files), self.adapter, self.deadline_s or deadline_s)
 
@@ -134,7 +152,13 @@ class VQAResponse(BaseModel):
 
     id: str
     answer: str
-    confidence: Annotated[float, Field(description="probability the model gave to exactly this answer, end included")]
+    confidence: Annotated[
+        float,
+        Field(
+            description="probability, 0 to 1, that the model gave to exactly this answer: the product over its tokens, "
+            "its end included unless finish_reason is length; temperature and the other choices play no part"
+        ),
+    ]
     choices: Annotated[list[ChoiceOut] | None, Field(description="as many as the question gave, in its order")]
     adapter: AdapterRef | None
     finish_reason: str

@@ -10,7 +10,7 @@ every line is found in one pass; pixels are not looked at (check.py does).
 import json
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,17 @@ SPEAKERS = ("human", "gpt")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One question and its answer; `image` is the path or URL of a file, or None for a text question."""
+    """One question and its answer; `image` is the path or URL of a file, or None for a text question.
+
+    `place` is where it was read, "file:line".
+    """
 
     id: str
     image: str | None
     question: str
     answer: str
     category: str
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ def read_lines(file: str | Path, images: str | Path) -> Iterator[Line]:
     Raises:
         DataError: the file cannot be read.
     """
-    parser = Parser(str(images), files.stem(str(file)))
+    parser = Parser(str(images), str(file))
     for number, line in enumerate(files.lines(str(file)), start=1):
         if line.strip():
             yield parser.line(number, line)
@@ -84,9 +88,9 @@ def read_lines(file: str | Path, images: str | Path) -> Iterator[Line]:
 class Parser:
     """Judges one record after the other; remembers which images exist, so that each is looked up once."""
 
-    def __init__(self, images: str, default_id: str) -> None:
+    def __init__(self, images: str, source: str) -> None:
         self._images = images
-        self._default_id = default_id
+        self._source = source
         self._exists: dict[str, bool] = {}
 
     def line(self, number: int, line: bytes) -> Line:
@@ -106,14 +110,15 @@ class Parser:
         faults: list[str] = []
         image = self._image(record.get("image"), faults)
         pairs = _pairs(record, faults)
-        given = record.get("id")
-        id_ = f"{self._default_id}-{number}" if given is None else str(given)
-        category = str(record.get("category", "all"))
+        given = _label(record, "id", faults)
+        id_ = given or f"{files.stem(self._source)}-{number}"
+        category = _label(record, "category", faults) or "all"
+        place = f"{self._source}:{number}"
         rows = (
-            Row(f"{id_}#{turn}" if len(pairs) > 1 else id_, image, question, answer, category)
+            Row(f"{id_}#{turn}" if len(pairs) > 1 else id_, image, question, answer, category, place)
             for turn, (question, answer) in enumerate(pairs)
         )
-        return Line(number, None if given is None else id_, () if faults else tuple(rows), tuple(faults))
+        return Line(number, given, () if faults else tuple(rows), tuple(faults))
 
     def _image(self, name: Any, faults: list[str]) -> str | None:
         if name is None:
@@ -121,7 +126,7 @@ class Parser:
         if not isinstance(name, str) or not name:
             faults.append(f"image {name!r} is not a file's name")
             return None
-        if posixpath.isabs(name) or posixpath.normpath(name).startswith(".."):
+        if posixpath.isabs(name) or posixpath.normpath(name).split("/")[0] == "..":
             faults.append(f"image {name!r} lies outside of {self._images}: name it relative to that folder")
             return None
         url = files.join(self._images, name)
@@ -162,4 +167,20 @@ def _text(record: dict[str, Any], field: str, placeholders: int, faults: list[st
         faults.append(f"field {field!r}{where} is missing or empty")
     if found > placeholders:
         faults.append(f"field {field!r}{where} has {found} {PLACEHOLDER} placeholders, at most {placeholders} can be")
+    if _broken(text):
+        faults.append(f"field {field!r}{where} holds a NUL or half a surrogate pair: save it as valid Unicode")
     return text
+
+
+def _label(record: dict[str, Any], field: str, faults: list[str]) -> str | None:
+    value = record.get(field)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str | int | float) or _broken(str(value)):
+        faults.append(f"field {field!r} is neither text nor a number: {value!r:.100}")
+    return str(value)
+
+
+def _broken(text: str) -> bool:
+    """What no tokenizer takes, and the service refuses."""
+    return "\0" in text or any("\ud800" <= character <= "\udfff" for character in text)

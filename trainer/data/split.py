@@ -6,9 +6,20 @@ import posixpath
 from tqdm import tqdm
 
 from trainer.data.config import SplitOptions
-from trainer.data.rows import Row, scan
+from trainer.data.rows import Row, read_rows, scan
 from trainer.data.write import Report, writing
 from trainer.errors import OptionError
+
+
+def read_sides(data: str, images: str, eval_data: str | None, holdout: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Training and held-out rows: of two files, or of one split by `holdout` and `seed`.
+
+    Raises:
+        DataError: faulty rows.
+        OptionError: one side would be empty.
+    """
+    rows = read_rows(data, images)
+    return split(rows, holdout, seed) if eval_data is None else (rows, read_rows(eval_data, images))
 
 
 def split(rows: list[Row], holdout: float, seed: int) -> tuple[list[Row], list[Row]]:

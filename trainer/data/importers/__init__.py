@@ -9,7 +9,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trainer.data import files
 from trainer.data.check import image_fault
 from trainer.data.config import Form, ImportOptions
 from trainer.data.importers import chartqa, csv_file, huggingface, llava, scienceqa
@@ -36,7 +35,7 @@ def import_rows(options: ImportOptions) -> Report:
         OptionError: a column that is not there, or a package that is missing.
     """
     report = Report()
-    parser = Parser(options.images, files.stem(options.source.rstrip("/")))
+    parser = Parser(options.images, options.source.rstrip("/"))
     look = cache(image_fault)  # each image is decoded once
     with writing(options.output, options.images, report) as writer:
         records = IMPORTERS[options.form](options)

@@ -1,4 +1,4 @@
-"""Adapter stores made for tests out of the repository's own adapters."""
+"""Adapter stores for tests and measurements on the fake engine, made out of the repository's own adapters."""
 
 import hashlib
 from pathlib import Path

@@ -1,0 +1,123 @@
+"""A lean HTTP client that sends when a request is due, whatever came of those before, and the service it sends to.
+
+Latency counts from when a request was due: a service that stalls is charged for all who came meanwhile.
+"""
+
+import asyncio
+import re
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+
+_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
+_CPU = re.compile(r"^process_cpu_seconds_total (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What came of one request: the adapter it named, its HTTP status (0: none came), seconds from due to answered."""
+
+    flow: str
+    status: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A request to send, encoded, in seconds from the start."""
+
+    at: float
+    flow: str
+    content: bytes
+
+
+def encode(request: httpx.Request) -> bytes:
+    """A request as it goes over the wire."""
+    lines = [f"{request.method} {request.url.raw_path.decode()} HTTP/1.1".encode()]
+    lines += [name + b": " + value for name, value in request.headers.raw]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + request.read()
+
+
+def send_all(url: str, requests: Iterable[Due]) -> list[Sent]:
+    """Send each request when it is due, and return what came of them once all have been answered."""
+    # select(2) wakes to the microsecond, epoll to the millisecond.
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
+        return runner.run(_Client(url).send_all(requests))
+
+
+class _Client:
+    def __init__(self, url: str) -> None:
+        self._url = httpx.URL(url)
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def send_all(self, requests: Iterable[Due]) -> list[Sent]:
+        started, sending = time.perf_counter() + 0.1, list[asyncio.Task[Sent]]()
+        for due in requests:
+            await asyncio.sleep(max(0.0, started + due.at - time.perf_counter()))
+            sending.append(asyncio.create_task(self._send(due, started + due.at)))
+        sent = await asyncio.gather(*sending)
+        for _, writer in self._idle:
+            writer.close()
+        return sent
+
+    async def _send(self, due: Due, at: float) -> Sent:
+        try:
+            status = await self._exchange(due.content)
+        except (OSError, EOFError):
+            status = 0
+        return Sent(due.flow, status, time.perf_counter() - at)
+
+    async def _exchange(self, content: bytes) -> int:
+        connection = self._idle.pop() if self._idle else await self._connect()
+        reader, writer = connection
+        writer.write(content)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        assert length is not None  # only streams have none
+        await reader.readexactly(int(length[1]))
+        self._idle.append(connection)
+        return int(head.split(b" ", 2)[1])
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(self._url.host, self._url.port)
+
+
+@contextmanager
+def fake_service(port: int, *options: str) -> Iterator[str]:
+    """The service on the fake engine in a process of its own, ready to answer; stopped afterwards."""
+    command = [sys.executable, "-m", "loadtest.fake_service", "--port", str(port), *options]
+    # Its log lines are written, as they would be, and read by nobody.
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            while not _ready(url):
+                if process.poll() is not None:
+                    raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
+                time.sleep(0.1)
+            yield url
+        finally:
+            process.terminate()
+
+
+def cpu_seconds(url: str) -> float:
+    """CPU time that the service's process has used, by its own /metrics."""
+    found = _CPU.search(httpx.get(f"{url}/metrics").text)
+    return float(found[1]) if found else float("nan")
+
+
+def percentile(sorted_: list[float], percent: float) -> float:
+    """The value that `percent` of them do not exceed."""
+    return sorted_[min(len(sorted_) - 1, int(percent / 100 * len(sorted_)))]
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").is_success
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,51 @@
+"""The whole service in a process of its own on the fake engine: what is left to measure is our own work.
+
+python -m loadtest.fake_service [--port 8198] [any other option of the service]
+"""
+
+import asyncio
+import itertools
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import uvicorn
+from pydantic import Field
+from pydantic_settings import CliApp
+
+from loadtest.stores import files_of, record_probes
+from service import logs
+from service.adapters.store import Store
+from service.app import create_app
+from service.engine.fake import FakeEngine
+from service.prompt import Prompt
+from service.settings import Settings
+
+
+class FakeSettings(Settings):
+    """The service's options, and how fast the engine answers."""
+
+    step_s: float = Field(0.0, ge=0, description="seconds that the fake engine takes for a word")
+    copies: int = Field(1, gt=0, description="times that each adapter is there, the first under its own name")
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the embedded model's adapters, proven anew by what the fake engine says, until told to stop."""
+    given = CliApp.run(FakeSettings, cli_args=arguments)
+    logs.configure(given.log_level, given.log_format)
+    checkpoint = Path(given.model)
+    with TemporaryDirectory() as directory:
+        asyncio.run(record_probes(Path(given.adapters), Path(directory), Prompt(checkpoint), checkpoint))
+        store = Store(directory)
+        for name, number in itertools.product(store.names(), range(1, given.copies)):
+            store.publish(f"{name}-{number}", files_of(store.stable(name)))
+        settings = given.model_copy(update={"adapters": directory})
+        leave = partial(signal.raise_signal, signal.SIGTERM)
+        app = create_app(settings, checkpoint, FakeEngine(step_s=given.step_s), leave)
+        uvicorn.run(app, host=given.host, port=given.port, log_config=None, access_log=False)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,144 @@
+"""`python -m loadtest.queueing`: docs/fairness.md's table, simulated: our queue beside one that knows who floods.
+
+Slots are held for a unit of time on average. Every adapter but one offers 95% of its share; that one nothing, or ten
+times its share.
+"""
+
+import heapq
+import itertools
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from loadtest.client import percentile
+from service.turns import FairQueue, Ticket
+
+_LOAD, _FLOOD, _HOT = 0.95, 10.0, "hot"
+_WAITING, _SEEDS, _TURNS = 256, 3, 4000
+_CASES = ((32, 4), (32, 8), (32, 16), (32, 64), (8, 4), (8, 8), (8, 16), (8, 64), (4, 8), (2, 4))
+
+
+class _Queue(Protocol):
+    """What hands out turns: see service/turns.py."""
+
+    def __len__(self) -> int: ...
+    def push(self, ticket: Ticket) -> None: ...
+    def take(self) -> Ticket: ...
+    def drop(self, newcomer: Ticket) -> Ticket: ...
+
+
+class Last:
+    """The flood stands last whatever happens, all others in order of arrival."""
+
+    def __init__(self) -> None:
+        self._others, self._flood = deque[Ticket](), deque[Ticket]()
+
+    def __len__(self) -> int:
+        return len(self._others) + len(self._flood)
+
+    def push(self, ticket: Ticket) -> None:
+        """See FairQueue."""
+        (self._flood if ticket.adapter == _HOT else self._others).append(ticket)
+
+    def take(self) -> Ticket:
+        """See FairQueue."""
+        return (self._others or self._flood).popleft()
+
+    def drop(self, newcomer: Ticket) -> Ticket:  # noqa: ARG002 - the flood gives way
+        """See FairQueue."""
+        return (self._flood or self._others).pop()
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """95th percentiles of the others: of the wait alone, and of the whole request."""
+
+    wait: float
+    whole: float
+
+
+def p95(make: Callable[[], _Queue], adapters: int, slots: int, flood: float) -> Waits:
+    """What the others take, over all seeds."""
+    others = list(itertools.chain(*(_simulate(make(), adapters, slots, flood, seed) for seed in range(_SEEDS))))
+    waits, wholes = sorted(wait for wait, _ in others), sorted(wait + hold for wait, hold in others)
+    return Waits(percentile(waits, 95), percentile(wholes, 95))
+
+
+def _simulate(queue: _Queue, adapters: int, slots: int, flood: float, seed: int) -> list[tuple[float, float]]:
+    """The wait and the hold of each request of the others."""
+    arrivals = _arrivals(adapters, slots, flood, seed)
+    ends, free, about, found = list[float](), slots, dict[Ticket, tuple[float, float]](), list[tuple[float, float]]()
+    for came, adapter, hold in [*arrivals, (math.inf, "", 0.0)]:
+        while ends and ends[0] <= came:
+            now = heapq.heappop(ends)
+            free += 1
+            free -= _hand_out(queue, free, now, about, ends, found)
+        if adapter:
+            ticket = Ticket("", adapter)
+            about[ticket] = came, hold
+            queue.push(ticket)
+            free -= _hand_out(queue, free, came, about, ends, found)
+            if len(queue) > _WAITING:
+                queue.drop(ticket)
+    return found
+
+
+def _hand_out(
+    queue: _Queue,
+    free: int,
+    now: float,
+    about: dict[Ticket, tuple[float, float]],
+    ends: list[float],
+    found: list[tuple[float, float]],
+) -> int:
+    """How many of the free slots were taken."""
+    taken = min(free, len(queue))
+    for _ in range(taken):
+        ticket = queue.take()
+        came, hold = about.pop(ticket)
+        heapq.heappush(ends, now + hold)
+        if ticket.adapter != _HOT:
+            found.append((now - came, hold))
+    return taken
+
+
+def _arrivals(adapters: int, slots: int, flood: float, seed: int) -> list[tuple[float, str, float]]:
+    """When each request comes, of which adapter, and how long it will hold its slot; in order."""
+    share, end = slots / adapters, _TURNS / slots
+    rates = {f"a{number}": _LOAD * share for number in range(adapters - 1)} | {_HOT: flood * share}
+    found = []
+    for name, rate in rates.items():
+        draw, now = random.Random(f"{seed}{name}"), 0.0
+        while rate and (now := now + draw.expovariate(rate)) < end:
+            found.append((now, name, draw.expovariate(1)))
+    return sorted(found)
+
+
+def _erlang(slots: int, load: float) -> float:
+    """The probability that all slots are taken, of `slots` that are busy `load` of the time, where nobody floods."""
+    blocked = 1.0
+    for number in range(1, slots + 1):
+        blocked = slots * load * blocked / (number + slots * load * blocked)
+    return blocked / (1 - load * (1 - blocked))
+
+
+def main() -> None:
+    """Print the table."""
+    print("| adapters | slots | ρ | C | least ratio | without | with | `last` with | ratio | of whole requests |")
+    print("|" + "---:|" * 10)
+    for adapters, slots in _CASES:
+        load = _LOAD * (adapters - 1) / adapters
+        waits = _erlang(slots, load)
+        least = math.log(20) / math.log(20 * waits)
+        without, with_ = (p95(FairQueue, adapters, slots, flood) for flood in (0.0, _FLOOD))
+        last = p95(Last, adapters, slots, _FLOOD)
+        times = [without.wait, with_.wait, last.wait, with_.wait / without.wait, with_.whole / without.whole]
+        figures = [load, waits, least, *times]
+        print("|", " | ".join([str(adapters), str(slots), *(f"{figure:.2f}" for figure in figures)]), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""An Engine over another one that may die or hang: whatever is asked fails at once then, and it is started again.
+
+Knows nothing of what is asked: who is told of a lost engine, and what a new one needs, is the caller's.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar, TypeVarTuple
+
+from service.engine import Engine
+from service.errors import EngineUnavailable
+from service.metrics import Metrics
+from service.settings import Settings
+from service.types import Adapter, Continuations, Delta, Query, Scores, TokenIds
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+# Nobody tells when an engine dies.
+LOOK_S = 0.1
+# The first start is at once; those after a start that failed, or an engine that did not live so long, are not.
+STEADY_S = 60.0
+LONGEST_PAUSE_S = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class Supervised:
+    """Passes everything on to an engine while there is one; `supervise` sees to it that there is."""
+
+    def __init__(self, engine: Engine, canary: Query, settings: Settings, metrics: Metrics) -> None:
+        """`canary` is asked of an engine that nothing was heard of; its first token is waited for."""
+        self._engine, self._canary, self._settings, self._metrics = engine, canary, settings, metrics
+        self._fault = "the engine is not running yet"
+        # What is asked of the engine just now, each ended by its clock; another set is another engine, None is none.
+        self._asked: set[asyncio.Timeout] | None = None
+        self._heard = -math.inf
+        self._lost_at: float | None = None
+
+    async def start(self) -> None:
+        """See Engine."""
+        await self._engine.start()
+        self._asked, self._heard = set(), _now()
+
+    async def stop(self) -> None:
+        """See Engine."""
+        self._fail("the engine is stopped")
+        await self._engine.stop()
+
+    async def load(self, adapter: Adapter) -> None:
+        """See Engine."""
+        await self._ask(self._engine.load, adapter)
+
+    async def unload(self, adapter: Adapter) -> None:
+        """See Engine."""
+        await self._ask(self._engine.unload, adapter)
+
+    async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
+        """See Engine."""
+        async with aclosing(self._engine.generate(query)) as deltas:
+            while (delta := await self._ask(_next, deltas)) is not None:
+                self._heard = _now()
+                yield delta
+
+    async def score(self, query: Query) -> Scores:
+        """See Engine."""
+        scores = await self._ask(self._engine.score, query)
+        self._heard = _now()
+        return scores
+
+    async def extend(self, query: Query, said: Sequence[TokenIds], count: int) -> Continuations:
+        """See Engine."""
+        found = await self._ask(self._engine.extend, query, said, count)
+        self._heard = _now()
+        return found
+
+    async def check(self) -> None:
+        """See Engine."""
+        if self._asked is None:
+            raise EngineUnavailable(self._fault)
+        await self._engine.check()
+
+    def check_hope(self) -> None:
+        """Raise EngineUnavailable when an engine was lost and restarts have failed for too long."""
+        if self._lost_at is not None and (gone_s := _now() - self._lost_at) > self._settings.engine_lost_s:
+            raise EngineUnavailable(f"there has been no engine for {gone_s:.0f} s: {self._fault}")
+
+    async def supervise(self, forget: Work, renew: Work) -> None:
+        """Start the engine again whenever it died or hangs; never returns.
+
+        `forget` is awaited when an engine is lost and all that was asked of it has been failed, `renew` when another
+        has started; the engine counts as lost until that returns.
+        """
+        failures, fault = 0, await self._end()
+        while True:
+            log.error("the engine is lost: %s", fault)
+            self._lost_at = _now() if self._lost_at is None else self._lost_at
+            self._fail(f"{fault}; it is being started again")
+            await forget()
+            await asyncio.sleep(_pause(failures))
+            if again := await self._start_again(renew):
+                failures, fault = failures + 1, again
+                continue
+            began = _now()
+            fault = await self._end()
+            failures = failures + 1 if _now() - began < STEADY_S else 0
+
+    async def _start_again(self, renew: Work) -> str | None:
+        """What is wrong with the new engine, if something is."""
+        try:
+            await self._engine.stop()
+            await self.start()
+            self._metrics.engine_restarts.inc()
+            fault = await _first(self._end(), renew())
+        except Exception as error:  # engines fail to start in their own words
+            log.exception("the engine does not start")
+            return f"it does not start ({error!r})"
+        if fault is None:
+            self._lost_at = None
+            log.info("the engine is back")
+        return fault
+
+    async def _end(self) -> str:
+        """Return what is wrong with the engine as soon as something is."""
+        return await _first(self._death(), self._silence())
+
+    async def _death(self) -> str:
+        while True:
+            try:
+                await self._engine.check()
+            except EngineUnavailable as error:
+                return error.message
+            await asyncio.sleep(LOOK_S)
+
+    async def _silence(self) -> str:
+        """No canary is asked where others hear from the engine: behind a long queue it would call a busy one dead."""
+        every_s, deadline_s = self._settings.engine_canary_s, self._settings.engine_canary_deadline_s
+        while True:
+            asked = _now()
+            if (early_s := self._heard + every_s - asked) > 0:
+                await asyncio.sleep(early_s)
+                continue
+            try:
+                async with asyncio.timeout(deadline_s), aclosing(self.generate(self._canary)) as deltas:
+                    await anext(deltas)
+            except TimeoutError:
+                if self._heard < asked:
+                    return f"the engine said nothing for {deadline_s:g} s"
+            except EngineUnavailable as error:
+                return error.message
+
+    async def _ask(self, ask: Callable[[*Ts], Awaitable[T]], *about: *Ts) -> T:
+        """What `ask(*about)` gives, or EngineUnavailable as soon as the engine is found to be lost."""
+        await self.check()
+        asked = self._asked
+        assert asked is not None  # for the type checker: check would have raised
+        try:
+            async with asyncio.timeout(None) as clock:
+                asked.add(clock)
+                try:
+                    found = await ask(*about)
+                finally:
+                    asked.discard(clock)
+        except TimeoutError as error:
+            if not clock.expired():
+                raise
+            raise EngineUnavailable(self._fault) from error
+        if asked is not self._asked:  # it came in the very step in which the engine was given up
+            raise EngineUnavailable(self._fault)
+        return found
+
+    def _fail(self, fault: str) -> None:
+        """Have no engine: everything asked fails, and what is under way does so now."""
+        asked, self._asked, self._fault = self._asked, None, fault
+        for clock in asked or ():
+            clock.reschedule(_now())
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _pause(failures: int) -> float:
+    """Seconds before the next start, after so many that came to nothing."""
+    return min(2.0 ** (failures - 1), LONGEST_PAUSE_S) if failures else 0.0
+
+
+async def _next(deltas: AsyncGenerator[Delta, None]) -> Delta | None:
+    return await anext(deltas, None)
+
+
+async def _first(*works: Coroutine[Any, Any, T]) -> T:
+    """What the first of `works` to end returns or raises; the others are cancelled."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

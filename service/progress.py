@@ -1,0 +1,72 @@
+"""What is known of a request while it is worked on, and what is told of it at its end: its Answer, its one outcome."""
+
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+
+from service.metrics import Metrics
+from service.tracing import note
+from service.types import Adapter, Answer, Choice, Delta, Query, Question, Timing, Usage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """One request so far; times are seconds, and count from when it was accepted."""
+
+    question: Question
+    adapter: Adapter | None = None
+    query: Query | None = None
+    queue_s: float = 0.0
+    image_s: float = 0.0
+    first_token_s: float = 0.0
+    tokens: int = 0
+    last: Delta | None = None
+    choices: tuple[Choice, ...] = ()
+    _started: float = field(default_factory=time.perf_counter)
+
+    def elapsed(self) -> float:
+        """Seconds until now."""
+        return time.perf_counter() - self._started
+
+    def hear(self, delta: Delta) -> None:
+        """Take note of what the engine says."""
+        self.first_token_s = self.first_token_s or self.elapsed()
+        self.tokens += delta.tokens
+        self.last = delta
+
+    def answer(self, text: str) -> Answer:
+        """The Answer of a request that ended well, its words put together to `text`."""
+        last, image_tokens = self.last, self._image_tokens()
+        assert last is not None  # it ended well
+        usage = Usage(last.prompt_tokens, self.tokens, image_tokens)
+        timing = Timing(self.image_s, self.queue_s, self.first_token_s, self.elapsed())
+        finish, confidence = last.finish_reason or "stop", math.exp(last.logprob)
+        return Answer(self.question.id, text, confidence, self.adapter, finish, usage, timing, self.choices)
+
+    def record(self, outcome: str, metrics: Metrics) -> None:
+        """Tell how it ended: one log line, one counter, its histograms, its span."""
+        label, tenant, total = self.adapter.name if self.adapter else "", self.question.tenant.name, self.elapsed()
+        note(outcome, label, tenant)
+        told = {"outcome": outcome, "adapter": label, "tenant": tenant, "total_s": round(total, 6)}
+        log.info("%s: %s through %s in %.3f s", self.question.id, outcome, label or "the base", total, extra=told)
+        metrics.requests.labels(label, outcome).inc()
+        metrics.request_seconds.labels(label).observe(total)
+        metrics.queue_seconds.labels(label).observe(self.queue_s)
+        if self.last is None:
+            return
+        metrics.first_token_seconds.labels(label).observe(self.first_token_s)
+        if self.tokens > 1:
+            metrics.token_seconds.labels(label).observe((total - self.first_token_s) / (self.tokens - 1))
+        image_tokens = self._image_tokens()
+        metrics.tokens.labels(label, "prompt").inc(self.last.prompt_tokens - image_tokens)
+        metrics.tokens.labels(label, "image").inc(image_tokens)
+        metrics.tokens.labels(label, "completion").inc(self.tokens)
+
+    def _image_tokens(self) -> int:
+        """Every picture's one placeholder became its image tokens in the engine."""
+        assert self.query is not None  # the engine has spoken
+        assert self.last is not None
+        return self.last.prompt_tokens - len(self.query.token_ids) + len(self.query.pictures)

@@ -1,0 +1,49 @@
+"""A LLaVA whose own weights learn, some of them or all but the tower's: its forward pass, and what is kept of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from trainer.batches import Batch
+from trainer.model import TreeLlava, loss_sum
+
+# What transformers' Trainer looks for when it goes on.
+WEIGHTS = "model.safetensors"
+
+
+class BaseLlava(TreeLlava):
+    """LLaVA whose own weights train: a `Batch`'s features are the tower's, and the projector runs, and learns, within.
+
+    transformers' Trainer saves it by `save_pretrained` and goes on by `load_state_dict`, and transformers' own form of
+    the former has names that the latter does not know. Only what learns is kept.
+    """
+
+    def forward(self, *args: Any, seen: torch.Tensor | None = None, **inputs: Any) -> Any:
+        """See transformers; with `seen`, the summed loss of trees whose features are (image tokens, tower's size)."""
+        if seen is None:
+            return super().forward(*args, **inputs)
+        projector = self.model.multi_modal_projector
+        if len(inputs["features"]):
+            return loss_sum(self, Batch(**inputs | {"seen": seen, "features": projector(inputs["features"])}))
+        # Text alone: every process needs a gradient, if of zeros, for every weight.
+        nothing = projector(inputs["features"].new_zeros(1, projector.linear_1.in_features)).sum() * 0
+        return loss_sum(self, Batch(seen=seen, **inputs)) + nothing
+
+    def save_pretrained(self, directory: Any, state_dict: dict[str, torch.Tensor] | None = None, **_: Any) -> None:
+        """Write what learns as safetensors under this model's own names; `state_dict` where processes share it out."""
+        tensors = state_dict or self.state_dict()
+        kept = {name: tensors[name].contiguous() for name in tensors if name not in self._keys_to_ignore_on_save}
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        save_file(kept, Path(directory) / WEIGHTS, {"format": "pt"})
+
+
+def unfreeze(llava: Any, parts: Sequence[str]) -> Any:
+    """Have those modules of a LLaVA learn that `parts` name, and nothing else."""
+    llava.__class__ = BaseLlava
+    for name, parameter in llava.named_parameters():
+        parameter.requires_grad = any(part in name for part in parts)
+    llava._keys_to_ignore_on_save = {name for name in llava.state_dict() if not any(part in name for part in parts)}
+    return llava
