@@ -8,7 +8,7 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(FIND_LINK
 # The engine's build: `cpu` here, `gpu` with `make serve ENGINE=gpu` on a machine that has one.
 ENGINE ?= cpu
 
-.PHONY: help serve test check format adapters accuracy model bench-train bench-gateway bench-fairness bench-swaps test-slow test-restart clean
+.PHONY: help serve test check format adapters accuracy model bench-train bench-gateway bench-fairness bench-swaps test-slow test-restart test-fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -79,7 +79,10 @@ bench-swaps: $(VENV)/.all-$(ENGINE) ## 24 adapters in 4 slots, swapped and delet
 	$(BIN)/python -m loadtest.swaps $(ARGS)
 
 test-slow: $(VENV)/.all-$(ENGINE) ## trainings killed at random moments, and by two processes; test-restart as well
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' $(ARGS)
+
+test-fuzz: $(VENV)/.all-$(ENGINE) ## 100,000 hostile images, and every route by its OpenAPI document (ARGS=--inputs=3000: shorter)
+	$(BIN)/python -m pytest -m slow tests/test_images_fuzz.py tests/test_openapi_fuzz.py $(ARGS)
 
 test-restart: $(VENV)/.all-$(ENGINE) ## vLLM's process killed and stopped under load, and started again each time
 	$(BIN)/python -m pytest -m slow tests/test_engine_supervised_on_vllm.py $(ARGS)

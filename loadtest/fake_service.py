@@ -19,6 +19,7 @@ from loadtest.stores import files_of, record_probes
 from service import logs
 from service.adapters.store import Store
 from service.app import create_app
+from service.connections import configure
 from service.engine.fake import FakeEngine
 from service.prompt import Prompt
 from service.settings import Settings
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> None:
         settings = given.model_copy(update={"adapters": directory})
         leave = partial(signal.raise_signal, signal.SIGTERM)
         app = create_app(settings, checkpoint, FakeEngine(step_s=given.step_s), leave)
-        uvicorn.run(app, host=given.host, port=given.port, log_config=None, access_log=False)
+        uvicorn.Server(configure(app, settings)).run()
 
 
 if __name__ == "__main__":

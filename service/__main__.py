@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from contextlib import suppress
 
 import uvicorn
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from service import logs, tracing
 from service.app import create_app
 from service.auth import KeysFault
 from service.checkpoint import locate
+from service.connections import configure
 from service.engine.vllm import VLLMEngine
 from service.settings import Settings
 
@@ -38,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     except FileNotFoundError as error:
         print(f"option model (VQA_MODEL): {error}", file=sys.stderr)
         return 2
-    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None, access_log=False)
+    with suppress(KeyboardInterrupt):  # which uvicorn raises again once it has shut down
+        uvicorn.Server(configure(app, settings)).run()
     return 0 if app.state.service.warm.is_set() else 1
 
 

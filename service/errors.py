@@ -1,6 +1,9 @@
 """Every way a request or an adapter can fail; classes carry the HTTP status and the code, raisers carry the words.
 
 ServiceError                      500 internal
+├── MalformedRequest              400 malformed_request    (no HTTP, no JSON, no Unicode)
+├── RequestTooSlow                408 request_too_slow
+├── HeadTooLarge                  431 head_too_large
 ├── InvalidRequest                422 invalid_request
 │   ├── PromptTooLong             422 prompt_too_long
 │   └── ImageShapeRefused         422 image_shape_refused
@@ -8,6 +11,7 @@ ServiceError                      500 internal
 ├── ImageTypeRefused              415 image_type_refused
 ├── ImageTooLarge                 413 image_too_large
 ├── BodyTooLarge                  413 body_too_large
+├── TextTooLong                   413 text_too_long
 ├── UrlRefused                    400 url_refused
 ├── FetchFailed                   502 fetch_failed
 ├── FetchTimeout                  504 fetch_timeout
@@ -44,6 +48,27 @@ class ServiceError(Exception):
     def headers(self) -> dict[str, str]:
         """What the response says beside its body."""
         return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+
+
+class MalformedRequest(ServiceError):
+    """Bytes that are no HTTP or no JSON with each key once, or text that is no Unicode."""
+
+    status = 400
+    code = "malformed_request"
+
+
+class RequestTooSlow(ServiceError):
+    """A request that did not come in time; its connection is closed."""
+
+    status = 408
+    code = "request_too_slow"
+
+
+class HeadTooLarge(ServiceError):
+    """More bytes of headers than any client needs; the connection is closed."""
+
+    status = 431
+    code = "head_too_large"
 
 
 class InvalidRequest(ServiceError):
@@ -91,6 +116,13 @@ class BodyTooLarge(ServiceError):
 
     status = 413
     code = "body_too_large"
+
+
+class TextTooLong(ServiceError):
+    """A text over what its field may hold."""
+
+    status = 413
+    code = "text_too_long"
 
 
 class UrlRefused(ServiceError):

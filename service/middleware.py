@@ -78,14 +78,15 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "0")
-        seen = 0
+        length = Headers(scope=scope).get("content-length", "")
+        declared, seen = int(length) if length.isdecimal() else 0, 0
 
         async def receive_capped() -> Message:
             nonlocal seen
-            message = await receive()
+            # Before it is waited for: a client that expects 100-continue then sends none of it.
+            message: Message = await receive() if declared <= self.limit else {}
             seen += len(message.get("body", b""))
-            if seen > self.limit or (declared.isdigit() and int(declared) > self.limit):
+            if max(seen, declared) > self.limit:
                 raise BodyTooLarge(f"the body is over {self.limit:,} bytes: send a smaller image")
             return message
 

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, MalformedRequest
 from service.types import Turn
 
 
@@ -37,7 +37,8 @@ class Prompt:
         Special tokens inside any text are broken apart, so that a caller's "<image>" stays plain text.
 
         Raises:
-            InvalidRequest: no text, text that is not valid Unicode, or a history the template has no form for.
+            MalformedRequest: text that is not valid Unicode.
+            InvalidRequest: no text, or a history the template has no form for.
         """
         turns = [(turn, self._plain(turn.text)) for turn in (*history, Turn("user", question, pictures))]
         messages = [
@@ -76,7 +77,7 @@ class Prompt:
         if not text:
             raise InvalidRequest("the question, or a text that goes with it, is empty")
         if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-            raise InvalidRequest("the text holds a NUL or half a surrogate pair: send valid Unicode")
+            raise MalformedRequest("the text holds a NUL or half a surrogate pair: send valid Unicode")
         for token in self._special:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text

@@ -71,6 +71,12 @@ class Settings(BaseSettings):
         None, description="where traces are sent, as http://collector:4318/v1/traces; needs the extra `tracing`"
     )
 
+    request_s: float = Field(
+        10.0, gt=0, description="seconds a request may take to come, and one more for each 64 KiB of its body"
+    )
+    connections: int = Field(
+        800, gt=0, description="connections open at once; what comes over others gets 503, save for probes"
+    )
     body_limit: int = Field(20_000_000, gt=0, description="largest request body, and largest fetched image, in bytes")
     image_pixels: int = Field(50_000_000, gt=0, description="largest image, in pixels, judged before decoding")
     images_per_question: int = Field(4, ge=1, description="most images of one question")

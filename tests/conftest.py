@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from loadtest.stores import record_probes
 from service.app import create_app
+from service.connections import configure
 from service.engine import Engine
 from service.engine.fake import FakeEngine
 from service.prompt import Prompt
@@ -29,6 +30,10 @@ ADAPTERS = ROOT / "models/adapters"
 # A busy machine fails no property.
 hypothesis_settings.register_profile("any machine", deadline=None)
 hypothesis_settings.load_profile("any machine")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--inputs", type=int, default=100_000, help="inputs of each fuzz test (make test-fuzz)")
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ async def until(happened: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def listening(app: FastAPI, engine: Engine) -> AsyncGenerator[Running, None]:
     """The app behind a socket, warm."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    settings: Settings = app.state.service.settings
+    server = uvicorn.Server(configure(app, settings.model_copy(update={"port": 0})))
     task = asyncio.create_task(server.serve())
     await asyncio.wait_for(app.state.service.warm.wait(), 300)
     port = server.servers[0].sockets[0].getsockname()[1]

@@ -1,9 +1,10 @@
 """Web servers for tests to fetch from: they count who connects, and say whatever bytes they are told to."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 Say = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -48,12 +49,13 @@ def answer(status: int, body: bytes = b"", *headers: str) -> bytes:
 
 
 @asynccontextmanager
-async def origin(tls: ssl.SSLContext | None = None) -> AsyncGenerator[Origin, None]:
-    """A server on a port of its own, over TLS where given a context."""
+async def origin(tls: ssl.SSLContext | None = None, ipv6: bool = False) -> AsyncGenerator[Origin, None]:
+    """A server on a port of its own, over TLS where given a context; with `ipv6`, on ::1 as well if there is one."""
     made = Origin()
     server = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=tls)
     made.port = server.sockets[0].getsockname()[1]
-    try:
+    async with server, AsyncExitStack() as also:
+        if ipv6 and socket.has_ipv6:
+            with suppress(OSError):
+                await also.enter_async_context(await asyncio.start_server(made.serve, "::1", made.port, ssl=tls))
         yield made
-    finally:
-        server.close()

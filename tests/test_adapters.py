@@ -1,6 +1,7 @@
 """The store's layout and atomicity, and what must not be served: every refusal has its reason."""
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,17 @@ def _tensors(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]
     return lambda files: {WEIGHTS: save(change(load(files[WEIGHTS])))}
 
 
+def _weights(tensors: dict[str, tuple[int, int]], size: int | None = None) -> Callable[[Files], Files]:
+    """A safetensors file by hand: the bytes each tensor claims, and a header that claims to be `size` long."""
+    header = json.dumps(
+        {
+            name: {"dtype": "F32", "shape": [(end - start) // 4], "data_offsets": [start, end]}
+            for name, (start, end) in tensors.items()
+        }
+    ).encode()
+    return lambda _: {WEIGHTS: struct.pack("<Q", size or len(header)) + header + bytes(64)}
+
+
 REFUSALS: list[tuple[str, Callable[[Files], Files]]] = [
     # Renamed keys and weights of zero: stock vLLM loads both without a word and answers as the base model.
     ("keys", _tensors(lambda old: {key.replace("language_model", "llm"): tensor for key, tensor in old.items()})),
@@ -125,6 +137,10 @@ REFUSALS: list[tuple[str, Callable[[Files], Files]]] = [
     ("features", _config(modules_to_save=["lm_head"])),
     ("files", lambda _: {CONFIG: b"{"}),
     ("files", lambda _: {WEIGHTS: b"\x80\x04pickle"}),
+    ("files", _weights({"a": (0, 64)}, size=1 << 40)),
+    ("files", _weights({"a": (0, 64)}, size=99_000_000)),
+    ("files", _weights({"a": (0, 40), "b": (24, 64)})),
+    ("files", _weights({"a": (0, 1 << 40)})),
     ("pickle", lambda _: {"adapter_model.bin": b"\x80\x04."}),
     ("manifest", lambda _: {FILE: b"{}"}),
     ("mismatch", _manifest(base_digest="0" * 64)),

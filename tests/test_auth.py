@@ -81,6 +81,14 @@ async def test_without_a_key_that_is_somebodys_nothing_is_answered(keyed: Runnin
     assert 'outcome="unauthorized"} 7.0' in (await keyed.client.get("/metrics")).text
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "evil.example", "a b", "[::1", "", "x" * 5000, "test@evil"])
+async def test_a_host_header_opens_nothing_and_shuts_nothing(keyed: Running, host: str) -> None:
+    body = {"question": "what is it?"}
+    for tenant, status in ((None, 401), ("ops", 200)):
+        headers = {"host": host, "x-forwarded-for": "127.0.0.1"} | (bearer(tenant) if tenant else {})
+        assert (await keyed.client.post("/v1/vqa", json=body, headers=headers)).status_code == status
+
+
 async def test_a_key_is_asked_for_before_the_body_is_judged(keyed: Running) -> None:
     assert_error(await keyed.client.post("/v1/vqa", content=b"{"), 401, "unauthorized")
 

@@ -138,8 +138,9 @@ async def test_feedback_is_on_questions_that_are_known(keeping: Running) -> None
     answer = await ask(keeping)
     for unknown in ("vqa-nope", answer["id"][:-1], "*"):
         assert_error(await correct(keeping, unknown), 404, "question_not_found")
-    for wrong in ({"answer": "  "}, {"answer": "<image>"}, {"answer": "x" * 2001}, {"comment": 3}, {"typo": 1}):
+    for wrong in ({"answer": "  "}, {"answer": "<image>"}, {"comment": 3}, {"typo": 1}):
         assert_error(await correct(keeping, answer["id"], **wrong), 422, "invalid_request")
+    assert_error(await correct(keeping, answer["id"], answer="x" * 2001), 413, "text_too_long")
 
 
 async def test_a_tenant_corrects_its_own_questions_only(fake_adapters: Path, kept: Path, tmp_path: Path) -> None:

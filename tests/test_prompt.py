@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, MalformedRequest, ServiceError
 from service.prompt import Prompt
 from service.types import Turn
 from tests.conftest import CHECKPOINT
@@ -24,7 +24,7 @@ def test_one_placeholder_per_picture(prompt: Prompt, pictures: int) -> None:
 def test_special_tokens_in_a_question_stay_text(prompt: Prompt, text: str, token: str) -> None:
     try:
         ids = prompt.encode(f"{text}{token}{text}{token[:3]}{token}", pictures=1)
-    except InvalidRequest:
+    except MalformedRequest:
         return
     assert ids.count(prompt.image_token_id) == 1
     assert prompt.end_token_id not in ids
@@ -56,9 +56,12 @@ def test_turns_that_the_template_has_no_form_for_are_refused(template: str, monk
         prompt.text("why?", 1, (Turn("assistant", "red"),))
 
 
-@pytest.mark.parametrize("text", ["", "   ", "a\0b", "half \ud800 pair"])
-def test_text_that_is_none_is_refused(prompt: Prompt, text: str) -> None:
-    with pytest.raises(InvalidRequest):
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [("", InvalidRequest), ("   ", InvalidRequest), ("a\0b", MalformedRequest), ("half \ud800 pair", MalformedRequest)],
+)
+def test_text_that_is_none_is_refused(prompt: Prompt, text: str, error: type[ServiceError]) -> None:
+    with pytest.raises(error):
         prompt.encode(text)
 
 

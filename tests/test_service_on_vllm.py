@@ -20,7 +20,7 @@ from service.engine.vllm import VLLMEngine
 from service.metrics import Metrics
 from service.prompt import Prompt
 from service.workers import Workers
-from tests.conftest import ADAPTERS, CHECKPOINT, Running, png
+from tests.conftest import ADAPTERS, CHECKPOINT, Running, png, until
 from tests.test_http_edge import data_url
 from tests.test_streaming import events
 
@@ -226,6 +226,29 @@ async def test_usage_counts_the_image(real: Running) -> None:
     assert body["usage"]["image_tokens"] == 64
     assert body["usage"]["prompt_tokens"] > 64
     assert 0 < body["confidence"] <= 1
+
+
+async def test_a_client_that_leaves_stops_the_engine_within_a_second(real: Running) -> None:
+    admission = real.app.state.service.vqa.admission
+
+    async def counted(series: str) -> float:
+        text = (await real.client.get("/metrics")).text
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(series))
+
+    cancelled = 'vqa_requests_total{adapter="",outcome="cancelled"}'
+    before = await counted(cancelled)
+    asked = [Asked(None, f"what is picture {number}?", png(size=(64 + number, 64))) for number in range(32)]
+    crowd = [asyncio.create_task(ask(real, each)) for each in asked]
+    await until(lambda: admission.here >= 16)
+    for each in crowd:
+        each.cancel()
+    await asyncio.gather(*crowd, return_exceptions=True)
+    async with asyncio.timeout(1):
+        await until(lambda: admission.here == 0)
+    assert await counted(cancelled) > before
+    # vLLM counts what runs at each step, the last of which is now this one's.
+    await ask(real, Asked(None, "what is in the picture?", png()))
+    assert await counted("vllm:num_requests_running") == 0
 
 
 async def test_metrics_hold_ours_and_the_engine_s(real: Running) -> None:

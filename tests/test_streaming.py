@@ -122,14 +122,15 @@ async def leave_while_waiting(running: Running, stream: bool) -> None:
     ],
     ids=["in a stream", "before a stream", "without a stream"],
 )
-async def test_a_client_that_leaves_frees_its_slot_and_the_engine(
+async def test_a_client_that_leaves_frees_its_slot_and_the_engine_within_a_second(
     socket: Running, leave: Callable[[Running], Awaitable[None]], step_s: float
 ) -> None:
     engine, admission = socket.engine, socket.app.state.service.vqa.admission
     assert isinstance(engine, FakeEngine)
     engine.step_s = step_s
     await leave(socket)
-    await until(lambda: engine.running == 0 and admission.here == 0)
+    async with asyncio.timeout(1):
+        await until(lambda: engine.running == 0 and admission.here == 0)
     assert await outcome(socket, "cancelled")
     engine.step_s = 0
     (await ask(socket)).raise_for_status()

@@ -8,8 +8,9 @@ twice the picture's: its own transform gives that for a fraction of the work. Sm
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from service.errors import ImageBroken, ImageShapeRefused, ImageTooLarge, ImageTypeRefused
 
@@ -19,6 +20,15 @@ MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 # Other names of those types, and what a form says of a file it knows nothing of.
 _ALIASES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
 _UNKNOWN = (None, "", "application/octet-stream")
+_TURNS: dict[Any, Image.Transpose] = {  # by what EXIF says, whatever that is
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Pillow's own guard warns first and raises only at twice its limit; ImageLimits is stricter and set per service.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -58,7 +68,7 @@ def decode(
             if side is not None:
                 _shrink(image, 2 * side)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(_upright(image))
     except UnidentifiedImageError as error:
         raise ImageBroken("the image's header cannot be read: the file is truncated or corrupt") from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:  # what Pillow's decoders raise
@@ -93,9 +103,17 @@ def _shrink(image: Image.Image, least: int) -> None:
         image.draft(None, (max(1, width // factor), max(1, height // factor)))
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """As its EXIF orientation has it. Pillow's own exif_transpose also writes the EXIF anew, and dies of odd ones."""
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip rather than scale
         return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise ImageBroken("the image's pixels name colours of a palette that it lacks: the file is corrupt")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

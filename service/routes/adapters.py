@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
 from service.errors import AdapterNotFound, InvalidRequest
+from service.routes.bodies import as_sent, documented, read_json
 from service.routes.state import Asker, Running
 from service.schemas.adapters import (
     AdapterChange,
@@ -19,6 +20,8 @@ from service.schemas.adapters import (
 
 router = APIRouter(tags=["adapters"])
 admin = APIRouter(tags=["adapters"])
+_ADAPTER = "/v1/adapters/{name}"
+_ROLLBACK = f"{_ADAPTER}/rollback"
 
 
 async def _seen(name: str, tenant: Asker) -> str:
@@ -51,15 +54,16 @@ async def list_adapters(service: Running, tenant: Asker) -> AdaptersResponse:
     )
 
 
-@router.get("/v1/adapters/{name}")
+@router.get(_ADAPTER)
 async def show_adapter(name: Name, service: Running) -> AdapterDetail:
     """Show an adapter's aliases and versions, and the state of each in this replica."""
     return AdapterDetail.of(service.residency, name)
 
 
-@admin.put("/v1/adapters/{name}")
-async def change_adapter(name: Name, change: AdapterChange, service: Running) -> AdapterDetail:
+@admin.put(_ADAPTER, openapi_extra=documented(_ADAPTER, AdapterChange, "put"))
+async def change_adapter(request: Request, name: Name, service: Running) -> AdapterDetail:
     """Move an alias to a version, which is proven first; share traffic out to it; pin the adapter."""
+    change, _ = await read_json(request, AdapterChange, service.vqa.workers, as_sent)
     moves = change.version is not None or change.weight is not None
     if not moves and change.pin is None:
         raise InvalidRequest("nothing to change: send version, weight or pin")
@@ -70,10 +74,11 @@ async def change_adapter(name: Name, change: AdapterChange, service: Running) ->
     return AdapterDetail.of(service.residency, name)
 
 
-@admin.post("/v1/adapters/{name}/rollback")
-async def roll_back_adapter(name: Name, service: Running, rollback: Rollback | None = None) -> AdapterDetail:
+@admin.post(_ROLLBACK, openapi_extra=documented(_ROLLBACK, Rollback, required=False))
+async def roll_back_adapter(request: Request, name: Name, service: Running) -> AdapterDetail:
     """Point an alias, stable if none is named, at its previous version."""
-    await service.releases.roll_back(name, (rollback or Rollback()).alias)
+    rollback, _ = await read_json(request, Rollback, service.vqa.workers, as_sent)
+    await service.releases.roll_back(name, rollback.alias)
     return AdapterDetail.of(service.residency, name)
 
 
@@ -84,7 +89,7 @@ async def prefetch_adapter(name: Name, service: Running) -> AdapterDetail:
     return AdapterDetail.of(service.residency, name)
 
 
-@admin.delete("/v1/adapters/{name}", status_code=204)
+@admin.delete(_ADAPTER, status_code=204)
 async def delete_adapter(name: Name, service: Running, alias: str | None = None) -> None:
     """Remove an adapter, or one alias of it; questions under way are answered."""
     if alias is None:

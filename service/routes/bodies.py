@@ -4,10 +4,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+import jiter
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, MalformedRequest, ServiceError, TextTooLong
 from service.workers import Workers
 
 M = TypeVar("M", bound=BaseModel)
@@ -17,20 +18,26 @@ _SMALL = 32_768
 
 
 async def read_json(request: Request, shape: type[M], workers: Workers, mean: Callable[[M], R]) -> tuple[M, R]:
-    """The body as `shape`, and what it is taken to `mean`.
+    """The body as `shape`, none being the empty object, and what it is taken to `mean`.
 
     Raises:
-        InvalidRequest: no JSON, or another shape; and what `mean` raises.
+        MalformedRequest: no JSON, nested without end, or a key that comes twice.
+        TextTooLong, InvalidRequest: another shape; and what `mean` raises.
     """
-    body = await request.body()
-    return await understand(partial(shape.model_validate_json, body), mean, len(body), workers)
+    body = await request.body() or b"{}"
+    return await understand(partial(_parse, shape, body), mean, len(body), workers)
+
+
+def as_sent(body: M) -> M:
+    """What a body means that stands for nothing else."""
+    return body
 
 
 async def understand(parse: Callable[[], M], mean: Callable[[M], R], size: int, workers: Workers) -> tuple[M, R]:
     """What `parse` makes of `size` characters and `mean` of that; megabytes of base64 are work for a thread.
 
     Raises:
-        InvalidRequest: the shape is another; and what `mean` raises.
+        TextTooLong, InvalidRequest: the shape is another; and what `parse` and `mean` raise.
     """
 
     def read() -> tuple[M, R]:
@@ -43,17 +50,27 @@ async def understand(parse: Callable[[], M], mean: Callable[[M], R], size: int, 
         raise await workers.run(invalid, error) from error  # thousands of faults are long to word
 
 
-def documented(path: str, shape: type[BaseModel]) -> dict[str, Any]:
-    """What OpenAPI says of the body of a POST to `path` that `read_json` reads as `shape`."""
+def documented(path: str, shape: type[BaseModel], method: str = "post", required: bool = True) -> dict[str, Any]:
+    """What OpenAPI says of the body at `path` that `read_json` reads as `shape`."""
     # Where the shapes within it will stand in the document.
-    place = f"#/paths/{path.replace('/', '~1')}/post/requestBody/content/application~1json/schema/$defs/{{model}}"
+    pointer = path.replace("/", "~1").replace("{", "{{").replace("}", "}}")
+    place = f"#/paths/{pointer}/{method}/requestBody/content/application~1json/schema/$defs/{{model}}"
     content = {"application/json": {"schema": shape.model_json_schema(ref_template=place)}}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
-def invalid(error: ValidationError) -> InvalidRequest:
+def _parse(shape: type[M], body: bytes) -> M:
+    try:
+        # pydantic's own parser, which by itself would let the last of two like keys win.
+        found = jiter.from_json(body, catch_duplicate_keys=True)
+    except ValueError as error:
+        raise MalformedRequest(f"the body is no JSON that could be read: {error}") from error
+    return shape.model_validate(found)
+
+
+def invalid(error: ValidationError) -> ServiceError:
     """All faults of a body in one sentence."""
-    faults = (
-        f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors(include_url=False)
-    )
-    return InvalidRequest("; ".join(faults))
+    faults = error.errors(include_url=False)
+    sentence = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in faults)
+    too_long = any(fault["type"] == "string_too_long" for fault in faults)
+    return TextTooLong(sentence) if too_long else InvalidRequest(sentence)

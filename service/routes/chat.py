@@ -29,6 +29,15 @@ _FAILURE: dict[int | str, dict[str, Any]] = {
 }
 router = APIRouter(tags=["openai"], responses=_FAILURE)
 _CHAT = "/v1/chat/completions"
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            "text/event-stream": {
+                "example": 'data: {"object": "chat.completion.chunk", "choices": […], …}\n\ndata: [DONE]\n\n'
+            }
+        }
+    }
+}
 
 
 @router.get("/v1/models")
@@ -49,7 +58,7 @@ async def get_model(model: str, service: Running, tenant: Asker) -> ModelOut:
     return found
 
 
-@router.post(_CHAT, openapi_extra=documented(_CHAT, ChatRequest), response_model=ChatResponse)
+@router.post(_CHAT, openapi_extra=documented(_CHAT, ChatRequest), response_model=ChatResponse, responses=_STREAM)
 async def chat(
     request: Request, service: Running, tenant: Asker, key: RequestKey = None
 ) -> ChatResponse | StreamingResponse:

@@ -7,8 +7,9 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from service.errors import InvalidRequest, ServiceError
+from service.errors import Cancelled, InvalidRequest, ServiceError
 from service.schemas.chat import OpenAIErrorResponse
 from service.schemas.errors import ErrorBody, ErrorResponse
 
@@ -33,6 +34,8 @@ def describe(error: BaseException, request_id: str) -> Failure:
         return _failure(InvalidRequest.status, InvalidRequest.code, str(error.errors()), request_id)
     if isinstance(error, HTTPException):
         return _failure(error.status_code, "http_error", str(error.detail), request_id)
+    if isinstance(error, ClientDisconnect):
+        error = Cancelled("the client hung up before its request was complete")
     if isinstance(error, ServiceError):
         body = ErrorBody(code=error.code, message=error.message, request_id=request_id)
         return Failure(error.status, body, error.headers)

@@ -1,17 +1,20 @@
 """POST /v1/feedback: the right answer to a question that was asked, kept beside it as training data."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from service.errors import QuestionNotFound
+from service.routes.bodies import as_sent, documented, read_json
 from service.routes.state import Asker, Running
 from service.schemas.feedback import FeedbackRequest
 
 router = APIRouter(tags=["questions"])
+_PATH = "/v1/feedback"
 
 
-@router.post("/v1/feedback", status_code=204)
-async def correct(feedback: FeedbackRequest, service: Running, tenant: Asker) -> None:
+@router.post(_PATH, status_code=204, openapi_extra=documented(_PATH, FeedbackRequest))
+async def correct(request: Request, service: Running, tenant: Asker) -> None:
     """Say what the right answer was. Only where the service keeps questions, and only for one's own."""
+    feedback, _ = await read_json(request, FeedbackRequest, service.vqa.workers, as_sent)
     if service.vqa.capture is None:
         raise QuestionNotFound("this service keeps no questions: its operator has not asked for it")
     await service.vqa.capture.correct(feedback.id, tenant.name, feedback.answer, feedback.comment)

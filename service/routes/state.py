@@ -12,7 +12,7 @@ from service.adapters.releases import Releases
 from service.adapters.residency import Residency
 from service.auth import Tenants
 from service.engine.supervised import Supervised
-from service.errors import Forbidden
+from service.errors import Forbidden, Overloaded
 from service.metrics import Metrics
 from service.settings import Settings
 from service.types import Tenant
@@ -41,6 +41,18 @@ async def get_service(request: Request) -> Service:  # async: FastAPI sends othe
 
 
 Running = Annotated[Service, Depends(get_service)]
+
+
+async def has_room(request: Request) -> None:
+    """For `Depends` of all but probes: service/connections.py marks what comes over more connections than may be open.
+
+    Raises:
+        Overloaded: it was marked.
+    """
+    if getattr(request.state, "crowded", False):
+        raise Overloaded("as many connections are open as may be: keep one, and ask again over it")
+
+
 _Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 
 

@@ -1,0 +1,143 @@
+"""What HTTP connections may cost: how long a request may take to come, how large its head is, how many are open.
+
+uvicorn has no such limits of its own. Knows bytes and time, nothing of questions; closes a connection or lets it be.
+"""
+
+import asyncio
+import uuid
+from functools import partial
+from typing import Any, cast
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.errors import HeadTooLarge, MalformedRequest, RequestTooSlow, ServiceError
+from service.routes import failure
+from service.schemas.errors import ErrorResponse
+from service.settings import Settings
+
+_HEAD_BYTES = 65_536
+# A body of this many bytes more may take a second more: a slow line is served, a drip is not.
+_BYTES_PER_S = 65_536
+
+
+def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves `app`."""
+    protocol = partial(Connection, patience_s=settings.request_s, most=settings.connections)
+    http = cast("type[asyncio.Protocol]", protocol)  # uvicorn only calls it
+    return uvicorn.Config(
+        app, settings.host, settings.port, http=http, ws="none", log_config=None, access_log=False, lifespan="on"
+    )
+
+
+class Connection(HttpToolsProtocol):
+    """One connection: it is closed when its client keeps us waiting, and marked when more are open than may be.
+
+    The timer runs whenever it is the client's turn: from the first byte of a request to its last, and while there is no
+    request at all. What is marked is refused by `service.routes.state.has_room`, so that probes are answered still.
+    """
+
+    def __init__(self, *, patience_s: float, most: int, **given: Any) -> None:
+        super().__init__(**given)
+        self._patience_s, self._most = patience_s, most
+        self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0  # on the loop's clock
+        self._in_head, self._head = False, 0
+        self._crowded = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The client's turn begins."""
+        super().connection_made(transport)
+        self._crowded = len(self.connections) > self._most
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is waited for."""
+        super().connection_lost(exc)
+        self._stop()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came; a head is counted from the second piece on."""
+        before = self.scope
+        super().data_received(data)
+        if self._in_head and self.scope is before:
+            self._head += len(data)
+            if self._head > _HEAD_BYTES:
+                self._refuse(HeadTooLarge(f"the request's head is over {_HEAD_BYTES:,} bytes: send fewer headers"))
+
+    def on_message_begin(self) -> None:
+        """A request's first byte came."""
+        super().on_message_begin()
+        self._in_head, self._head = True, 0
+        self._wait()
+
+    def on_headers_complete(self) -> None:
+        """A request's head came; the app learns whether there is room for it."""
+        self._in_head = False
+        self.scope["state"]["crowded"] = self._crowded
+        super().on_headers_complete()
+        if self._crowded:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """Some of a request's body came."""
+        if not self.cycle.response_complete:
+            self._until += len(body) / _BYTES_PER_S
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request's last byte came: it is our turn."""
+        self._stop()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Its answer went: where no other is in line, it is the client's turn, be it to end what it still sends."""
+        if not self.pipeline:
+            self._wait()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP."""
+        self._refuse(MalformedRequest(msg))
+
+    def _wait(self) -> None:
+        self._stop()
+        self._until = self.loop.time() + self._patience_s
+        self._timer = self.loop.call_later(self._patience_s, self._judge)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _judge(self) -> None:
+        # While we do not read, the client can send nothing.
+        left = self._patience_s if self.flow.read_paused else self._until - self.loop.time()
+        if left > 0:
+            self._timer = self.loop.call_later(left, self._judge)
+        else:
+            self._refuse(RequestTooSlow("the request took too long to come: send it faster"))
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Close; say why, unless nothing was asked or what is said would be taken for another request's answer."""
+        cycle = self.cycle
+        if self._in_head:
+            listening = cycle is None or cycle.response_complete
+        else:
+            listening = cycle is not None and cycle.more_body and not cycle.response_started
+        if listening and not self.transport.is_closing():
+            self.transport.write(_answer(error))
+        self.transport.close()
+
+
+def _answer(error: ServiceError) -> bytes:
+    told = failure.describe(error, uuid.uuid4().hex)
+    body = ErrorResponse(error=told.body).model_dump_json().encode()
+    lines = (
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        "connection: close",
+        f"x-request-id: {told.body.request_id}",
+    )
+    return STATUS_LINE[told.status] + "\r\n".join([*lines, "", ""]).encode() + body
