@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import httpx
 
+# select(2) knows no more files than 1,024; who waits for one of these is charged for it.
+_CONNECTIONS = 900
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 _CPU = re.compile(r"^process_cpu_seconds_total (\S+)$", re.MULTILINE)
 
@@ -55,6 +57,7 @@ class _Client:
     def __init__(self, url: str) -> None:
         self._url = httpx.URL(url)
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._room = asyncio.Semaphore(_CONNECTIONS)
 
     async def send_all(self, requests: Iterable[Due]) -> list[Sent]:
         started, sending = time.perf_counter() + 0.1, list[asyncio.Task[Sent]]()
@@ -68,7 +71,8 @@ class _Client:
 
     async def _send(self, due: Due, at: float) -> Sent:
         try:
-            status = await self._exchange(due.content)
+            async with self._room:
+                status = await self._exchange(due.content)
         except (OSError, EOFError):
             status = 0
         return Sent(due.flow, status, time.perf_counter() - at)
