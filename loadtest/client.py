@@ -4,6 +4,7 @@ Latency counts from when a request was due: a service that stalls is charged for
 """
 
 import asyncio
+import math
 import re
 import selectors
 import subprocess
@@ -116,8 +117,8 @@ def cpu_seconds(url: str) -> float:
 
 
 def percentile(sorted_: list[float], percent: float) -> float:
-    """The value that `percent` of them do not exceed."""
-    return sorted_[min(len(sorted_) - 1, int(percent / 100 * len(sorted_)))]
+    """The least value that `percent` of them do not exceed."""
+    return sorted_[max(0, math.ceil(percent / 100 * len(sorted_)) - 1)]
 
 
 def _ready(url: str) -> bool:
