@@ -79,8 +79,9 @@ class _Client:
         return Sent(due.flow, status, time.perf_counter() - at)
 
     async def _exchange(self, content: bytes) -> int:
-        connection = self._idle.pop() if self._idle else await self._connect()
-        reader, writer = connection
+        while self._idle and self._idle[-1][0].at_eof():
+            self._idle.pop()  # the service closes what is idle for long
+        connection = reader, writer = self._idle.pop() if self._idle else await self._connect()
         writer.write(content)
         head = await reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(head)
