@@ -4,6 +4,7 @@ Latency counts from when a request was due: a service that stalls is charged for
 """
 
 import asyncio
+import math
 import re
 import selectors
 import subprocess
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 
 import httpx
 
+# select(2) knows no more files than 1,024; who waits for one of these is charged for it.
+_CONNECTIONS = 900
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 _CPU = re.compile(r"^process_cpu_seconds_total (\S+)$", re.MULTILINE)
 
@@ -55,6 +58,7 @@ class _Client:
     def __init__(self, url: str) -> None:
         self._url = httpx.URL(url)
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._room = asyncio.Semaphore(_CONNECTIONS)
 
     async def send_all(self, requests: Iterable[Due]) -> list[Sent]:
         started, sending = time.perf_counter() + 0.1, list[asyncio.Task[Sent]]()
@@ -68,14 +72,16 @@ class _Client:
 
     async def _send(self, due: Due, at: float) -> Sent:
         try:
-            status = await self._exchange(due.content)
+            async with self._room:
+                status = await self._exchange(due.content)
         except (OSError, EOFError):
             status = 0
         return Sent(due.flow, status, time.perf_counter() - at)
 
     async def _exchange(self, content: bytes) -> int:
-        connection = self._idle.pop() if self._idle else await self._connect()
-        reader, writer = connection
+        while self._idle and self._idle[-1][0].at_eof():
+            self._idle.pop()  # the service closes what is idle for long
+        connection = reader, writer = self._idle.pop() if self._idle else await self._connect()
         writer.write(content)
         head = await reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(head)
@@ -112,8 +118,8 @@ def cpu_seconds(url: str) -> float:
 
 
 def percentile(sorted_: list[float], percent: float) -> float:
-    """The value that `percent` of them do not exceed."""
-    return sorted_[min(len(sorted_) - 1, int(percent / 100 * len(sorted_)))]
+    """The least value that `percent` of them do not exceed."""
+    return sorted_[max(0, math.ceil(percent / 100 * len(sorted_)) - 1)]
 
 
 def _ready(url: str) -> bool:

@@ -76,7 +76,7 @@ async def swap(store: Store, proof: Proof, maker: Maker, options: Swaps) -> Swap
     async with running(store, proof, options.slots) as replica:
         replica.engine.step_s = _STEP_S
         watching = asyncio.create_task(watch(replica.residency, _POLL_S))
-        ends, _ = await asyncio.gather(load.ask_all(replica), load.change(replica))
+        ends, *_ = await asyncio.gather(load.ask_all(replica), load.swap_all(), load.delete_some(replica))
         watching.cancel()
         await replica.residency.reconcile()
         last = {name: (await replica.ask(name))[0].version for name in load.later}
@@ -102,17 +102,20 @@ class _Load:
         for name, labels in self.later.items():
             self._versions[name] |= {digest(await self._maker.make(label)) for label in labels}
 
-    async def change(self, replica: Replica) -> None:
-        """Swap all adapters that are, again and again, and at last delete those that go."""
-        doomed, steps = self._names[::6], self._options.versions * len(self.later)
+    async def swap_all(self) -> None:
+        """Publish the later versions, one adapter after the other, round after round."""
         for number in range(self._options.versions):
             for name, labels in self.later.items():
                 await asyncio.to_thread(self._store.publish, name, await self._maker.make(labels[number]))
-                await asyncio.sleep(0.6 * self._seconds / steps)
+                await asyncio.sleep(0.8 * self._seconds / (self._options.versions * len(self.later)))
+
+    async def delete_some(self, replica: Replica) -> None:
+        """Delete every sixth adapter, one after the other."""
+        doomed = self._names[::6]
         for name in doomed:
+            await asyncio.sleep(self._seconds / (len(doomed) + 1))
             self._deleted.add(name)
             await replica.releases.delete(name)
-            await asyncio.sleep(0.2 * self._seconds / len(doomed))
 
     async def ask_all(self, replica: Replica) -> Counter[str]:
         """How the requests ended."""

@@ -442,7 +442,7 @@ async def test_a_thousand_questions_to_24_adapters_in_4_slots_while_they_are_swa
 ) -> None:
     """The small case of `make bench-swaps`."""
     swapped = await swap(store, proof, maker, Swaps(requests=1000, versions=2))
-    assert swapped.ends.keys() <= {"right", "gone"}
+    assert swapped.ends.keys() == {"right", "gone"}
     assert swapped.ends.total() == 1000
     assert swapped.ends["right"] > 800
     assert swapped.most == 4

@@ -275,7 +275,7 @@ def others_p95_wait(flood: float, adapters: int, slots: int, apart: bool = True)
 
 
 def floor_of_p95_wait(adapters: int, slots: int) -> float:
-    """What the flood leaves to the others where it always stands last: in the long run, no busy queue gives less."""
+    """What the flood leaves to the others where it always stands last, and they go in order of arrival."""
     return math.log(20) / (slots * (1 - 0.95 * (adapters - 1) / adapters))
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import anyio.to_thread
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service import logs
 from service.engine.fake import FakeEngine
 from service.settings import Settings
 from tests.conftest import Running, png, serving
@@ -58,6 +60,21 @@ async def test_json_and_form_mean_the_same(fake: Running) -> None:
     by_form = await fake.client.post("/v1/vqa", data=fields, files={"image": ("../../etc/x.png", png())})
     for part in ("answer", "adapter", "usage"):
         assert by_json.json()[part] == by_form.json()[part]
+
+
+async def test_a_small_question_crosses_to_a_thread_once(fake: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each crossing takes longer than all that a small body needs."""
+    crossings, run_sync = list[str](), anyio.to_thread.run_sync
+
+    async def counting(function: Any, *args: Any, **options: Any) -> Any:
+        crossings.append(logs.request_id.get())
+        return await run_sync(function, *args, **options)
+
+    monkeypatch.setattr("anyio.to_thread.run_sync", counting)
+    image, form = data_url(png()), {"data": {"question": QUESTION}, "files": {"image": ("x.png", png())}}
+    for id_, body in (("json", {"json": {"question": QUESTION, "image": image}}), ("form", form)):
+        (await fake.client.post("/v1/vqa", headers={"x-request-id": id_}, **body)).raise_for_status()
+    assert [id_ for id_ in crossings if id_] == ["json", "form"]  # the rest follows the store
 
 
 async def test_adapters_pictures_and_questions_change_the_answer(fake: Running) -> None:
