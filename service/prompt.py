@@ -76,7 +76,7 @@ class Prompt:
         text = text.strip()
         if not text:
             raise InvalidRequest("the question, or a text that goes with it, is empty")
-        if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        if not is_unicode(text):
             raise MalformedRequest("the text holds a NUL or half a surrogate pair: send valid Unicode")
         for token in self._special:
             text = text.replace(token, f"{token[0]} {token[1:]}")
@@ -87,6 +87,11 @@ class Prompt:
         sample = 'what does <s> mean in "7 red apples"?\nWas it 1,024.5 or – Ünïcode?'
         seen = [self.encode(sample, pictures) for pictures in (0, 1, 2)]
         return hashlib.sha256(json.dumps([seen, self.encode_answer(sample, sample)]).encode()).hexdigest()
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a tokenizer takes it: no NUL and no half of a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _chat_template(checkpoint: Path) -> str | None:

@@ -141,6 +141,7 @@ async def test_feedback_is_on_questions_that_are_known(keeping: Running) -> None
     for wrong in ({"answer": "  "}, {"answer": "<image>"}, {"comment": 3}, {"typo": 1}):
         assert_error(await correct(keeping, answer["id"], **wrong), 422, "invalid_request")
     assert_error(await correct(keeping, answer["id"], answer="x" * 2001), 413, "text_too_long")
+    assert_error(await correct(keeping, answer["id"], answer="a\0b"), 400, "malformed_request")
 
 
 async def test_a_tenant_corrects_its_own_questions_only(fake_adapters: Path, kept: Path, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from typing import Any
 
 from PIL import Image
 
+from service.prompt import is_unicode
+
 # Longest text of a row, and what none may hold, as the trainer has them.
 TEXT_LIMIT, _PLACEHOLDER = 2000, "<image>"
 _SWEEP_S = 60.0
@@ -58,7 +60,7 @@ class Record:
 
 def is_row_text(text: str) -> bool:
     """Whether a row of training data may have this as its question or answer."""
-    return bool(text.strip()) and len(text) <= TEXT_LIMIT and _PLACEHOLDER not in text
+    return bool(text.strip()) and len(text) <= TEXT_LIMIT and _PLACEHOLDER not in text and is_unicode(text)
 
 
 class Files:

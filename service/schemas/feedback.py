@@ -4,10 +4,14 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from service.errors import MalformedRequest
+from service.prompt import is_unicode
 from service.schemas import Incoming
 
 
 def _row_text(text: str) -> str:
+    if not is_unicode(text):
+        raise MalformedRequest("the right answer holds a NUL or half a surrogate pair: send valid Unicode")
     if not text.strip() or "<image>" in text:
         raise ValueError("a right answer has words, and no <image> among them")
     return text.strip()
