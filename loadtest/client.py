@@ -80,13 +80,17 @@ class _Client:
 
     async def _exchange(self, content: bytes) -> int:
         while self._idle and self._idle[-1][0].at_eof():
-            self._idle.pop()  # the service closes what is idle for long
+            self._idle.pop()[1].close()  # the service closes what is idle for long
         connection = reader, writer = self._idle.pop() if self._idle else await self._connect()
-        writer.write(content)
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = _LENGTH.search(head)
-        assert length is not None  # only streams have none
-        await reader.readexactly(int(length[1]))
+        try:
+            writer.write(content)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = _LENGTH.search(head)
+            assert length is not None  # only streams have none
+            await reader.readexactly(int(length[1]))
+        except BaseException:
+            writer.close()
+            raise
         self._idle.append(connection)
         return int(head.split(b" ", 2)[1])
 
