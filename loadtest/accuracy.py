@@ -4,18 +4,13 @@ Prints the right answers of the base and of each adapter on the same rows, and w
 """
 
 import json
-import os
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
+from loadtest.process import serving
 from trainer.config import EvaluateOptions
 from trainer.evaluate import evaluate
 from trainer.evaluation import Evaluation, table
@@ -40,7 +35,7 @@ def main(arguments: list[str]) -> int:
     options = CliApp.run(Accuracy, cli_args=arguments)
     results: list[Evaluation] = []
     for model in options.models:
-        with _service(model, options.port) as url:
+        with serving("service", options.port, "--model", model, "--log-level", "warning") as url:
             results += [_ask(options, url, adapter) for adapter in options.adapters]
     print(table(results))
     for adapter in options.adapters:
@@ -80,28 +75,6 @@ def _verdict(adapter: str, results: list[Evaluation]) -> dict[str, object]:
             if len(shares) > 1
         },
     }
-
-
-@contextmanager
-def _service(model: str, port: int) -> Iterator[str]:
-    """A service of its own process, ready to answer; stopped afterwards."""
-    environment = os.environ | {"VQA_MODEL": model, "VQA_PORT": str(port), "VQA_LOG_LEVEL": "warning"}
-    process = subprocess.Popen([sys.executable, "-m", "service"], env=environment)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while process.poll() is None:
-            try:
-                if httpx.get(f"{url}/readyz").is_success:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.5)
-        if process.poll() is not None:
-            raise SystemExit(f"the service of {model} ended with status {process.returncode}: see its log above")
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A lean HTTP client that sends when a request is due, whatever came of those before, and the service it sends to.
+"""A lean HTTP client that sends when a request is due, whatever came of those before.
 
 Latency counts from when a request was due: a service that stalls is charged for all who came meanwhile.
 """
@@ -7,11 +7,8 @@ import asyncio
 import math
 import re
 import selectors
-import subprocess
-import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import httpx
@@ -98,23 +95,6 @@ class _Client:
         return await asyncio.open_connection(self._url.host, self._url.port)
 
 
-@contextmanager
-def fake_service(port: int, *options: str) -> Iterator[str]:
-    """The service on the fake engine in a process of its own, ready to answer; stopped afterwards."""
-    command = [sys.executable, "-m", "loadtest.fake_service", "--port", str(port), *options]
-    # Its log lines are written, as they would be, and read by nobody.
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        url = f"http://127.0.0.1:{port}"
-        try:
-            while not _ready(url):
-                if process.poll() is not None:
-                    raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
-                time.sleep(0.1)
-            yield url
-        finally:
-            process.terminate()
-
-
 def cpu_seconds(url: str) -> float:
     """CPU time that the service's process has used, by its own /metrics."""
     found = _CPU.search(httpx.get(f"{url}/metrics").text)
@@ -124,10 +104,3 @@ def cpu_seconds(url: str) -> float:
 def percentile(sorted_: list[float], percent: float) -> float:
     """The least value that `percent` of them do not exceed."""
     return sorted_[max(0, math.ceil(percent / 100 * len(sorted_)) - 1)]
-
-
-def _ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz").is_success
-    except httpx.TransportError:
-        return False

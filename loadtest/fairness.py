@@ -15,7 +15,8 @@ import httpx
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
-from loadtest.client import Due, Sent, encode, fake_service, percentile, send_all
+from loadtest.client import Due, Sent, encode, percentile, send_all
+from loadtest.process import fake_service
 
 _HOT, _LOAD = "shapes", 0.95
 _FULL = 128  # requests at once by which the capacity is measured

@@ -16,7 +16,8 @@ from PIL import Image
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
-from loadtest.client import Due, cpu_seconds, encode, fake_service, percentile, send_all
+from loadtest.client import Due, cpu_seconds, encode, percentile, send_all
+from loadtest.process import fake_service
 
 _SIDE = 64
 

@@ -15,7 +15,6 @@ Only drawn scenes are seen: no easy-VQA picture, no handwritten digit.
 """
 
 import logging
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,12 +42,15 @@ from models.stages import (
 from models.tokenizer import train_tokenizer
 from models.tower import PREPARATION, load_tower, train_tower
 from trainer.quantize import Sample, write_int4
+from trainer.saving import new_directory
 
 log = logging.getLogger(__name__)
+# Peak rates of the parts of stage 2: `compared` and `tuned` at half.
+_MUON = (0.02, 0.02, 0.01, 0.02, 0.01)
 
 
 class Make(BaseSettings):
-    """Make the embedded model again: about forty minutes on 2 cores."""
+    """Make the embedded model again: about an hour on 2 cores."""
 
     model_config = SettingsConfigDict(
         frozen=True, env_prefix="MANYLENS_MAKE_", cli_kebab_case=True, cli_prog_name="python -m models.make"
@@ -89,7 +91,8 @@ def make(options: Make) -> None:
         _stage(compared, lambda target: _tune(options, 2, more, presence, all_, target))
         _stage(negated, lambda target: _tune(options, 3, more, more.pairs, compared, target))
         _stage(tuned, lambda target: _tune(options, 4, more, more.asked, negated, target))
-    _stage(packed, lambda target: write_int4(tuned, target, _samples(options.seed), group_size=32))
+    if not packed.exists():
+        write_int4(tuned, packed, _samples(options.seed), group_size=32)
 
 
 def _stage(target: Path, run: Callable[[Path], None]) -> None:
@@ -97,10 +100,8 @@ def _stage(target: Path, run: Callable[[Path], None]) -> None:
     if target.exists():
         log.info("%s is there", target)
         return
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    run(part)
-    part.rename(target)
+    with new_directory(target) as part:
+        run(part)
 
 
 def _language(options: Make, tower: Path, target: Path) -> None:
@@ -124,12 +125,12 @@ def _align(options: Make, lessons: Lessons, source: Path, target: Path) -> None:
 
 
 def _tune(options: Make, part: int, lessons: Lessons, asked: list[list[Asked]], source: Path, target: Path) -> None:
-    """A part of stage 2: projector and language model; `compared` and `tuned` at half the rate."""
+    """A part of stage 2: projector and language model."""
     llava, prompt = _load(source)
     learn(
         llava, prompt, lessons.states, trees_of(lessons, prompt, asked), name=f"stage 2.{part}",
         parts=PROJECTOR + LANGUAGE, steps=options.tuning_steps[part], seed=options.seed,
-        muon=0.01 if part in (2, 4) else 0.02,
+        muon=_MUON[part],
     )  # fmt: skip
     checkpoint.save(llava, AutoTokenizer.from_pretrained(source), target)
 

@@ -1,0 +1,41 @@
+"""A service in a process of its own, for those who measure it from outside."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import httpx
+
+
+@contextmanager
+def serving(module: str, port: int, *options: str, stderr: int | None = None) -> Iterator[str]:
+    """The URL of `python -m module` on that port, ready to answer; stopped afterwards. `stderr` is subprocess's.
+
+    Raises:
+        SystemExit: it ended before it was ready.
+    """
+    command = [sys.executable, "-m", module, "--port", str(port), *options]
+    with subprocess.Popen(command, stderr=stderr) as process:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            while not _ready(url):
+                if process.poll() is not None:
+                    raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
+                time.sleep(0.1)
+            yield url
+        finally:
+            process.terminate()
+
+
+def fake_service(port: int, *options: str) -> AbstractContextManager[str]:
+    """`serving` on the fake engine; its log lines are written, as they would be, and read by nobody."""
+    return serving("loadtest.fake_service", port, *options, stderr=subprocess.DEVNULL)
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").is_success
+    except httpx.TransportError:
+        return False
