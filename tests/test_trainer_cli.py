@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -52,6 +53,42 @@ def test_an_adapter_that_gains_nothing_is_not_published(
     assert "not published" in capsys.readouterr().err
     assert Store(tmp_path).names() == []
     assert "Worst errors" in (tmp_path / "run/report.html").read_text()
+
+
+def test_muon_learns_and_goes_on_where_it_was_cut_off(codes: Path, tmp_path: Path) -> None:
+    options = [
+        "--optimizer",
+        "muon",
+        "--epochs",
+        "8",
+        "--batch-size",
+        "8",
+        "--learning-rate",
+        "3e-3",
+        "--holdout",
+        "0.2",
+    ]
+    options += ["--save-steps", "5"]
+    assert run(codes, tmp_path, *options) == 0
+    with interrupted_after(17):
+        run(codes, tmp_path / "cut", *options)
+    assert run(codes, tmp_path / "cut", *options, "--resume") == 0
+    whole, cut = (
+        Store(store).stable("codes").path / "adapter_model.safetensors" for store in (tmp_path, tmp_path / "cut")
+    )
+    assert whole.read_bytes() == cut.read_bytes()
+
+
+@pytest.mark.parametrize("shared_out_by", ["is_deepspeed_enabled", "is_fsdp_enabled"])
+def test_muon_is_refused_where_processes_share_out_matrices(
+    codes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared_out_by: str
+) -> None:
+    def build(**_: object) -> SimpleNamespace:
+        return SimpleNamespace(**{"is_deepspeed_enabled": False, "is_fsdp_enabled": False, shared_out_by: True})
+
+    monkeypatch.setattr("trainer.loop.TreeTrainer", build)
+    assert run(codes, tmp_path, "--optimizer", "muon") == 2
+    assert "--optimizer muon" in capsys.readouterr().err
 
 
 RUIN = ["--learning-rate", "1", "--warmup", "0", "--epochs", "9", "--batch-size", "8", "--holdout", "0.2"]

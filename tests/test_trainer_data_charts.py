@@ -16,7 +16,7 @@ from trainer.data.charts.chart import Chart, invent
 from trainer.data.charts.drawing import draw
 from trainer.data.charts.endpoint import Endpoint, accept
 from trainer.data.charts.questions import ask
-from trainer.data.config import ASKED, KINDS, ChartOptions, Kind
+from trainer.data.config import ASKED, KINDS, ChartOptions, Kind, Refer
 from trainer.errors import OptionError
 
 BAR = Chart("bar", "sales", ("tea", "nuts", "rice"), ("sales",), ((20, 50, 50),), True)
@@ -60,6 +60,38 @@ def test_answers_are_true() -> None:
         "Which is the smallest?": "tea",  # nuts and rice are both the largest: not asked
         "How many bars are there?": "3",
     }  # fmt: skip
+
+
+def test_parts_can_be_called_by_their_place() -> None:
+    line = Chart("line", "rain", ("Jan", "Feb", "Mar"), ("rain",), ((20, 50, 10),), False)
+    answers = {each.text: each.answer for each in ask(line, list(ASKED), 50, np.random.default_rng(0), ["place"])}
+    assert answers == {
+        "What is the value of the first point?": "20", "What is the value of the second point?": "50",
+        "What is the value of the third point?": "10",
+        "Is the first point larger than the second point?": "no",
+        "Is the first point larger than the third point?": "yes",
+        "Is the second point larger than the first point?": "yes",
+        "Is the second point larger than the third point?": "yes",
+        "Is the third point larger than the first point?": "no",
+        "Is the third point larger than the second point?": "no",
+        "What is the sum of the first point and the second point?": "70",
+        "What is the sum of the first point and the third point?": "30",
+        "What is the sum of the second point and the third point?": "60",
+        "Which point is the largest, counted from the left?": "second",
+        "Which point is the smallest, counted from the left?": "third",
+        "Does the line end higher or lower than it starts?": "lower",
+        "How many points are there?": "3",
+    }  # fmt: skip
+
+
+@given(st.sampled_from(KINDS), st.integers(0, 10_000))
+def test_both_ways_of_calling_parts_ask_what_each_does_and_nothing_twice(kind: Kind, seed: int) -> None:
+    chart = invent(kind, ChartOptions(output="x", parts=8), np.random.default_rng(seed))
+    ways: tuple[list[Refer], ...] = (["name"], ["place"], ["name", "place"])
+    named, placed, both = (
+        [each.text for each in ask(chart, list(ASKED), 999, np.random.default_rng(0), refer)] for refer in ways
+    )
+    assert sorted(both) == sorted(set(named + placed))
 
 
 @pytest.mark.parametrize("kind", KINDS)

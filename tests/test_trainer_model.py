@@ -1,5 +1,6 @@
 """The base as it is trained on: INT4 as it serves, NF4, and LoRA's options."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,14 @@ def test_rank_and_alpha_can_differ_by_module_and_rslora_scales_by_the_root() -> 
     assert layers[1].mlp.up_proj.r["default"] == 8
     assert layers[1].mlp.up_proj.scaling["default"] == pytest.approx(16 / 8**0.5)
     assert layers[1].self_attn.q_proj.scaling["default"] == pytest.approx(4 / 8**0.5)
+
+
+@pytest.mark.parametrize("option", ["rank", "alpha"])
+@pytest.mark.parametrize("pattern", ["layers.0", "up_porj", "vision_tower.*"])
+def test_a_pattern_that_is_no_modules_is_refused(option: str, pattern: str) -> None:
+    patterns = {f"{option}_pattern": {"layers.0.*": 16, pattern: 16}}
+    with pytest.raises(OptionError, match=rf"--{option}-pattern: '{re.escape(pattern)}'"):
+        add_lora(Checkpoint.load(BF16).model, options(**patterns))
 
 
 def test_the_seed_decides_the_first_weights() -> None:

@@ -89,7 +89,8 @@ class TrainOptions(LoopOptions):
     alpha: float | None = Field(None, gt=0, description="LoRA alpha [2 x rank]")
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)")
     rank_pattern: dict[Expression, Rank] = Field(
-        default_factory=dict, description='other ranks for modules by regular expression, as JSON: {"layers.0": 32}'
+        default_factory=dict,
+        description='other ranks for modules whose name ends so, expressions as JSON: {"layers.0.*": 32}',
     )
     alpha_pattern: dict[Expression, float] = Field(default_factory=dict, description="other alphas, likewise")
     nf4: bool = Field(
@@ -98,6 +99,11 @@ class TrainOptions(LoopOptions):
         " an INT4 checkpoint as --model trains on the very values that serve",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="muon: steps of one size in all directions of a matrix, which teach a small base in fewer of them"
+        " what it knows little of; on whole matrices, so not under DeepSpeed or FSDP",
+    )
 
     @property
     def lora_alpha(self) -> float:

@@ -17,6 +17,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 from trainer.batches import IGNORED, Batch, Tree
 from trainer.config import LoopOptions
+from trainer.errors import OptionError
 from trainer.order import LengthOrder
 
 log = logging.getLogger(__name__)
@@ -107,10 +108,15 @@ def fit(
     collate: Callable[[list[Tree]], Batch],
     options: LoopOptions,
     output: Path,
+    muon: bool = False,
 ) -> Path:
     """Train what of `model` learns, in place; returns the directory that holds it, whole whoever had which part.
 
-    The curve lies in `output`, and checkpoints do, the last and the best. Only one of several processes writes.
+    The curve lies in `output`, and checkpoints do, the last and the best. Only one of several processes writes. With
+    `muon` all that learns has to be matrices.
+
+    Raises:
+        OptionError: `muon` where processes share out matrices.
     """
     arguments = _arguments(options, output)
     stop = [EarlyStoppingCallback(options.patience)] if options.patience else []
@@ -122,8 +128,11 @@ def fit(
         train_dataset=trees,
         eval_dataset=held_out,
         data_collator=lambda batch: _fields(collate(batch)),
+        optimizer_cls_and_kwargs=_muon(options) if muon else None,
         callbacks=[_Log(output / "log.jsonl"), _Complete(), *stop, *([_Epochs(order)] if order else [])],
     )
+    if muon and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+        raise OptionError("--optimizer muon: DeepSpeed and FSDP share out the matrices that it needs whole: use adamw")
     trainer.bfloat16, trainer.order = _bfloat16(options), order
     trainer.train(resume_from_checkpoint=_last(Path(arguments.output_dir), options.resume))
     trainer.save_model(str(output / LEARNT))
@@ -166,6 +175,11 @@ def _arguments(options: LoopOptions, output: Path) -> TrainingArguments:
         save_steps=options.save_steps or 1,
         **(best if options.patience else {"eval_strategy": "epoch"}),
     )
+
+
+def _muon(options: LoopOptions) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Jordan 2024, steps scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), whose rates then serve."""
+    return torch.optim.Muon, {"lr": options.learning_rate, "weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"}
 
 
 def _last(checkpoints: Path, resume: bool) -> str | None:

@@ -9,6 +9,7 @@ import torch
 from accelerate import DistributedType
 from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model
+from peft.utils.other import get_pattern_key
 from torch.nn import functional
 from transformers import AutoImageProcessor, BitsAndBytesConfig, CompressedTensorsConfig, LlavaForConditionalGeneration
 from transformers.integrations import unset_hf_deepspeed_config
@@ -107,7 +108,11 @@ def _packing(base: Base, nf4: bool) -> Any:
 
 
 def add_lora(model: Any, options: TrainOptions) -> Any:
-    """Wrap a LLaVA so that only a new LoRA on its language model trains; tower and projector stay frozen."""
+    """Wrap a LLaVA so that only a new LoRA on its language model trains; tower and projector stay frozen.
+
+    Raises:
+        OptionError: a pattern that is no module's.
+    """
     torch.manual_seed(options.seed)
     config = LoraConfig(
         r=options.rank,
@@ -119,7 +124,15 @@ def add_lora(model: Any, options: TrainOptions) -> Any:
         target_modules=TARGETS,
         bias="none",
     )
-    return get_peft_model(model, config)
+    wrapped = get_peft_model(model, config)
+    for option, patterns in (("rank", options.rank_pattern), ("alpha", options.alpha_pattern)):
+        for pattern in patterns:
+            if not any(get_pattern_key([pattern], name) == pattern for name in wrapped.targeted_module_names):
+                raise OptionError(
+                    f"--{option}-pattern: {pattern!r} is no module's: it has to match the end of names such as"
+                    f" {wrapped.targeted_module_names[0]}, from behind a dot"
+                )
+    return wrapped
 
 
 def embed(llava: Any, token_ids: torch.Tensor, features: torch.Tensor) -> torch.Tensor:

@@ -53,7 +53,7 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
     images = image_list(features.digests[row.image] for row in rows if row.image)
     (output / IMAGES).write_text(images)
     batch = partial(collate, features=features, pad_id=checkpoint.prompt.pad_token_id)
-    weights = fit(model, trees, unseen, batch, options, output)
+    weights = fit(model, trees, unseen, batch, options, output, muon=options.optimizer == "muon")
     if not PartialState().is_main_process:
         return None
     # 4. Both models on the held-out rows, the adapter as it was written.

@@ -8,6 +8,7 @@ from pydantic_settings import CliSubCommand
 Form = Literal["llava", "chartqa", "scienceqa", "csv", "huggingface"]
 Kind = Literal["pie", "funnel", "bar", "grouped", "line", "scatter"]
 Asked = Literal["value", "compare", "sum", "extreme", "trend", "count"]
+Refer = Literal["name", "place"]
 KINDS: tuple[Kind, ...] = ("pie", "funnel", "bar", "grouped", "line", "scatter")
 ASKED: tuple[Asked, ...] = ("value", "compare", "sum", "extreme", "trend", "count")
 
@@ -88,6 +89,12 @@ class ChartOptions(_Options):
     charts: int = Field(100, gt=0, description="charts to draw")
     kinds: list[Kind] = Field(list(KINDS), min_length=1, description="kinds of chart, taken in turn")
     ask: list[Asked] = Field(list(ASKED), min_length=1, description="kinds of question; each becomes a category")
+    refer: list[Refer] = Field(
+        ["name"],
+        min_length=1,
+        description="how questions call a part: by name, or by its place from the left (bars and lines alone), which"
+        " a model can follow that reads no small letters",
+    )
     questions: int = Field(4, gt=0, description="questions per chart, at most; each of another kind or thing")
     size: int = Field(128, ge=64, le=2048, description="side in pixels; below 128 labels blur")
     parts: int = Field(5, ge=3, le=8, description="bars, slices or stages at most; few stay readable")

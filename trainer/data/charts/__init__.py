@@ -31,7 +31,7 @@ def make(options: ChartOptions) -> str:
             name = f"{chart.kind}-{options.seed}-{number:06}"
             image = files.join(images, f"{name}.png")
             files.write(image, draw(chart, options.size, rng))
-            questions = ask(chart, options.ask, options.questions, rng)
+            questions = ask(chart, options.ask, options.questions, rng, options.refer)
             if endpoint:
                 written, refused = endpoint.ask(chart, options.questions)
                 questions += written

@@ -1,14 +1,17 @@
 """A chart's numbers -> questions with true answers; every answer can be read off the picture alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from trainer.data.charts.chart import Chart
-from trainer.data.config import Asked
+from trainer.data.config import Asked, Refer
 
 PARTS = {"pie": "slices", "funnel": "stages", "bar": "bars", "grouped": "bars", "line": "points", "scatter": "points"}
+# Charts whose parts stand in a row, and how the parts are called then; as many as `parts` allows.
+PLACED = {"bar": "bar", "line": "point"}
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +23,15 @@ class Question:
     answer: str
 
 
-def ask(chart: Chart, kinds: list[Asked], count: int, rng: np.random.Generator) -> list[Question]:
+def ask(
+    chart: Chart, kinds: list[Asked], count: int, rng: np.random.Generator, refer: Sequence[Refer] = ("name",)
+) -> list[Question]:
     """At most `count` different questions, as many kinds as possible before a kind comes twice."""
     makers = {
         "value": _value, "compare": _compare, "sum": _sum, "extreme": _extreme, "trend": _trend, "count": _count,
     }  # fmt: skip
-    by_kind = [list(makers[kind](chart)) for kind in kinds]
+    # Without those that another way of referring asks alike.
+    by_kind = [list(dict.fromkeys(each for way in refer for each in makers[kind](chart, way))) for kind in kinds]
     for questions in by_kind:
         rng.shuffle(questions)
     order = [by_kind[index] for index in rng.permutation(len(by_kind))]
@@ -33,7 +39,13 @@ def ask(chart: Chart, kinds: list[Asked], count: int, rng: np.random.Generator) 
     return rounds[:count]
 
 
-def _cells(chart: Chart) -> list[tuple[str, int]]:
+def _cells(chart: Chart, way: Refer) -> list[tuple[str, int]]:
+    """What can be referred to that way, and its value."""
+    if way == "place":
+        values = chart.values[0] if chart.kind in PLACED else ()
+        return [
+            (f"the {ordinal} {PLACED[chart.kind]}", value) for ordinal, value in zip(ORDINALS, values, strict=False)
+        ]
     if not chart.names:
         return []
     many = len(chart.series) > 1
@@ -44,47 +56,50 @@ def _cells(chart: Chart) -> list[tuple[str, int]]:
     ]
 
 
-def _value(chart: Chart) -> Iterator[Question]:
+def _value(chart: Chart, way: Refer) -> Iterator[Question]:
     what = "percentage" if chart.kind == "pie" else "value"
-    for name, value in _cells(chart):
+    for name, value in _cells(chart, way):
         yield Question("value", f"What is the {what} of {name}?", str(value))
 
 
-def _compare(chart: Chart) -> Iterator[Question]:
-    for first, one in _cells(chart):
-        for second, other in _cells(chart):
+def _compare(chart: Chart, way: Refer) -> Iterator[Question]:
+    for first, one in _cells(chart, way):
+        for second, other in _cells(chart, way):
             if one != other:
                 yield Question("compare", f"Is {first} larger than {second}?", "yes" if one > other else "no")
 
 
-def _sum(chart: Chart) -> Iterator[Question]:
-    cells = _cells(chart)
+def _sum(chart: Chart, way: Refer) -> Iterator[Question]:
+    cells = _cells(chart, way)
     for index, (first, one) in enumerate(cells):
         for second, other in cells[index + 1 :]:
             yield Question("sum", f"What is the sum of {first} and {second}?", str(one + other))
 
 
-def _extreme(chart: Chart) -> Iterator[Question]:
+def _extreme(chart: Chart, way: Refer) -> Iterator[Question]:
     """Of each series; where two are equal there is no true answer."""
-    if not chart.names:
+    if not _cells(chart, way):
         return
+    names, which, where = chart.names, "Which", ""
+    if way == "place":
+        names, which, where = ORDINALS, f"Which {PLACED[chart.kind]}", ", counted from the left"
     for series, values in zip(chart.series, chart.values, strict=True):
-        where = f" in {series}" if len(chart.series) > 1 else ""
+        among = f" in {series}" if len(chart.series) > 1 else where
         for word, value in (("largest", max(values)), ("smallest", min(values))):
             if values.count(value) == 1:
-                yield Question("extreme", f"Which is the {word}{where}?", chart.names[values.index(value)])
+                yield Question("extreme", f"{which} is the {word}{among}?", names[values.index(value)])
 
 
-def _trend(chart: Chart) -> Iterator[Question]:
-    if chart.kind not in ("line", "scatter"):
-        return
+def _trend(chart: Chart, _way: Refer) -> Iterator[Question]:
     values = chart.values[0]
-    if values[0] != values[-1]:
-        answer = "rise" if values[-1] > values[0] else "fall"
-        what = "the line rise or fall from start to end" if chart.kind == "line" else "the points rise or fall"
-        yield Question("trend", f"Do{'es' if chart.kind == 'line' else ''} {what}?", answer)
+    if chart.kind in ("line", "scatter") and values[0] != values[-1]:
+        does, it, starts = (
+            ("Does the line", "it", "starts") if chart.kind == "line" else ("Do the points", "they", "start")
+        )
+        answer = "higher" if values[-1] > values[0] else "lower"
+        yield Question("trend", f"{does} end higher or lower than {it} {starts}?", answer)
 
 
-def _count(chart: Chart) -> Iterator[Question]:
+def _count(chart: Chart, _way: Refer) -> Iterator[Question]:
     count = sum(map(len, chart.values))
     yield Question("count", f"How many {PARTS[chart.kind]} are there?", str(count))
