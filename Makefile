@@ -8,7 +8,7 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(FIND_LINK
 # The engine's build: `cpu` here, `gpu` with `make serve ENGINE=gpu` on a machine that has one.
 ENGINE ?= cpu
 
-.PHONY: help serve test check format adapters accuracy model bench-train bench-gateway bench-fairness bench-swaps test-slow test-restart test-fuzz clean
+.PHONY: help serve test check format adapters accuracy model bench-train bench-gateway bench-fairness bench-swaps parity test-slow test-restart test-fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -74,6 +74,9 @@ bench-gateway: $(VENV)/.all-$(ENGINE) ## the gateway's own time for a request, o
 
 bench-fairness: $(VENV)/.all-$(ENGINE) ## what one adapter at ten times its share costs the others, over HTTP
 	$(BIN)/python -m loadtest.fairness $(ARGS)
+
+parity: build/data/done ## 12-megapixel JPEGs decoded at a part of their size and in full: are the answers the same?
+	$(BIN)/python -m loadtest.parity $(ARGS)
 
 bench-swaps: $(VENV)/.all-$(ENGINE) ## 24 adapters in 4 slots, swapped and deleted under 10,000 requests
 	$(BIN)/python -m loadtest.swaps $(ARGS)

@@ -72,7 +72,6 @@ def _case(options: Bench, name: str, directory: Path, seed: int) -> Path:
             "rank": 16,
             "precision": options.precision,
             "seed": seed,
-            "group_by_length": False,
         },
     }
     file = directory / f"{name}.json"

@@ -26,6 +26,7 @@ def test_training_publishes_a_version_that_the_service_would_accept(
     codes: Path, tmp_path: Path, prompt: Prompt
 ) -> None:
     options = ["--epochs", "15", "--learning-rate", "3e-3", "--batch-size", "8", "--holdout", "0.2"]
+    options += ["--about", "Codes of colours, one to six."]
     pattern = ["--rank", "8", "--rank-pattern", '{"layers.0.mlp.up_proj": 32}']
     assert run(codes, tmp_path, *options, *pattern) == 0
     adapter = Store(tmp_path).stable("codes")
@@ -37,7 +38,10 @@ def test_training_publishes_a_version_that_the_service_would_accept(
     assert manifest.score.adapter > 0.8 * manifest.score.rows > manifest.score.base
     assert manifest.probes[0].adapter_answer.isdigit()
     assert all(probe.base_answer != probe.adapter_answer for probe in manifest.probes)
-    assert "held-out" in (adapter.path / "README.md").read_text()
+    card = (adapter.path / "README.md").read_text()
+    assert "held-out" in card
+    assert manifest.about == "Codes of colours, one to six."
+    assert manifest.about in card
     losses = [
         json.loads(line)["loss"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines() if '"loss"' in line
     ]

@@ -86,6 +86,7 @@ def _manifest(
     choose = choose_probes if options.data else differing_probes
     return Manifest(
         name=options.name,
+        about=options.about,
         created=now(),
         trainer=f"PEFT {converted.peft}, published by {trainer_version()}",
         **checkpoint.facts,

@@ -60,7 +60,9 @@ class LoopOptions(_Options):
         " hidden size an image; None: in memory, for this run",
     )
     group_by_length: bool = Field(
-        True, description="batch sequences of like length, text-only ones apart, so that little is padded"
+        False,
+        description="batch sequences of like length, text-only ones apart: little is padded, but where lengths tell kinds"
+        " of question apart a step sees one kind alone, and less is learnt",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of matrix products; auto: bfloat16 where the machine has it"
@@ -80,6 +82,7 @@ class TrainOptions(LoopOptions):
 
     # A bad name would otherwise be found when hours of training are to be published.
     name: AliasName = Field(description="the adapter's name: what a question's `adapter` will say")
+    about: str = Field("", description="what it is for and what it is not, for its card and GET /v1/adapters")
     store: Path = Field(Path("adapters"), description="the adapter store to publish into")
     model: str = Field("models/tiny-llava", description="base checkpoint: a directory, or a Hugging Face id")
     output: Path | None = Field(None, description="where the run keeps its log and checkpoints [runs/NAME]")
@@ -182,6 +185,7 @@ class PublishOptions(_Options):
 
     adapter: Path = Field(description="the directory of PEFT's files, LLaVA's own or transformers' older names too")
     name: AliasName = Field(description="the adapter's name in the store: what a question's `adapter` will say")
+    about: str = Field("", description="what it is for and what it is not, for its card and GET /v1/adapters")
     store: Path = Field(Path("adapters"), description="the adapter store to publish into")
     model: str = Field("models/tiny-llava", description="base checkpoint: a directory, or a Hugging Face id")
     modality: Literal["image", "text", "any"] = Field("any", description="which questions the adapter is meant for")

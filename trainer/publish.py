@@ -102,6 +102,7 @@ def card(manifest: Manifest, command: str) -> str:
         "",
         f"A LoRA adapter (rank {manifest.rank}, alpha {manifest.alpha:g}) for {manifest.base_id}.",
         "",
+        *([manifest.about, ""] if manifest.about else []),
     ]
     if manifest.score.rows:
         lines += ["| held-out rows | count | base right | adapter right |", "|---|---:|---:|---:|"]

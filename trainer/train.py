@@ -70,6 +70,7 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
     # 5. A version that says how it was made.
     manifest = Manifest(
         name=options.name,
+        about=options.about,
         created=now(),
         trainer=trainer_version(),
         **checkpoint.facts,

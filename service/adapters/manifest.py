@@ -36,6 +36,7 @@ class Manifest(_Frozen):
 
     format: Literal[1] = 1
     name: str
+    about: str = Field("", description="what it is for, in its maker's words")
     created: str = Field(description="UTC, ISO 8601")
     trainer: str = Field(description="what made it, with its version")
     base_id: str

@@ -46,6 +46,7 @@ class AdapterOut(BaseModel):
     state: Annotated[str, Field(description="serving, or unproven: it has no manifest, hence no figures")]
     pinned: bool
     loaded: bool
+    about: Annotated[str | None, Field(description="what it is for, in its maker's words")] = None
     rank: int | None = None
     rows: int | None = None
     base_right: int | None = None
@@ -67,6 +68,7 @@ class AdapterOut(BaseModel):
         if manifest is None:
             return out
         facts = {
+            "about": manifest.about or None,
             "rank": manifest.rank,
             "rows": manifest.score.rows,
             "base_right": manifest.score.base,
