@@ -59,7 +59,7 @@ build/data/done: $(VENV)/.all-$(ENGINE)
 model: $(VENV)/.all-$(ENGINE) ## make the embedded model again from its seed (about an hour on 2 cores)
 	$(BIN)/python -m models.make
 
-adapters: build/data/done ## train the two adapters of the repository again
+adapters: build/data/done ## train the adapters again, those of the repository and `charts`
 	$(BIN)/python -m models.adapters
 
 accuracy: build/data/done ## serve INT4 and bf16 in turn and ask every held-out question over HTTP

@@ -1,7 +1,8 @@
-"""`python -m models.datasets DIRECTORY`: the two public data sets of the adapters, as JSON lines and images.
+"""`python -m models.datasets DIRECTORY [NAME …]`: the adapters' data sets, all or those named, as JSON lines.
 
 DIRECTORY/shapes/{train,test}.jsonl, images/    easy-VQA's own splits, from the easy-vqa package
 DIRECTORY/digits/{train,test}.jsonl, images/    scikit-learn's handwritten digits; a fifth held out, by seed
+DIRECTORY/charts/{train,test}.jsonl, images/    charts that `trainer data charts` draws; the test's are of other seeds
 """
 
 import json
@@ -17,6 +18,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from trainer.data.charts import make
+from trainer.data.config import ChartOptions
+
 ASKS = (
     "which digit is this?",
     "what digit is this?",
@@ -25,6 +29,11 @@ ASKS = (
     "read the handwritten digit.",
 )
 HELD_OUT, SEED = 0.2, 0
+# Charts, their kinds and what is asked of them: what the embedded base can be taught to see. It reads no labels.
+CHARTS = (
+    (5 / 6, ["bar", "line", "bar", "line", "funnel"], ["count", "trend"]),
+    (1 / 6, ["scatter"], ["trend"]),
+)
 COLOURS = ("red", "green", "blue", "black", "gray", "teal", "brown", "yellow")
 
 
@@ -60,6 +69,19 @@ def write_digits(directory: Path) -> None:
     _write(directory / "test.jsonl", (_digit(index, ASKS[index % len(ASKS)], digits.target) for index in test))
 
 
+def write_charts(directory: Path) -> None:
+    """Counts of bars, points and stages; whether lines and clouds of points end higher or lower."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for split, charts, seed in (("train", 6000, 1), ("test", 1200, 101)):
+        drawn = b""
+        for number, (share, kinds, asked) in enumerate(CHARTS):
+            options = {"charts": round(charts * share), "kinds": kinds, "ask": asked, "seed": seed + number}
+            make(ChartOptions.model_validate({"output": str(directory), "questions": 2, **options}))
+            drawn += (directory / "charts.jsonl").read_bytes()
+        (directory / f"{split}.jsonl").write_bytes(drawn)
+    (directory / "charts.jsonl").unlink()
+
+
 def _digit(index: int, question: str, targets: Any) -> dict[str, Any]:
     return _row(f"{index}-{ASKS.index(question)}", f"{index}.png", question, str(targets[index]), "digit")
 
@@ -78,12 +100,13 @@ def _write(file: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Write both data sets below the directory given."""
-    if len(arguments) != 1 or arguments[0].startswith("-"):
+    """Write the data sets below the directory given."""
+    writers = {"shapes": write_shapes, "digits": write_digits, "charts": write_charts}
+    if not arguments or arguments[0].startswith("-") or not writers.keys() >= set(arguments[1:]):
         print(__doc__)
         return 0 if arguments in (["-h"], ["--help"]) else 2
-    write_shapes(Path(arguments[0]) / "shapes")
-    write_digits(Path(arguments[0]) / "digits")
+    for name in arguments[1:] or writers:
+        writers[name](Path(arguments[0]) / name)
     return 0
 
 

@@ -42,6 +42,7 @@ def test_training_publishes_a_version_that_the_service_would_accept(
     assert "held-out" in card
     assert manifest.about == "Codes of colours, one to six."
     assert manifest.about in card
+    assert "--about 'Codes of colours, one to six.'" in card  # its command can be pasted
     losses = [
         json.loads(line)["loss"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines() if '"loss"' in line
     ]

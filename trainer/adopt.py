@@ -1,6 +1,7 @@
 """`trainer publish`: an adapter made elsewhere -> converted, asked against its base, a version in the store."""
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,7 +58,7 @@ def adopt(options: PublishOptions, command: Sequence[str]) -> Adapter:
         lens = Lens(options.name, weights, weights)
         base, adapter = lens.answers(checkpoint, rows, Features.of(checkpoint, rows))
         manifest = _manifest(options, converted, checkpoint, rows, base, adapter)
-        published = publish(options.store, manifest, weights, " ".join(command))
+        published = publish(options.store, manifest, weights, shlex.join(command))
     log.info("published %s as %s", published.key, published.path)
     return published
 

@@ -61,8 +61,8 @@ class LoopOptions(_Options):
     )
     group_by_length: bool = Field(
         False,
-        description="batch sequences of like length, text-only ones apart: little is padded, but where lengths tell kinds"
-        " of question apart a step sees one kind alone, and less is learnt",
+        description="batch sequences of like length, text-only ones apart: little is padded, but where lengths tell"
+        " kinds of question apart a step sees one kind alone, and less is learnt",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of matrix products; auto: bfloat16 where the machine has it"

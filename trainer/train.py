@@ -1,6 +1,7 @@
 """`trainer train`, start to end: rows -> features -> LoRA -> scores on held-out rows -> a version in the store."""
 
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -83,6 +84,6 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
         categories=by_category(held_out, *texts),
         probes=choose_probes(held_out, base, adapter, checkpoint.preparation),
     )
-    published = publish(options.store, manifest, weights, " ".join(command or sys.argv), images)
+    published = publish(options.store, manifest, weights, shlex.join(command or sys.argv), images)
     log.info("published %s as %s", published.key, published.path)
     return published
