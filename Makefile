@@ -51,21 +51,21 @@ format: $(VENV)/.all-$(ENGINE) ## rewrite the code in the one style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-data: build/data/done
-build/data/done: $(VENV)/.all-$(ENGINE)
-	$(BIN)/python -m models.datasets build/data
+# Made once: an environment set up anew changes no data.
+build/data/%/done: | $(VENV)/.all-$(ENGINE)
+	$(BIN)/python -m models.datasets build/data $*
 	@touch $@
 
 model: $(VENV)/.all-$(ENGINE) ## make the embedded model again from its seed (about an hour on 2 cores)
 	$(BIN)/python -m models.make
 
-adapters: build/data/done ## train the adapters again, those of the repository and `charts`
+adapters: build/data/shapes/done build/data/digits/done build/data/charts/done ## train the adapters again, those of the repository and `charts`
 	$(BIN)/python -m models.adapters
 
-accuracy: build/data/done ## serve INT4 and bf16 in turn and ask every held-out question over HTTP
+accuracy: build/data/shapes/done build/data/digits/done ## serve INT4 and bf16 in turn and ask every held-out question over HTTP
 	$(BIN)/python -m loadtest.accuracy $(ARGS)
 
-bench-train: build/data/done ## train by Manylens and by TRL in turn: speed, memory, held-out loss
+bench-train: build/data/shapes/done ## train by Manylens and by TRL in turn: speed, memory, held-out loss
 	$(INSTALL) -e '.[bench]'
 	$(BIN)/python -m loadtest.training $(ARGS)
 
@@ -75,7 +75,7 @@ bench-gateway: $(VENV)/.all-$(ENGINE) ## the gateway's own time for a request, o
 bench-fairness: $(VENV)/.all-$(ENGINE) ## what one adapter at ten times its share costs the others, over HTTP
 	$(BIN)/python -m loadtest.fairness $(ARGS)
 
-parity: build/data/done ## 12-megapixel JPEGs decoded at a part of their size and in full: are the answers the same?
+parity: build/data/shapes/done ## 12-megapixel JPEGs decoded at a part of their size and in full: are the answers the same?
 	$(BIN)/python -m loadtest.parity $(ARGS)
 
 bench-swaps: $(VENV)/.all-$(ENGINE) ## 24 adapters in 4 slots, swapped and deleted under 10,000 requests

@@ -19,7 +19,7 @@ from trainer.batches import IGNORED, collate, grow
 from trainer.config import TrainOptions
 from trainer.data.rows import Row, read_rows
 from trainer.features import Features
-from trainer.loop import fit
+from trainer.loop import fit, uses_bfloat16
 from trainer.model import Checkpoint, add_lora, loss_sum
 
 
@@ -45,7 +45,7 @@ def _ours(
     checkpoint: Checkpoint, model: Any, rows: list[Row], options: TrainOptions, case: dict[str, Any], questions: int = 0
 ) -> None:
     """The trainer's own path; with one question a sequence it is the plain one."""
-    features = Features.of(checkpoint, rows)
+    features = Features.of(checkpoint, rows, bfloat16=uses_bfloat16(options))
     trees = grow(rows, checkpoint.prompt, features.tokens, questions or options.questions_per_sequence)
     per_tree = len(rows) / len(trees)
     sized = options.model_copy(update={"batch_size": max(1, round(case["samples_per_step"] / per_tree))})

@@ -97,3 +97,13 @@ def test_cached_features_are_the_computed_ones_and_spare_the_tower(
         assert torch.equal(read_again[image], features[image])
     assert written.tokens == read_again.tokens == 64
     assert Features({}, {}).tokens == 0
+
+
+def test_features_in_bfloat16_are_near_and_kept_apart(
+    checkpoint: Checkpoint, features: Features, rows: list[Row], tmp_path: Path
+) -> None:
+    near = Features.of(checkpoint, rows, tmp_path, bfloat16=True)
+    exact = Features.of(checkpoint, rows, tmp_path)
+    for image in [row.image for row in rows if row.image]:
+        assert torch.equal(exact[image], features[image])
+        assert 0 < float((near[image] - exact[image]).norm() / exact[image].norm()) < 0.03

@@ -16,7 +16,7 @@ from trainer.config import StageOptions
 from trainer.data.split import read_sides
 from trainer.errors import OptionError
 from trainer.features import Features
-from trainer.loop import fit
+from trainer.loop import fit, uses_bfloat16
 from trainer.model import Checkpoint
 from trainer.saving import FLOATS, INDEX, new_directory, rename_tower
 from trainer.whole import WEIGHTS, unfreeze
@@ -45,7 +45,9 @@ def train_base(options: StageOptions) -> Path | None:
     rows, held_out = read_sides(options.data, options.images, options.eval_data, options.holdout, options.seed)
     log.info("%d training rows, %d held out", len(rows), len(held_out))
     checkpoint = Checkpoint.load(source)
-    features = Features.of(checkpoint, [*rows, *held_out], options.feature_cache, projected=False)
+    features = Features.of(
+        checkpoint, [*rows, *held_out], options.feature_cache, projected=False, bfloat16=uses_bfloat16(options)
+    )
     trees, unseen = (
         grow(part, checkpoint.prompt, features.tokens, options.questions_per_sequence, checkpoint.context)
         for part in (rows, held_out)

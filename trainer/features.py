@@ -6,8 +6,9 @@ preparation, and the image's bytes. A second run over the same images computes n
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from trainer.errors import DataError
 from trainer.model import Checkpoint
 
 BATCH = 64
+# Pixels of shape (images, 3, side, side) -> what is kept of each image.
+See = Callable[[torch.Tensor], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +60,23 @@ class Features:
 
     @classmethod
     def of(
-        cls, checkpoint: Checkpoint, rows: Sequence[Row], cache: Path | None = None, projected: bool = True
+        cls,
+        checkpoint: Checkpoint,
+        rows: Sequence[Row],
+        cache: Path | None = None,
+        projected: bool = True,
+        bfloat16: bool = False,
     ) -> "Features":
         """Read the images of `rows`, each once; run them through the tower and projector, or find them in `cache`.
 
-        Not `projected`, they are the tower's alone, of shape (image tokens, tower's hidden size).
+        Not `projected`, they are the tower's alone, of shape (image tokens, tower's hidden size). With `bfloat16`
+        matrices multiply in it, as they do where the base serves.
 
         Raises:
             DataError: images that cannot be read or decoded, all of them; the service would refuse them too.
         """
-        folder = cache / _origin(checkpoint, projected) if cache else None
+        see = partial(_see, checkpoint.model, projected=projected, bfloat16=bfloat16)
+        folder = cache / _origin(checkpoint, projected, bfloat16) if cache else None
         first: dict[str, Row] = {}
         for row in rows:
             if row.image:
@@ -78,7 +88,7 @@ class Features:
             for images in _batches(list(first)):
                 try:
                     photos = {image: _photo(first[image], image) for image in images}
-                    by_image |= _features(checkpoint, photos, folder, projected)
+                    by_image |= _features(checkpoint, photos, folder, see)
                     digests |= {image: photo.digest for image, photo in photos.items()}
                 except DataError as error:
                     faults += error.faults
@@ -114,20 +124,20 @@ def _photo(row: Row, image: str) -> Photo:
 
 
 def _features(
-    checkpoint: Checkpoint, batch: dict[str, Photo], folder: Path | None, projected: bool
+    checkpoint: Checkpoint, batch: dict[str, Photo], folder: Path | None, see: See
 ) -> dict[str, torch.Tensor | Path]:
     """Where the features of a batch of images lie, or the features themselves where there is no `folder`."""
     if folder is None:
-        return dict(zip(batch, _compute(checkpoint, list(batch.values()), projected), strict=True))
+        return dict(zip(batch, _compute(checkpoint, list(batch.values()), see), strict=True))
     known = {image: folder / photo.digest[:2] / f"{photo.digest}.npy" for image, photo in batch.items()}
     missing = [image for image, file in known.items() if not file.exists()]
-    fresh = _compute(checkpoint, [batch[image] for image in missing], projected)
+    fresh = _compute(checkpoint, [batch[image] for image in missing], see)
     for image, feature in zip(missing, fresh, strict=True):
         _write(known[image], feature)
     return dict(known)
 
 
-def _compute(checkpoint: Checkpoint, photos: list[Photo], projected: bool) -> list[torch.Tensor]:
+def _compute(checkpoint: Checkpoint, photos: list[Photo], see: See) -> list[torch.Tensor]:
     """Features of `photos`; all that do not decode are named at once."""
     if not photos:
         return []
@@ -143,23 +153,23 @@ def _compute(checkpoint: Checkpoint, photos: list[Photo], projected: bool) -> li
     model = checkpoint.model
     pixels = checkpoint.processor(images=pictures, return_tensors="pt").pixel_values
     with torch.inference_mode():
-        features = _see(model, pixels.to(model.device, model.dtype), projected)
+        features = see(pixels.to(model.device, model.dtype))
     return [feature.float().cpu() for feature in features]
 
 
-def _see(llava: Any, pixels: torch.Tensor, projected: bool) -> Any:
+def _see(llava: Any, pixels: torch.Tensor, projected: bool, bfloat16: bool) -> Any:
     """What the language model is given of each picture, or what the projector is."""
     given: list[torch.Tensor] = []
     # LLaVA chooses the tower's layer and tokens itself; what it chose is what the projector is called with.
     hook = llava.model.multi_modal_projector.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-    with hook:
+    with hook, torch.autocast(llava.device.type, torch.bfloat16, enabled=bfloat16):
         features = llava.get_image_features(pixels).pooler_output
     return features if projected else given[0]
 
 
-def _origin(checkpoint: Checkpoint, projected: bool) -> str:
+def _origin(checkpoint: Checkpoint, projected: bool, bfloat16: bool) -> str:
     """Digest of all that a feature depends on beside the image."""
-    digest = hashlib.sha256(repr(preparation_facts(checkpoint.preparation)).encode())
+    digest = hashlib.sha256(repr((preparation_facts(checkpoint.preparation), bfloat16)).encode())
     parts = ("vision_tower", "multi_modal_projector") if projected else ("vision_tower",)
     for name, tensor in sorted(checkpoint.model.state_dict().items()):
         if any(part in name for part in parts):

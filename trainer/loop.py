@@ -133,7 +133,7 @@ def fit(
     )
     if muon and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
         raise OptionError("--optimizer muon: DeepSpeed and FSDP share out the matrices that it needs whole: use adamw")
-    trainer.bfloat16, trainer.order = _bfloat16(options), order
+    trainer.bfloat16, trainer.order = uses_bfloat16(options), order
     trainer.train(resume_from_checkpoint=_last(Path(arguments.output_dir), options.resume))
     trainer.save_model(str(output / LEARNT))
     model.eval()
@@ -199,7 +199,7 @@ def _last(checkpoints: Path, resume: bool) -> str | None:
     return str(complete[-1]) if complete else None
 
 
-def _bfloat16(options: LoopOptions) -> bool:
+def uses_bfloat16(options: LoopOptions) -> bool:
     """Whether matrices multiply in bfloat16; weights of the adapter and the loss stay in float32."""
     if options.precision != "auto":
         return options.precision == "bfloat16"

@@ -21,7 +21,7 @@ from trainer.errors import NoGain
 from trainer.evaluation import Evaluation, Source
 from trainer.features import Features
 from trainer.lens import Lens
-from trainer.loop import fit
+from trainer.loop import fit, uses_bfloat16
 from trainer.model import Checkpoint, add_lora, alone
 from trainer.publish import choose_probes, now, publish, trainer_version
 from trainer.report import write_report
@@ -42,7 +42,7 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
     log.info("%d training rows, %d held out", len(rows), len(held_out))
     # 2. The base, and what its frozen half makes of every image.
     checkpoint = Checkpoint.load(locate(options.model), options.nf4)
-    features = Features.of(checkpoint, [*rows, *held_out], options.feature_cache)
+    features = Features.of(checkpoint, [*rows, *held_out], options.feature_cache, bfloat16=uses_bfloat16(options))
     trees, unseen = (
         grow(part, checkpoint.prompt, features.tokens, options.questions_per_sequence, checkpoint.context)
         for part in (rows, held_out)
