@@ -75,7 +75,7 @@ def test_a_cut_off_checkpoint_is_never_gone_on_from(codes: Path, undisturbed: Pa
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(codes: Path, undisturbed: Path, tmp_path: Path) -> None:
     """Two gloo processes with half the batch each: the same curve, up to the order of additions."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     options = command(codes, tmp_path, "--batch-size", "4")[1:]
     subprocess.run(
         [*launch, *options], check=True, cwd=ROOT, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
