@@ -96,7 +96,7 @@ def test_of_several_processes_only_the_first_publishes(
     codes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer.train, "PartialState", lambda: SimpleNamespace(is_main_process=False))
-    monkeypatch.setattr(trainer.train, "fit", lambda *_: tmp_path)
+    monkeypatch.setattr(trainer.train, "fit", lambda *_, **__: tmp_path)
     paths = ["--data", str(codes / "train.jsonl"), "--images", str(codes), "--store", str(tmp_path / "store")]
     cache = ["--feature-cache", str(codes / "features")]
     assert main(["train", "--name", "x", *paths, "--model", str(MODEL), "--output", str(tmp_path), *cache]) == 0
