@@ -4,6 +4,7 @@ python -m loadtest.fake_service [--port 8198] [any other option of the service]
 """
 
 import asyncio
+import gc
 import itertools
 import signal
 import sys
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> None:
         settings = given.model_copy(update={"adapters": directory})
         leave = partial(signal.raise_signal, signal.SIGTERM)
         app = create_app(settings, checkpoint, FakeEngine(step_s=given.step_s), leave)
+        gc.freeze()  # as the real engine does once it stands
         uvicorn.Server(configure(app, settings)).run()
 
 

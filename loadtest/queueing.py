@@ -1,7 +1,7 @@
 """`python -m loadtest.queueing`: docs/fairness.md's table, simulated: our queue beside one that knows who floods.
 
-Slots are held for a unit of time on average. Every adapter but one offers 95% of its share; that one nothing, or ten
-times its share.
+Slots are held for a unit of time on average. Every adapter but one offers 95% of its share; that one nothing for half of
+the time, and then either nothing or ten times its share. What came in the second half counts.
 """
 
 import heapq
@@ -17,7 +17,7 @@ from loadtest.client import percentile
 from service.turns import FairQueue, Ticket
 
 _LOAD, _FLOOD, _HOT = 0.95, 10.0, "hot"
-_WAITING, _SEEDS, _TURNS = 256, 3, 4000
+_WAITING, _SEEDS, _TURNS = 256, 3, 16000
 _CASES = ((32, 4), (32, 8), (32, 16), (32, 64), (8, 4), (8, 8), (8, 16), (8, 64), (4, 8), (2, 4))
 
 
@@ -68,7 +68,7 @@ def p95(make: Callable[[], _Queue], adapters: int, slots: int, flood: float) -> 
 
 
 def _simulate(queue: _Queue, adapters: int, slots: int, flood: float, seed: int) -> list[tuple[float, float]]:
-    """The wait and the hold of each request of the others."""
+    """The wait and the hold of each request of the others, once the flood is there."""
     arrivals = _arrivals(adapters, slots, flood, seed)
     ends, free, about, found = list[float](), slots, dict[Ticket, tuple[float, float]](), list[tuple[float, float]]()
     for came, adapter, hold in [*arrivals, (math.inf, "", 0.0)]:

@@ -4,9 +4,11 @@ Start-time fair queueing with savings: a turn moves a flow's own virtual time on
 flow's time comes, or when it came if that is later. A flow that asks for less than its share lags behind, by CREDIT
 turns at most, and what it asks is due at once; tickets due at once go in order of arrival. So those within their share
 are served as in one line that a flood stands at the end of. CROWD tickets waiting tell a flood from a share: more, and
-its savings are void. Virtual time never goes back, so waiting is ageing: each other flow passes a waiting ticket a
-bounded number of times. Priority is a head start, paid back by the flow's own later turns. docs/fairness.md has what
-this reaches, and what no queue could.
+its savings are void. A turn that no other flow waits for costs its flow nothing: virtual time moves on with it, so
+that a quiet hour leaves everybody with all they may save, the busiest too. Virtual time never goes back, and stands
+while tickets that came earlier are passed, so waiting is ageing: each other flow passes a waiting ticket a bounded
+number of times. Priority is a head start, paid back by the flow's own later turns. docs/fairness.md has what this
+reaches, and what no queue could.
 """
 
 import bisect
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 # Turns that a flow may save up by asking for less than its share, for the times when chance has it ask for more.
-CREDIT = 64
+CREDIT = 128
 # Tickets that a flow may have waiting and keep its savings: how large a burst of it is due at once.
 CROWD = 8
 # Turns by which one step of priority goes ahead.
@@ -105,7 +107,8 @@ class _Turns:
     def take(self) -> Ticket:
         """The ticket that goes next, which waits no more."""
         name = self._next()
-        self._now = max(self._now, min(self._due(name)[0] for name in self._waiting))
+        alone = len(self._waiting) == 1
+        self._now = max(self._now + alone, min(map(self._due, self._waiting)))
         self._had[name] += 1
         return self._leave(name, self._waiting[name].take())
 
@@ -125,14 +128,16 @@ class _Turns:
     def _next(self) -> str:
         return min(self._waiting, key=self._order)
 
-    def _order(self, name: str) -> tuple[float, int]:
-        due, number = self._due(name)
-        return due - HEAD_START * self._waiting[name].first().priority, number
-
-    def _due(self, name: str) -> tuple[float, int]:
-        """When a queue's next ticket is due, in virtual time, and its number."""
+    def _order(self, name: str) -> tuple[float, bool, int]:
+        """Of those due at the same time, who has savings goes first."""
         came, number = self._came[self._waiting[name].first()]
-        return max(came, self._had[name]), number
+        due = self._due(name) - HEAD_START * self._waiting[name].first().priority
+        return due, came <= self._had[name], number
+
+    def _due(self, name: str) -> float:
+        """When a queue's next ticket is due, in virtual time."""
+        came, _ = self._came[self._waiting[name].first()]
+        return max(came, self._had[name])
 
     def _leave(self, name: str, ticket: Ticket) -> Ticket:
         del self._came[ticket]

@@ -1,6 +1,7 @@
 """The whole path on the real engine: INT4 weights, the repository's adapters, over a socket."""
 
 import asyncio
+import gc
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,13 @@ async def ask(real: Running, asked: Asked) -> dict[str, Any]:
     response = await real.client.post("/v1/vqa", data=asked.fields, files={"image": asked.image})
     body: dict[str, Any] = response.raise_for_status().json()
     return body
+
+
+@pytest.mark.usefixtures("real")
+def test_a_garbage_collection_passes_over_what_stays() -> None:
+    """Half a million objects and more come with the engine: going through them all would stop the event loop."""
+    assert gc.get_freeze_count() > 500_000
+    assert len(gc.get_objects()) < gc.get_freeze_count() / 2
 
 
 async def test_base_and_precision_are_said(real: Running) -> None:

@@ -120,6 +120,21 @@ def test_those_within_their_share_go_in_order_of_arrival() -> None:
     assert taken(queue, len(few)) == few
 
 
+def test_turns_that_nobody_else_waited_for_cost_nothing() -> None:
+    """An adapter that had the quiet hours to itself is within its share when a flood comes, however busy it was."""
+    queue = FairQueue()
+    for _ in range(1000):
+        queue.push(Ticket("t", "busy"))
+        queue.take()
+    queue.push(Ticket("t", "rare"))
+    queue.take()
+    flood(queue, ("t", "hot"))
+    for _ in range(CREDIT - 1):
+        busy = Ticket("t", "busy")
+        queue.push(busy)
+        assert queue.take() is busy
+
+
 def test_one_adapters_tickets_go_in_order_of_arrival() -> None:
     queue = FairQueue()
     came = [Ticket() for _ in range(9)]
