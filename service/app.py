@@ -32,7 +32,7 @@ from service.middleware import BodyLimit, RequestId, Trace
 from service.pictures import Pictures
 from service.prompt import Prompt
 from service.routes import adapters, batch, chat, failure, feedback, ops, vqa
-from service.routes.state import Service, get_tenant, has_room, require_admin
+from service.routes.state import Service, get_tenant, require_admin
 from service.schemas.errors import ErrorResponse
 from service.settings import Settings, loopback
 from service.types import ANYONE, Query, Sampling
@@ -62,8 +62,8 @@ def create_app(
     app.state.give_up = give_up
     app.state.service = _assemble(settings, checkpoint, engine)
     for router in (vqa.router, batch.router, chat.router, feedback.router, adapters.router):
-        app.include_router(router, dependencies=[Depends(has_room), Depends(get_tenant)])
-    app.include_router(adapters.admin, dependencies=[Depends(has_room), Depends(require_admin)])
+        app.include_router(router, dependencies=[Depends(get_tenant)])
+    app.include_router(adapters.admin, dependencies=[Depends(require_admin)])
     app.include_router(ops.router)
     app.add_middleware(BodyLimit, limit=settings.body_limit)
     app.add_middleware(Trace)

@@ -43,25 +43,19 @@ async def get_service(request: Request) -> Service:  # async: FastAPI sends othe
 Running = Annotated[Service, Depends(get_service)]
 
 
-async def has_room(request: Request) -> None:
-    """For `Depends` of all but probes: service/connections.py marks what comes over more connections than may be open.
-
-    Raises:
-        Overloaded: it was marked.
-    """
-    if getattr(request.state, "crowded", False):
-        raise Overloaded("as many connections are open as may be: keep one, and ask again over it")
-
-
 _Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 
 
-async def get_tenant(service: Running, bearer: _Bearer) -> Tenant:
+async def get_tenant(request: Request, bearer: _Bearer) -> Tenant:
     """Who asks, within its rate, for `Depends`; however often it is depended on, a request counts once.
 
     Raises:
+        Overloaded: service/connections.py marked it: it came over more connections than may be open.
         Unauthorized, LimitReached: see Tenants.admit.
     """
+    if getattr(request.state, "crowded", False):
+        raise Overloaded("as many connections are open as may be: keep one, and ask again over it")
+    service = await get_service(request)
     return await service.tenants.admit(bearer.credentials if bearer else None)
 
 
