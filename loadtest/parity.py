@@ -1,6 +1,7 @@
 """`make parity`: what the scaled decode of a 12-megapixel JPEG changes in greedy answers of the running service.
 
 Each JPEG is asked about as it is, and as a PNG of the picture that a full decode prepares; nobody scales that again.
+As a control it is asked about with the same differences shuffled over its pixels: what any noise as small changes.
 Half the set are crops of scikit-learn's two photographs, half are easy-VQA's test pictures, all enlarged and grainy.
 Prints a JSON line for each half.
 """
@@ -52,8 +53,8 @@ def main(arguments: list[str]) -> int:
     preparation = Preparation.of_checkpoint(Path(options.model))
     with serving("service", options.port, "--model", options.model, "--log-level", "warning") as url:
         for name, pictures in (("photographs", _photographs(options)), ("drawn", _drawn(options))):
-            pairs = tqdm((_pair(image, preparation) for image in pictures), desc=name, total=options.images)
-            print(json.dumps({"bench": "parity", "case": name, **asyncio.run(_compare(url, options, pairs))}))
+            ways = tqdm((_ways(image, preparation) for image in pictures), desc=name, total=options.images)
+            print(json.dumps({"bench": "parity", "case": name, **asyncio.run(_compare(url, options, ways))}))
     return 0
 
 
@@ -80,28 +81,38 @@ def _enlarged(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray((pixels + grain).clip(0, 255).astype(np.uint8))
 
 
-def _pair(image: Image.Image, preparation: Preparation) -> tuple[bytes, bytes]:
-    """A JPEG, and as a PNG the picture that all of its pixels make."""
-    jpeg, png = io.BytesIO(), io.BytesIO()
-    image.save(jpeg, "JPEG", quality=90)
-    preparation.apply(decode(jpeg.getvalue())).save(png, "PNG")
-    return jpeg.getvalue(), png.getvalue()
+def _ways(image: Image.Image, preparation: Preparation) -> tuple[bytes, bytes, bytes]:
+    """A JPEG, the picture that all of its pixels make, and that with the decode's differences shuffled over it."""
+    jpeg = _file(image, "JPEG", quality=90)
+    full = preparation.apply(decode(jpeg))
+    scaled = preparation.apply(decode(jpeg, side=preparation.size))
+    differences = np.asarray(scaled, dtype=np.int16) - np.asarray(full, dtype=np.int16)
+    shuffled = np.random.default_rng(0).permutation(differences.reshape(-1)).reshape(differences.shape)
+    noisy = (np.asarray(full, dtype=np.int16) + shuffled).clip(0, 255).astype(np.uint8)
+    return jpeg, _file(full, "PNG"), _file(Image.fromarray(noisy), "PNG")
 
 
-async def _compare(url: str, options: Parity, pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, object]:
+def _file(image: Image.Image, form: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+async def _compare(url: str, options: Parity, ways: Iterable[tuple[bytes, ...]]) -> dict[str, object]:
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         asked = [
-            await asyncio.gather(*(_answer(client, data, ask, who) for data in pair))
-            for pair in pairs
+            await asyncio.gather(*(_answer(client, data, ask, who) for data in way))
+            for way in ways
             for ask in ASKS
             for who in options.adapters
         ]
-    equal = sum(scaled == full for scaled, full in asked)
+    equal, control = (sum(answers[other] == answers[1] for answers in asked) for other in (0, 2))
     return {
         "asked": len(asked),
         "equal": equal,
         "percent": round(100 * equal / len(asked), 2),
-        "different_answers": len({full for _, full in asked}),
+        "control_percent": round(100 * control / len(asked), 2),
+        "different_answers": len({full for _, full, _ in asked}),
     }
 
 

@@ -1,7 +1,7 @@
 """`python -m loadtest.queueing`: docs/fairness.md's table, simulated: our queue beside one that knows who floods.
 
-Slots are held for a unit of time on average. Every adapter but one offers 95% of its share; that one nothing for half of
-the time, and then either nothing or ten times its share. What came in the second half counts.
+Slots are held for a unit of time on average. Every adapter but one offers 95% of its share; that one nothing for half
+of the time, and then either nothing or ten times its share. What came in the second half counts.
 """
 
 import heapq
@@ -70,7 +70,12 @@ def p95(make: Callable[[], _Queue], adapters: int, slots: int, flood: float) -> 
 def _simulate(queue: _Queue, adapters: int, slots: int, flood: float, seed: int) -> list[tuple[float, float]]:
     """The wait and the hold of each request of the others, once the flood is there."""
     arrivals = _arrivals(adapters, slots, flood, seed)
-    ends, free, about, found = list[float](), slots, dict[Ticket, tuple[float, float]](), list[tuple[float, float]]()
+    ends, free, about, found = (
+        list[float](),
+        slots,
+        dict[Ticket, tuple[float, float]](),
+        list[tuple[float, float, float]](),
+    )
     for came, adapter, hold in [*arrivals, (math.inf, "", 0.0)]:
         while ends and ends[0] <= came:
             now = heapq.heappop(ends)
@@ -83,7 +88,7 @@ def _simulate(queue: _Queue, adapters: int, slots: int, flood: float, seed: int)
             free -= _hand_out(queue, free, came, about, ends, found)
             if len(queue) > _WAITING:
                 queue.drop(ticket)
-    return found
+    return [(wait, hold) for came, wait, hold in found if came >= _half(slots)]
 
 
 def _hand_out(
@@ -92,7 +97,7 @@ def _hand_out(
     now: float,
     about: dict[Ticket, tuple[float, float]],
     ends: list[float],
-    found: list[tuple[float, float]],
+    found: list[tuple[float, float, float]],
 ) -> int:
     """How many of the free slots were taken."""
     taken = min(free, len(queue))
@@ -101,20 +106,25 @@ def _hand_out(
         came, hold = about.pop(ticket)
         heapq.heappush(ends, now + hold)
         if ticket.adapter != _HOT:
-            found.append((now - came, hold))
+            found.append((came, now - came, hold))
     return taken
 
 
 def _arrivals(adapters: int, slots: int, flood: float, seed: int) -> list[tuple[float, str, float]]:
     """When each request comes, of which adapter, and how long it will hold its slot; in order."""
-    share, end = slots / adapters, _TURNS / slots
+    share, half = slots / adapters, _half(slots)
     rates = {f"a{number}": _LOAD * share for number in range(adapters - 1)} | {_HOT: flood * share}
     found = []
     for name, rate in rates.items():
-        draw, now = random.Random(f"{seed}{name}"), 0.0
-        while rate and (now := now + draw.expovariate(rate)) < end:
+        draw, now = random.Random(f"{seed}{name}"), half if name == _HOT else 0.0
+        while rate and (now := now + draw.expovariate(rate)) < 2 * half:
             found.append((now, name, draw.expovariate(1)))
     return sorted(found)
+
+
+def _half(slots: int) -> float:
+    """When the flood begins."""
+    return _TURNS / slots / 2
 
 
 def _erlang(slots: int, load: float) -> float:

@@ -3,12 +3,12 @@
 Start-time fair queueing with savings: a turn moves a flow's own virtual time on by one, and a ticket is due when its
 flow's time comes, or when it came if that is later. A flow that asks for less than its share lags behind, by CREDIT
 turns at most, and what it asks is due at once; tickets due at once go in order of arrival. So those within their share
-are served as in one line that a flood stands at the end of. CROWD tickets waiting tell a flood from a share: more, and
-its savings are void. A turn that no other flow waits for costs its flow nothing: virtual time moves on with it, so
-that a quiet hour leaves everybody with all they may save, the busiest too. Virtual time never goes back, and stands
-while tickets that came earlier are passed, so waiting is ageing: each other flow passes a waiting ticket a bounded
-number of times. Priority is a head start, paid back by the flow's own later turns. docs/fairness.md has what this
-reaches, and what no queue could.
+are served as in one line that a flood stands at the end of. Who has more than CROWD tickets waiting, and no fewer than
+the others on average, is a flood: its savings are void. A turn that no other flow waits for costs its flow nothing:
+virtual time moves on with it, so that a quiet hour leaves everybody all they may save, the busiest too. Virtual time
+never goes back, and stands while tickets that came earlier are passed, so waiting is ageing: each other flow passes a
+waiting ticket a bounded number of times. Priority is a head start, paid back by the flow's own later turns.
+docs/fairness.md has what this reaches, and what no queue could.
 """
 
 import bisect
@@ -18,7 +18,7 @@ from typing import Protocol
 
 # Turns that a flow may save up by asking for less than its share, for the times when chance has it ask for more.
 CREDIT = 128
-# Tickets that a flow may have waiting and keep its savings: how large a burst of it is due at once.
+# Tickets that a flow may have waiting and keep its savings, whatever others have: a burst as large is due at once.
 CROWD = 8
 # Turns by which one step of priority goes ahead.
 HEAD_START = 4
@@ -101,7 +101,7 @@ class _Turns:
         self._waiting[name].push(ticket)
         self._number += 1
         self._came[ticket] = (self._now, self._number)
-        if len(self._waiting[name]) > CROWD:
+        if max(CROWD + 1, len(self) / len(self._waiting)) <= len(self._waiting[name]):
             self._had[name] = max(self._had[name], self._now)
 
     def take(self) -> Ticket:

@@ -70,7 +70,8 @@ def test_a_waiting_ticket_is_passed_a_bounded_number_of_times(events: list[Ticke
 def test_adapters_of_one_tenant_share_alike_however_much_one_of_them_asks() -> None:
     queue = FairQueue()
     flood(queue, ("t", "hot"), tickets=1000)
-    flood(queue, ("t", "one"), ("t", "two"))
+    flood(queue, ("t", "one"), ("t", "two"), tickets=300)
+    taken(queue, 2 * CREDIT)  # what the two had saved
     counts = Counter(ticket.adapter for ticket in taken(queue, 150))
     assert counts.keys() == {"hot", "one", "two"}
     assert max(counts.values()) - min(counts.values()) <= 1
@@ -78,7 +79,8 @@ def test_adapters_of_one_tenant_share_alike_however_much_one_of_them_asks() -> N
 
 def test_a_tenant_gains_nothing_by_spreading_over_adapters() -> None:
     queue = FairQueue()
-    flood(queue, ("wide", "a"), ("wide", "b"), ("wide", "c"), ("narrow", "a"))
+    flood(queue, ("wide", "a"), ("wide", "b"), ("wide", "c"))
+    flood(queue, ("narrow", "a"), tickets=300)
     assert Counter(ticket.tenant for ticket in taken(queue, 100)) == {"wide": 50, "narrow": 50}
 
 
@@ -105,11 +107,22 @@ def test_who_asked_for_less_than_its_share_goes_first_but_not_for_ever() -> None
     assert all(length == 1 for _, length in runs[1:])
 
 
-def test_a_small_burst_is_served_at_once_and_a_crowd_takes_turns() -> None:
-    queue, few = after_a_flood(cold=CROWD)
-    assert taken(queue, CROWD) == few
-    queue, _ = after_a_flood(cold=CROWD + 1)
+def test_a_burst_is_served_at_once_and_a_flood_takes_turns() -> None:
+    queue, few = after_a_flood(cold=4 * CROWD)
+    assert taken(queue, 4 * CROWD) == few
+    queue, _ = after_a_flood(cold=401)  # no fewer than the other's
     assert Counter(ticket.adapter for ticket in taken(queue, 2 * CROWD)) == {"cold": CROWD, "hot": CROWD}
+
+
+def test_a_small_burst_is_never_a_flood() -> None:
+    queue = FairQueue()
+    flood(queue, ("t", "served"))
+    taken(queue, 100)
+    one, other = Ticket("t", "one"), [Ticket("t", "other") for _ in range(CROWD)]
+    for ticket in [one, *other]:
+        queue.push(ticket)
+    queue.push(Ticket("t", "served"))
+    assert taken(queue, CROWD + 1) == [one, *other]
 
 
 def test_those_within_their_share_go_in_order_of_arrival() -> None:
