@@ -51,12 +51,13 @@ def typed(error: type[ServiceError] = ServiceError) -> Iterator[tuple[int, str]]
 
 
 @pytest.fixture(params=["fake", pytest.param("vllm", marks=pytest.mark.engine)])
-async def answering(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Running, None]:
+async def answering(
+    request: pytest.FixtureRequest, fake_adapters: Path, tmp_path: Path
+) -> AsyncGenerator[Running, None]:
     """Over a store of its own: what can be deleted will be; and where no generated URL leads anywhere."""
     fake = request.param == "fake"
-    adapters = request.getfixturevalue("fake_adapters") if fake else ADAPTERS
     options = Settings(
-        adapters=shutil.copytree(adapters, tmp_path / "store"),
+        adapters=shutil.copytree(fake_adapters if fake else ADAPTERS, tmp_path / "store"),
         image_url_hosts=("nowhere.invalid",),
         capture=tmp_path / "capture",
         engine_canary_deadline_s=300,
