@@ -70,12 +70,8 @@ def p95(make: Callable[[], _Queue], adapters: int, slots: int, flood: float) -> 
 def _simulate(queue: _Queue, adapters: int, slots: int, flood: float, seed: int) -> list[tuple[float, float]]:
     """The wait and the hold of each request of the others, once the flood is there."""
     arrivals = _arrivals(adapters, slots, flood, seed)
-    ends, free, about, found = (
-        list[float](),
-        slots,
-        dict[Ticket, tuple[float, float]](),
-        list[tuple[float, float, float]](),
-    )
+    ends, free = list[float](), slots
+    about, found = dict[Ticket, tuple[float, float]](), list[tuple[float, float, float]]()
     for came, adapter, hold in [*arrivals, (math.inf, "", 0.0)]:
         while ends and ends[0] <= came:
             now = heapq.heappop(ends)

@@ -108,7 +108,7 @@ class _Turns:
         """The ticket that goes next, which waits no more."""
         name = self._next()
         alone = len(self._waiting) == 1
-        self._now = max(self._now + alone, min(map(self._due, self._waiting)))
+        self._now = max(self._now + alone, min(self._due(name)[0] for name in self._waiting))
         self._had[name] += 1
         return self._leave(name, self._waiting[name].take())
 
@@ -129,15 +129,16 @@ class _Turns:
         return min(self._waiting, key=self._order)
 
     def _order(self, name: str) -> tuple[float, bool, int]:
-        """Of those due at the same time, who has savings goes first."""
-        came, number = self._came[self._waiting[name].first()]
-        due = self._due(name) - HEAD_START * self._waiting[name].first().priority
-        return due, came <= self._had[name], number
+        due, spent, number = self._due(name)
+        return due - HEAD_START * self._waiting[name].first().priority, spent, number
 
-    def _due(self, name: str) -> float:
-        """When a queue's next ticket is due, in virtual time."""
-        came, _ = self._came[self._waiting[name].first()]
-        return max(came, self._had[name])
+    def _due(self, name: str) -> tuple[float, bool, int]:
+        """When a queue's next ticket is due, in virtual time; whether its savings are spent; its number.
+
+        Of those due at the same time, who has savings goes first.
+        """
+        came, number = self._came[self._waiting[name].first()]
+        return max(came, self._had[name]), came <= self._had[name], number
 
     def _leave(self, name: str, ticket: Ticket) -> Ticket:
         del self._came[ticket]
