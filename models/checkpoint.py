@@ -20,18 +20,18 @@ CHAT_TEMPLATE = (
 )
 
 
-def processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """LLaVA-1.5's processor at this model's size."""
+def processor(tokenizer: PreTrainedTokenizerFast, side: int = SIDE, patch: int = PATCH) -> LlavaProcessor:
+    """LLaVA-1.5's processor for images of `side` pixels in patches of `patch`."""
     images = CLIPImageProcessor(
-        size={"shortest_edge": SIDE},
-        crop_size={"height": SIDE, "width": SIDE},
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
         image_mean=list(IMAGE_MEAN),
         image_std=list(IMAGE_STD),
     )
     return LlavaProcessor(
         images,
         tokenizer,
-        patch_size=PATCH,
+        patch_size=patch,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,

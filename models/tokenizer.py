@@ -1,5 +1,6 @@
 """The embedded model's tokenizer, Llama's kind: BPE, "▁" for spaces, single digits, bytes for the rest."""
 
+import json
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -28,7 +29,7 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     unk, bos, eos, image, pad = SPECIAL
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=_with_plain_bytes(tokenizer),
         unk_token=unk,
         bos_token=bos,
         eos_token=eos,
@@ -37,3 +38,14 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         model_max_length=1024,
         clean_up_tokenization_spaces=False,
     )
+
+
+def _with_plain_bytes(tokenizer: Tokenizer) -> Tokenizer:
+    """`tokenizer` with its byte tokens ordinary ones, at the ids they have.
+
+    The trainer gives fixed ids to special tokens only, and decoding leaves special tokens out: "größe" came back as
+    "gre".
+    """
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] in SPECIAL]
+    return Tokenizer.from_str(json.dumps(content))

@@ -28,7 +28,7 @@ class Prompt:
         self.end_token_id: int = self._tokenizer.eos_token_id
         self.pad_token_id: int = self._tokenizer.pad_token_id
         added = (str(token) for token in self._tokenizer.added_tokens_decoder.values())
-        self._special = sorted({*self._tokenizer.all_special_tokens, *added, self.image_token}, key=len, reverse=True)
+        self.special = sorted({*self._tokenizer.all_special_tokens, *added, self.image_token}, key=len, reverse=True)
         self.digest: str = self._digest()
 
     def text(self, question: str, pictures: int = 1, history: tuple[Turn, ...] = ()) -> str:
@@ -78,7 +78,7 @@ class Prompt:
             raise InvalidRequest("the question, or a text that goes with it, is empty")
         if not is_unicode(text):
             raise MalformedRequest("the text holds a NUL or half a surrogate pair: send valid Unicode")
-        for token in self._special:
+        for token in self.special:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 

@@ -36,3 +36,13 @@ def rename_tower(directory: Path) -> None:
 
 def _name(key: str) -> str:
     return key if "vision_model" in key else key.replace("vision_tower.", "vision_tower.vision_model.")
+
+
+def on_disk(name: str) -> str:
+    """The name in llava-hf checkpoints of the tensor that transformers 5 calls `name`; such names stay as they are."""
+    name = name.removeprefix("model.")
+    if name.startswith("lm_head."):
+        return f"language_model.{name}"
+    if name.startswith("language_model.") and not name.startswith(("language_model.model.", "language_model.lm_head.")):
+        return name.replace("language_model.", "language_model.model.", 1)
+    return _name(name)
