@@ -41,6 +41,9 @@ from service.workers import Workers
 
 log = logging.getLogger(__name__)
 
+# They wait for a disk or a bucket more than they compute.
+_STORE_THREADS = 8
+
 
 def create_app(
     settings: Settings, checkpoint: Path, engine: Engine, give_up: Callable[[], None] = lambda: None
@@ -79,11 +82,12 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine) -> Service:
     metrics = Metrics()
     canary = Query("canary", prompt.encode("are you there?", pictures=0), sampling=Sampling(max_tokens=1))
     engine = Supervised(raw, canary, settings, metrics)
-    workers = Workers(settings.image_workers)
+    # Pools of their own, so that a slow bucket stops no decoding, and neither stops the following of keys.
+    decoding, storing, workers = Workers(settings.image_workers, "decode"), Workers(_STORE_THREADS, "store"), Workers()
     proof = Proof.for_checkpoint(checkpoint, base, prompt, settings.max_lora_rank, settings.adapters_unproven)
     store = Store(settings.adapters, settings.adapters_cache)
-    residency = Residency(store, engine, proof, workers, metrics, settings.max_cpu_loras)
-    releases = Releases(store, residency, workers)
+    residency = Residency(store, engine, proof, storing, metrics, settings.max_cpu_loras)
+    releases = Releases(store, residency, storing)
     limits = ImageLimits(settings.image_pixels, count=settings.images_per_question)
     fetcher = Fetcher(
         FetchLimits(settings.body_limit, settings.image_url_s, settings.image_url_hosts, settings.image_url_private)
@@ -94,10 +98,10 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine) -> Service:
     if settings.capture is not None:
         files = Files(settings.capture, settings.capture_days, settings.capture_bytes)
         capture = Capture(files, settings.capture_redact, workers, metrics)
-    use_case = VQA(engine, residency, prompt, pictures, admission, workers, metrics, capture)
+    use_case = VQA(engine, residency, prompt, pictures, admission, decoding, metrics, capture)
     # Without keys, only who sits at this machine may change what is served.
     tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)), metrics)
-    return Service(settings, base, engine, residency, releases, use_case, metrics, tenants)
+    return Service(settings, base, engine, residency, releases, use_case, metrics, tenants, workers)
 
 
 @asynccontextmanager
@@ -105,7 +109,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     service: Service = app.state.service
     tasks = [
         asyncio.create_task(_warm(service, app.state.give_up)),
-        asyncio.create_task(service.tenants.watch(service.vqa.workers)),
+        asyncio.create_task(service.tenants.watch(service.workers)),
     ]
     try:
         yield

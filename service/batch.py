@@ -34,7 +34,7 @@ class _Shared:
         async with self._lock:
             if self._made is None:
                 try:
-                    self._made = await self._vqa.workers.run(await self._vqa.pictures.fetch(self._images))
+                    self._made = await self._vqa.decoding.run(await self._vqa.pictures.fetch(self._images))
                 except ServiceError as error:
                     self._made = error
         made = self._made

@@ -32,7 +32,7 @@ class VQA:
     prompt: Prompt
     pictures: Pictures
     admission: Admission
-    workers: Workers
+    decoding: Workers
     metrics: Metrics
     capture: Capture | None = None
 
@@ -117,7 +117,7 @@ class VQA:
             progress.queue_s = progress.elapsed()
             await self.engine.check()
             look = await (fetch() if fetch else self.pictures.fetch(question.images))
-            query = progress.query = await self.workers.run(self._query, question, look, progress.adapter)
+            query = progress.query = await self.decoding.run(self._query, question, look, progress.adapter)
             progress.image_s = progress.elapsed() - progress.queue_s
             answering = self._answering(query, progress)
             loaded = self.residency.loaded(progress.adapter)

@@ -1,21 +1,28 @@
 """The one door to threads: whatever blocks or computes goes through here, never on the event loop."""
 
+import asyncio
+import contextvars
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar, TypeVarTuple
-
-import anyio.to_thread
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
 class Workers:
-    """A bounded set of threads; the bound keeps decoding from taking more cores than there are."""
+    """A pool of at most `threads` threads; 0 is one for each core.
 
-    def __init__(self, threads: int = 0) -> None:
-        self._limiter = anyio.CapacityLimiter(threads or os.cpu_count() or 1)
+    A thread takes its next work when it has ended the last, whoever still waits for that: there are never more at work
+    than the pool has, however many callers left. Work that has not begun when its caller leaves is never begun.
+    """
+
+    def __init__(self, threads: int = 0, name: str = "worker") -> None:
+        self._pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix=name)
 
     async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Run `function(*args)` on a thread and return what it returns or raise what it raises."""
-        return await anyio.to_thread.run_sync(function, *args, limiter=self._limiter)
+        work = partial(contextvars.copy_context().run, function, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import anyio.to_thread
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 from service import logs
 from service.engine.fake import FakeEngine
 from service.settings import Settings
+from service.workers import Workers
 from tests.conftest import Running, png, serving
 from tests.test_images import animated, png_header
 
@@ -64,13 +64,13 @@ async def test_json_and_form_mean_the_same(fake: Running) -> None:
 
 async def test_a_small_question_crosses_to_a_thread_once(fake: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each crossing takes longer than all that a small body needs."""
-    crossings, run_sync = list[str](), anyio.to_thread.run_sync
+    crossings, run = list[str](), Workers.run
 
-    async def counting(function: Any, *args: Any, **options: Any) -> Any:
+    async def counting(self: Workers, function: Any, *args: Any) -> Any:
         crossings.append(logs.request_id.get())
-        return await run_sync(function, *args, **options)
+        return await run(self, function, *args)
 
-    monkeypatch.setattr("anyio.to_thread.run_sync", counting)
+    monkeypatch.setattr(Workers, "run", counting)
     image, form = data_url(png()), {"data": {"question": QUESTION}, "files": {"image": ("x.png", png())}}
     for id_, body in (("json", {"json": {"question": QUESTION, "image": image}}), ("form", form)):
         (await fake.client.post("/v1/vqa", headers={"x-request-id": id_}, **body)).raise_for_status()

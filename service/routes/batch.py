@@ -26,7 +26,7 @@ async def ask_all(request: Request, service: Running, tenant: Asker, key: Reques
         questions = body.to_questions(id_, service.settings.deadline_s)
         return [replace(question, tenant=tenant, key=key) for question in questions]
 
-    _, questions = await read_json(request, BatchRequest, service.vqa.workers, mean)
+    _, questions = await read_json(request, BatchRequest, service.workers, mean)
     answering = answer_all(service.vqa, questions, service.settings.batch_questions)
     found = await listening.unless_gone(request.receive, answering)
     return BatchResponse(id=id_, results=[_result(each, request.state.request_id) for each in found])

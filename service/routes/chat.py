@@ -68,7 +68,7 @@ async def chat(
     def mean(body: ChatRequest) -> Question:
         return replace(body.to_question(id_, service.settings.deadline_s, service.base.id), tenant=tenant, key=key)
 
-    body, question = await read_json(request, ChatRequest, service.vqa.workers, mean)
+    body, question = await read_json(request, ChatRequest, service.workers, mean)
     if body.stream:
         writer = _Writer(id_, body, request.state.request_id)
         return await listening.stream(request, service.vqa.stream(question), writer.write, writer.fail)

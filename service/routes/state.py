@@ -17,11 +17,15 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.types import Tenant
 from service.vqa import VQA
+from service.workers import Workers
 
 
 @dataclass
 class Service:
-    """One running service; `warm` is set once the engine answers and every adapter was proven or refused."""
+    """One running service; `warm` is set once the engine answers and every adapter was proven or refused.
+
+    `workers` read bodies and keys; decoding and the adapter store have threads of their own.
+    """
 
     settings: Settings
     base: Base
@@ -31,6 +35,7 @@ class Service:
     vqa: VQA
     metrics: Metrics
     tenants: Tenants
+    workers: Workers
     warm: asyncio.Event = field(default_factory=asyncio.Event)
 
 

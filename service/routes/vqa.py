@@ -56,7 +56,7 @@ async def ask(
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         body, question = await _read_form(request, service, mean)
     else:
-        body, question = await read_json(request, VQARequest, service.vqa.workers, mean)
+        body, question = await read_json(request, VQARequest, service.workers, mean)
     if body.stream:
         fail = partial(_write_error, request.state.request_id)
         return await listening.stream(request, service.vqa.stream(question), _write, fail)
@@ -84,7 +84,7 @@ async def _read_form(
         for several in _LISTS & fields.keys():
             fields[several] = [value for name, value in texts if name == several]
     parse, size = partial(VQARequest.model_validate, fields), sum(len(value) for _, value in texts)
-    return await understand(parse, lambda body: mean(body, files), size, service.vqa.workers)
+    return await understand(parse, lambda body: mean(body, files), size, service.workers)
 
 
 async def _read_files(form: FormData) -> tuple[Upload, ...]:
