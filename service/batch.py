@@ -3,20 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 
-from service.errors import InvalidRequest, ServiceError
+from service.errors import ServiceError
 from service.pictures import Look
 from service.types import Answer, Link, Picture, Question, Upload
 from service.vqa import VQA
 
 
-async def answer_all(vqa: VQA, questions: Sequence[Question], most: int) -> list[Answer | BaseException]:
-    """Each question's answer or what it failed with, in order; all are about the first one's images.
-
-    Raises:
-        InvalidRequest: over `most` questions.
-    """
-    if len(questions) > most:
-        raise InvalidRequest(f"{len(questions)} questions came: one batch may have {most}")
+async def answer_all(vqa: VQA, questions: Sequence[Question]) -> list[Answer | BaseException]:
+    """Each question's answer or what it failed with, in order; all are about the first one's images."""
     shared = _Shared(vqa, questions[0].images)
     answering = [vqa.answer(question, fetch=shared.get) for question in questions]
     return await asyncio.gather(*answering, return_exceptions=True)

@@ -9,6 +9,8 @@ from service.types import Choice, Question
 
 # Each token of a choice costs the engine a step of its own, all of them at once.
 MAX_TOKENS = 256
+# Words that are chosen from come to some four characters a token: judged before anything is tokenized.
+_MAX_CHARACTERS = 16 * MAX_TOKENS
 
 
 def encode(prompt: Prompt, question: Question) -> tuple[tuple[int, ...], ...]:
@@ -17,6 +19,8 @@ def encode(prompt: Prompt, question: Question) -> tuple[tuple[int, ...], ...]:
     Raises:
         InvalidRequest: two that are one to the model, or more text than is weighed.
     """
+    if (characters := sum(map(len, question.choices))) > _MAX_CHARACTERS:
+        raise InvalidRequest(f"the choices come to {characters:,} characters, over {_MAX_CHARACTERS:,}: shorten them")
     choices = tuple(prompt.encode_answer(question.text, choice, len(question.images)) for choice in question.choices)
     if len(set(choices)) < len(choices):
         raise InvalidRequest("two of the choices are the same to the model: let them differ")

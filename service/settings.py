@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     )
     body_limit: int = Field(20_000_000, gt=0, description="largest request body, and largest fetched image, in bytes")
     image_pixels: int = Field(50_000_000, gt=0, description="largest image, in pixels, judged before decoding")
-    images_per_question: int = Field(4, ge=1, description="most images of one question")
+    images_per_question: int = Field(4, ge=1, le=64, description="most images of one question")
     image_url_s: float = Field(10.0, gt=0, description="seconds an image's URL has to deliver, redirects included")
     image_url_hosts: tuple[_Host, ...] = Field(
         (), description='hosts that images are fetched from, as JSON: ["cdn.example.com"]; none named: any public host'
@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     image_workers: int = Field(0, ge=0, description="threads that decode images; 0: one per core")
     in_flight: int = Field(64, gt=0, description="requests worked on at once")
     waiting: int = Field(256, ge=0, description="requests that may wait for their turn; more get 503")
-    batch_questions: int = Field(64, ge=1, description="most questions of one batch, each of them a request")
+    batch_questions: int = Field(64, ge=1, le=1024, description="most questions of one batch, each of them a request")
     deadline_s: float = Field(30.0, gt=0, description="seconds a request may take when it does not say")
 
     capture: Path | None = Field(

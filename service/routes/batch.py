@@ -23,12 +23,11 @@ async def ask_all(request: Request, service: Running, tenant: Asker, key: Reques
     id_ = f"vqa-{request.state.request_id}"
 
     def mean(body: BatchRequest) -> list[Question]:
-        questions = body.to_questions(id_, service.settings.deadline_s)
+        questions = body.to_questions(id_, service.settings.deadline_s, service.settings.batch_questions)
         return [replace(question, tenant=tenant, key=key) for question in questions]
 
     _, questions = await read_json(request, BatchRequest, service.workers, mean)
-    answering = answer_all(service.vqa, questions, service.settings.batch_questions)
-    found = await listening.unless_gone(request.receive, answering)
+    found = await listening.unless_gone(request.receive, answer_all(service.vqa, questions))
     return BatchResponse(id=id_, results=[_result(each, request.state.request_id) for each in found])
 
 

@@ -1,5 +1,11 @@
-"""A request's body -> one of our shapes; what does not fit is named field by field."""
+"""A request's body -> one of our shapes; what does not fit is named field by field.
 
+What JSON costs to read grows with the number of its values, not with its bytes: 20 MB of `[[],[],…]` are 500 MB of
+Python's lists. So the values are counted in the bytes, before any is made.
+"""
+
+import itertools
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -9,12 +15,17 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from service.errors import InvalidRequest, MalformedRequest, ServiceError, TextTooLong
+from service.routes.failure import worded
 from service.workers import Workers
 
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
 # Characters of a body that are understood sooner than a thread is woken.
 _SMALL = 32_768
+# Values in one body, keys among them: the largest batch has some 3,000, a JSON schema some hundreds.
+MOST_VALUES = 20_000
+# A string, or a mark that a value of a list or an object comes after.
+_PARTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{:]', re.DOTALL)
 
 
 async def read_json(request: Request, shape: type[M], workers: Workers, mean: Callable[[M], R]) -> tuple[M, R]:
@@ -22,7 +33,7 @@ async def read_json(request: Request, shape: type[M], workers: Workers, mean: Ca
 
     Raises:
         MalformedRequest: no JSON, nested without end, or a key that comes twice.
-        TextTooLong, InvalidRequest: another shape; and what `mean` raises.
+        TextTooLong, InvalidRequest: another shape, or more values than any; and what `mean` raises.
     """
     body = await request.body() or b"{}"
     return await understand(partial(_parse, shape, body), mean, len(body), workers)
@@ -60,6 +71,8 @@ def documented(path: str, shape: type[BaseModel], method: str = "post", required
 
 
 def _parse(shape: type[M], body: bytes) -> M:
+    if not _few_values(body):
+        raise InvalidRequest(f"the body has over {MOST_VALUES:,} values: send fewer")
     try:
         # pydantic's own parser, which by itself would let the last of two like keys win.
         found = jiter.from_json(body, catch_duplicate_keys=True)
@@ -68,9 +81,23 @@ def _parse(shape: type[M], body: bytes) -> M:
     return shape.model_validate(found)
 
 
+def _few_values(body: bytes) -> bool:
+    """Whether it has at most MOST_VALUES; every value but the first comes after a mark outside of strings."""
+    if sum(map(body.count, (b",", b"[", b"{", b":"))) <= MOST_VALUES:
+        return True
+    parts = itertools.islice(_PARTS.finditer(body), 2 * MOST_VALUES)  # texts may have more marks than that
+    marks = strings = 0
+    for part in parts:
+        if body[part.start()] == 0x22:
+            strings += 1
+        else:
+            marks += 1
+    return marks + strings < 2 * MOST_VALUES and marks <= MOST_VALUES
+
+
 def invalid(error: ValidationError) -> ServiceError:
-    """All faults of a body in one sentence."""
-    faults = error.errors(include_url=False)
-    sentence = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in faults)
+    """The first faults of a body in one sentence."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    sentence = worded(faults, "body")
     too_long = any(fault["type"] == "string_too_long" for fault in faults)
     return TextTooLong(sentence) if too_long else InvalidRequest(sentence)

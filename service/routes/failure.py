@@ -1,7 +1,9 @@
 """An exception -> what its caller is told: a status, headers and the one body. The only place that words failures."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +17,8 @@ from service.schemas.errors import ErrorBody, ErrorResponse
 
 # Where callers expect another body.
 _OPENAI = ("/v1/models", "/v1/chat/completions")
+# Faults of one request that are told, and characters of the name of each field: callers choose both.
+_MOST_FAULTS, _LONGEST_NAME = 20, 100
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +35,7 @@ class Failure:
 def describe(error: BaseException, request_id: str) -> Failure:
     """The Failure an exception becomes; one that is not ours is logged and told as `internal`."""
     if isinstance(error, RequestValidationError):
-        return _failure(InvalidRequest.status, InvalidRequest.code, str(error.errors()), request_id)
+        return _failure(InvalidRequest.status, InvalidRequest.code, worded(error.errors(), "request"), request_id)
     if isinstance(error, HTTPException):
         return _failure(error.status_code, "http_error", str(error.detail), request_id)
     if isinstance(error, ClientDisconnect):
@@ -51,6 +55,16 @@ async def reply(request: Request, error: Exception) -> JSONResponse:
     else:
         body = ErrorResponse(error=failure.body).model_dump()
     return JSONResponse(body, failure.status, failure.headers)
+
+
+def worded(faults: Sequence[Mapping[str, Any]], whole: str) -> str:
+    """The first of pydantic's faults in one sentence; one that names no field is of the `whole`."""
+    told = [
+        f"{'.'.join(map(str, fault['loc']))[:_LONGEST_NAME] or whole}: {fault['msg']}"
+        for fault in faults[:_MOST_FAULTS]
+    ]
+    more = [f"and {len(faults) - _MOST_FAULTS:,} more"] if len(faults) > _MOST_FAULTS else []
+    return "; ".join([*told, *more])
 
 
 def _failure(status: int, code: str, message: str, request_id: str) -> Failure:

@@ -15,14 +15,14 @@ from service.routes import failure, listening
 from service.routes.bodies import read_json, understand
 from service.routes.state import Asker, RequestKey, Running, Service
 from service.schemas.errors import ErrorResponse
-from service.schemas.vqa import VQARequest, VQAResponse
+from service.schemas.vqa import MOST_IMAGES, VQARequest, VQAResponse
 from service.types import Answer, Question, Upload
 
 router = APIRouter(tags=["questions"])
 
 _SCHEMA = VQARequest.model_json_schema()
 _FILE = {"type": "string", "format": "binary"}
-_FILES = {"image": _FILE, "images": {"type": "array", "items": _FILE}}
+_FILES = {"image": _FILE, "images": {"type": "array", "items": _FILE, "maxItems": MOST_IMAGES}}
 _FORM = {**_SCHEMA, "properties": {**_SCHEMA["properties"], **_FILES}}
 # A form repeats a field to make a list.
 _LISTS = {"images", "choices"}

@@ -9,6 +9,9 @@ from service.schemas.errors import ErrorResponse
 from service.schemas.vqa import IMAGE_URL, Asked, Seen, VQAResponse
 from service.types import Question
 
+# More than any service answers at once; how many it does is --batch-questions.
+MOST = 1024
+
 
 def _question(value: Any) -> Any:
     return {"question": value} if isinstance(value, str) else value
@@ -37,19 +40,23 @@ class BatchRequest(Seen):
     )
 
     questions: Annotated[
-        list[Annotated[Asked, BeforeValidator(_question, json_schema_input_type=Asked | str)]], Field(min_length=1)
+        list[Annotated[Asked, BeforeValidator(_question, json_schema_input_type=Asked | str)]],
+        Field(min_length=1, max_length=MOST),
     ]
     adapters: Annotated[
-        list[str | None] | None, Field(min_length=1, description="every question is asked through each; null: the base")
+        list[Annotated[str, Field(max_length=200)] | None] | None,
+        Field(min_length=1, max_length=MOST, description="every question is asked through each; null: the base"),
     ] = None
     deadline_s: Annotated[FiniteFloat | None, Field(gt=0, le=600, description="seconds until 504, each")] = None
 
-    def to_questions(self, id_: str, deadline_s: float) -> list[Question]:
+    def to_questions(self, id_: str, deadline_s: float, most: int) -> list[Question]:
         """Every question with every adapter, all adapters of the first question first.
 
         Raises:
-            InvalidRequest, ImageBroken: adapters named twice over, or an image that is not base64.
+            InvalidRequest, ImageBroken: adapters named twice over, over `most` questions, or no base64.
         """
+        if (count := len(self.questions) * len(self.adapters or [None])) > most:
+            raise InvalidRequest(f"{count:,} questions came, each with each adapter: one batch may have {most:,}")
         if self.adapters is not None and any(asked.adapter is not None for asked in self.questions):
             raise InvalidRequest("adapters came for all and for one question: name them in one place")
         images = self.read_images()

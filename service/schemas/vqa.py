@@ -14,6 +14,7 @@ from service.types import Answer, Link, Question, Sampling, Upload
 _DATA_URL = re.compile(r"data:([a-z0-9/+.-]*)(;[a-z0-9=_.-]+)*?;base64,", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # a colon is no base64
 TEXT_LIMIT = 16_000
+MOST_IMAGES = 64  # more than any service takes; how many it does is --images-per-question
 _UNSEARCHED = ("choices", "temperature", "stream")  # what beams do not go with
 IMAGE_URL = "https://example.com/chart.png"  # of examples
 
@@ -28,7 +29,8 @@ class Seen(Incoming):
         str | None, Field(description="data:image/png;base64,…, an https URL, or plain base64 of a PNG, JPEG or WebP")
     ] = None
     images: Annotated[
-        tuple[str, ...], Field(description="several, each as in `image`, in the order the model sees")
+        tuple[str, ...],
+        Field(max_length=MOST_IMAGES, description="several, each as in `image`, in the order the model sees"),
     ] = ()
 
     def read_images(self, files: tuple[Upload, ...] = ()) -> tuple[Upload | Link, ...]:
