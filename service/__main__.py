@@ -13,6 +13,7 @@ from service.app import create_app
 from service.auth import KeysFault
 from service.checkpoint import locate
 from service.connections import configure
+from service.engine.sizing import DoesNotFit, Sizes
 from service.engine.vllm import VLLMEngine
 from service.settings import Settings
 
@@ -25,11 +26,15 @@ def main(arguments: list[str] | None = None) -> int:
         logs.configure(settings.log_level, settings.log_format)
         if settings.otlp is not None:
             tracing.export(str(settings.otlp))
-        app = create_app(settings, checkpoint, VLLMEngine(checkpoint, settings), _leave)
+        sizes = Sizes.of(checkpoint, settings)
+        app = create_app(settings, checkpoint, VLLMEngine(checkpoint, settings, sizes), _leave, sizes)
     except ValidationError as error:
         for fault in error.errors():
             option = "_".join(map(str, fault["loc"]))
             print(f"option {option} (VQA_{option.upper()}): {fault['msg']}", file=sys.stderr)
+        return 2
+    except DoesNotFit as error:
+        print(f"option {error.option} (VQA_{error.option.upper()}): {error}", file=sys.stderr)
         return 2
     except ImportError as error:
         print(f"option otlp (VQA_OTLP): {error}: install manylens[tracing]", file=sys.stderr)

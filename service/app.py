@@ -23,6 +23,7 @@ from service.admission import Admission
 from service.auth import Tenants
 from service.capture import Capture, Files
 from service.engine import Engine
+from service.engine.sizing import Sizes
 from service.engine.supervised import Supervised
 from service.errors import ServiceError
 from service.images import ImageLimits
@@ -46,14 +47,20 @@ _STORE_THREADS = 8
 
 
 def create_app(
-    settings: Settings, checkpoint: Path, engine: Engine, give_up: Callable[[], None] = lambda: None
+    settings: Settings,
+    checkpoint: Path,
+    engine: Engine,
+    give_up: Callable[[], None] = lambda: None,
+    sizes: Sizes | None = None,
 ) -> FastAPI:
     """The whole service over one engine, which starts with the app, again whenever it dies, and stops with the app.
 
-    `give_up` is called when the engine cannot start at all: the process is of no use then.
+    `give_up` is called when the engine cannot start at all: the process is of no use then. Without `sizes`, they follow
+    from the memory there is now.
 
     Raises:
         FileNotFoundError: `checkpoint` is not a LLaVA checkpoint.
+        DoesNotFit: it, or what the options ask for, needs more memory than there is.
         KeysFault: the file of keys is not as it should be.
     """
     app = FastAPI(
@@ -63,7 +70,7 @@ def create_app(
         responses={"default": {"model": ErrorResponse, "description": "Every failure has this shape"}},
     )
     app.state.give_up = give_up
-    app.state.service = _assemble(settings, checkpoint, engine)
+    app.state.service = _assemble(settings, checkpoint, engine, sizes or Sizes.of(checkpoint, settings))
     for router in (vqa.router, batch.router, chat.router, feedback.router, adapters.router):
         app.include_router(router, dependencies=[Depends(get_tenant)])
     app.include_router(adapters.admin, dependencies=[Depends(require_admin)])
@@ -76,8 +83,9 @@ def create_app(
     return app
 
 
-def _assemble(settings: Settings, checkpoint: Path, raw: Engine) -> Service:
+def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -> Service:
     base = Base.of_checkpoint(checkpoint)
+    log.info("memory: %s", sizes.story)
     prompt = Prompt(checkpoint)
     metrics = Metrics()
     canary = Query("canary", prompt.encode("are you there?", pictures=0), sampling=Sampling(max_tokens=1))
@@ -86,7 +94,7 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine) -> Service:
     decoding, storing, workers = Workers(settings.image_workers, "decode"), Workers(_STORE_THREADS, "store"), Workers()
     proof = Proof.for_checkpoint(checkpoint, base, prompt, settings.max_lora_rank, settings.adapters_unproven)
     store = Store(settings.adapters, settings.adapters_cache)
-    residency = Residency(store, engine, proof, storing, metrics, settings.max_cpu_loras)
+    residency = Residency(store, engine, proof, storing, metrics, sizes.max_cpu_loras)
     releases = Releases(store, residency, storing)
     limits = ImageLimits(settings.image_pixels, count=settings.images_per_question)
     fetcher = Fetcher(
@@ -131,7 +139,7 @@ async def _warm(service: Service, give_up: Callable[[], None]) -> None:
     log.info("loading %s (%s)", service.base.id, service.base.precision)
     try:
         await service.engine.start()
-        await service.vqa.warm_up()
+        await _warm_up(service)
         await service.residency.reconcile()
         service.warm.set()
         served = ", ".join(service.residency.served.names()) or "none"
@@ -144,12 +152,22 @@ async def _warm(service: Service, give_up: Callable[[], None]) -> None:
         give_up()
 
 
+async def _warm_up(service: Service) -> None:
+    """Ask a first question, and a second where the model seems slow: the first pays for what is done only once."""
+    pace = service.engine.pace
+    for turn in range(2):
+        pace.measured(*await service.vqa.warm_up(turn))
+        if not pace.slow:
+            break
+    pace.report()
+
+
 async def _forget(service: Service) -> None:
     service.warm.clear()
     await service.residency.forget()
 
 
 async def _renew(service: Service) -> None:
-    await service.vqa.warm_up()
+    await _warm_up(service)
     await service.residency.restore()
     service.warm.set()

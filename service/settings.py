@@ -91,7 +91,11 @@ class Settings(BaseSettings):
     in_flight: int = Field(64, gt=0, description="requests worked on at once")
     waiting: int = Field(256, ge=0, description="requests that may wait for their turn; more get 503")
     batch_questions: int = Field(64, ge=1, le=1024, description="most questions of one batch, each of them a request")
-    deadline_s: float = Field(30.0, gt=0, description="seconds a request may take when it does not say")
+    deadline_s: float | None = Field(
+        None,
+        gt=0,
+        description="seconds a request may take when it does not say [30, or twice what an answer is seen to take]",
+    )
 
     capture: Path | None = Field(
         None, description="directory in which questions, images, answers and corrections are kept as training data"
@@ -105,21 +109,38 @@ class Settings(BaseSettings):
     engine_canary_s: float = Field(
         10.0, gt=0, description="seconds without a word from the engine after which it is asked for one token"
     )
-    engine_canary_deadline_s: float = Field(
-        30.0, gt=0, description="seconds it has for that; one that takes longer hangs, and is started again"
+    engine_canary_deadline_s: float | None = Field(
+        None,
+        gt=0,
+        description="seconds it has for that; one that takes longer hangs, and is started again [30, or four times what"
+        " a first token is seen to take]",
     )
     engine_lost_s: float = Field(
         600.0, gt=0, description="seconds in which a lost engine may be started again before /healthz fails"
     )
-    max_loras: int = Field(4, gt=0, description="adapters that may share one batch (GPU slots)")
-    max_cpu_loras: int = Field(
-        64, gt=0, description="adapters loaded at once, in host memory; others are loaded when they are asked"
+    max_loras: int | None = Field(
+        None, gt=0, description="adapters that may share one batch (GPU slots) [4, or as many as fit]"
+    )
+    max_cpu_loras: int | None = Field(
+        None,
+        gt=0,
+        description="adapters loaded at once, in host memory; others are loaded when they are asked [256, or what"
+        " --adapters-host-bytes holds]",
+    )
+    adapters_host_bytes: int | None = Field(
+        None, gt=0, description="host memory for loaded adapters, in bytes, at the largest rank [half of what is free]"
     )
     max_lora_rank: Rank = Field(64, description="largest adapter rank")
-    max_model_len: int | None = Field(None, gt=0, description="context in tokens; default: the model's own")
+    max_model_len: int | None = Field(
+        None, gt=0, description="context in tokens [the model's own, or as much of it as fits]"
+    )
     max_num_seqs: int = Field(64, gt=0, description="sequences in one batch of the engine")
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of GPU memory for weights and KV cache")
-    cpu_kv_cache_gib: int = Field(1, gt=0, description="KV cache on a machine without a GPU, in GiB")
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="share of GPU memory for weights and KV cache [0.9, less what others use]"
+    )
+    cpu_kv_cache_gib: float | None = Field(
+        None, gt=0, description="KV cache on a machine without a GPU, in GiB [from the model and what is free]"
+    )
     engine_args: dict[str, Any] = Field(
         default_factory=dict,
         description='any other engine argument of vLLM, as JSON: {"tensor_parallel_size": 2}',

@@ -98,15 +98,23 @@ class VQA:
             self.metrics.in_flight.dec()
             progress.record(outcome, self.metrics)
 
-    async def warm_up(self) -> None:
-        """Ask the base one question about a blank image, so that no caller pays for what an engine does only once."""
+    async def warm_up(self, turn: int = 0) -> tuple[float, float]:
+        """Ask the base about a blank image, so that no caller pays for what an engine does only once.
+
+        Returns seconds to the first token, and for each after it. Another `turn` is an image that no cache knows.
+        """
         preparation = self.pictures.preparation
-        blank = Picture(Image.new("RGB", (preparation.size,) * 2, preparation.colour), "warm-up")
+        blank = Picture(Image.new("RGB", (preparation.size,) * 2, preparation.colour), f"warm-up-{turn}")
         token_ids = self.prompt.encode("what is this?", pictures=1)
-        query = Query("warm-up", token_ids, (blank,), None, Sampling(max_tokens=2))
+        query = Query(f"warm-up-{turn}", token_ids, (blank,), None, Sampling(max_tokens=2))
+        loop = asyncio.get_running_loop()
+        began, heard = loop.time(), list[float]()
         async with aclosing(self.engine.generate(query)) as deltas:
             async for _ in deltas:
-                pass
+                heard.append(loop.time())
+        if not heard:
+            return 0.0, 0.0
+        return heard[0] - began, (heard[-1] - heard[0]) / max(1, len(heard) - 1)
 
     async def _ask(
         self, progress: Progress, fetch: Callable[[], Awaitable[Look]] | None

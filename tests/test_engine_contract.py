@@ -18,6 +18,7 @@ from service import beams
 from service.adapters.store import Store
 from service.engine import Engine
 from service.engine.fake import FakeEngine
+from service.engine.sizing import Sizes
 from service.engine.supervised import Supervised
 from service.engine.vllm import VLLMEngine
 from service.errors import AdapterRefused, EngineUnavailable, PromptTooLong
@@ -144,7 +145,7 @@ async def test_with_an_adapter_in_every_slot_the_base_is_still_the_base(
 ) -> None:
     """On a CPU vLLM 0.32 takes "no adapter", -1, for its last slot."""
     alone = await collect(engine, query)
-    copies = [replace(adapter, version=str(5 + n) * 64) for n in range(Settings().max_loras)]
+    copies = [replace(adapter, version=str(5 + n) * 64) for n in range(Sizes.of(CHECKPOINT, Settings()).max_loras)]
     for copy in copies:
         await engine.load(copy)
     asked = [replace(query, id=f"{query.id}-{n}", adapter=copy) for n, copy in enumerate([*copies, None])]

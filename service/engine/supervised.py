@@ -13,6 +13,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from service.engine import Engine
 from service.errors import EngineUnavailable
 from service.metrics import Metrics
+from service.pace import Pace
 from service.settings import Settings
 from service.types import Adapter, Continuations, Delta, Query, Scores, TokenIds
 
@@ -35,6 +36,7 @@ class Supervised:
     def __init__(self, engine: Engine, canary: Query, settings: Settings, metrics: Metrics) -> None:
         """`canary` is asked of an engine that nothing was heard of; its first token is waited for."""
         self._engine, self._canary, self._settings, self._metrics = engine, canary, settings, metrics
+        self.pace = Pace(settings)
         self._fault = "the engine is not running yet"
         # What is asked of the engine just now, each ended by its clock; another set is another engine, None is none.
         self._asked: set[asyncio.Timeout] | None = None
@@ -138,7 +140,7 @@ class Supervised:
 
     async def _silence(self) -> str:
         """No canary is asked where others hear from the engine: behind a long queue it would call a busy one dead."""
-        every_s, deadline_s = self._settings.engine_canary_s, self._settings.engine_canary_deadline_s
+        every_s, deadline_s = self._settings.engine_canary_s, self.pace.canary_deadline_s
         while True:
             asked = _now()
             if (early_s := self._heard + every_s - asked) > 0:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from service.engine.continuations import branches, totals
+from service.engine.sizing import Sizes
 from service.errors import AdapterRefused, EngineUnavailable, InvalidRequest, PromptTooLong
 from service.settings import Settings
 from service.types import Adapter, Continuations, Delta, Query, Scores, TokenIds
@@ -22,8 +23,10 @@ log = logging.getLogger(__name__)
 class VLLMEngine:
     """One base model under vLLM, with multi-LoRA, the paged KV cache, and image caches keyed by our digests."""
 
-    def __init__(self, checkpoint: Path, settings: Settings) -> None:
+    def __init__(self, checkpoint: Path, settings: Settings, sizes: Sizes | None = None) -> None:
+        """Without `sizes`, they follow from the memory there is now."""
         self._checkpoint, self._settings = checkpoint, settings
+        self._sizes = sizes or Sizes.of(checkpoint, settings)
         self._engine: Any = None
         self._ids, self._numbers = itertools.count(1), itertools.count(1)
         self._lora: dict[str, Any] = {}
@@ -147,7 +150,6 @@ class VLLMEngine:
     def _build(self) -> Any:
         settings = self._settings
         # Read by vLLM at import, so set before it. W4A8 would round activations to 8 bits: not what W4A16 promises.
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
         os.environ.setdefault("VLLM_CPU_INT4_W4A8", "0")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if settings.log_level == "debug" else "ERROR")
@@ -158,13 +160,10 @@ class VLLMEngine:
             "model": str(self._checkpoint),
             "dtype": "auto",
             "enable_lora": True,
-            "max_loras": settings.max_loras,
-            "max_cpu_loras": max(settings.max_cpu_loras, settings.max_loras),
             "max_lora_rank": settings.max_lora_rank,
-            "max_model_len": settings.max_model_len,
             "max_num_seqs": settings.max_num_seqs,
-            "gpu_memory_utilization": settings.gpu_memory_utilization,
             "enable_log_requests": False,
+            **self._sizes.engine_arguments(),
         }
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | settings.engine_args))
 

@@ -23,7 +23,7 @@ async def ask_all(request: Request, service: Running, tenant: Asker, key: Reques
     id_ = f"vqa-{request.state.request_id}"
 
     def mean(body: BatchRequest) -> list[Question]:
-        questions = body.to_questions(id_, service.settings.deadline_s, service.settings.batch_questions)
+        questions = body.to_questions(id_, service.deadline_s, service.settings.batch_questions)
         return [replace(question, tenant=tenant, key=key) for question in questions]
 
     _, questions = await read_json(request, BatchRequest, service.workers, mean)

@@ -66,7 +66,7 @@ async def chat(
     id_ = f"chatcmpl-{request.state.request_id}"
 
     def mean(body: ChatRequest) -> Question:
-        return replace(body.to_question(id_, service.settings.deadline_s, service.base.id), tenant=tenant, key=key)
+        return replace(body.to_question(id_, service.deadline_s, service.base.id), tenant=tenant, key=key)
 
     body, question = await read_json(request, ChatRequest, service.workers, mean)
     if body.stream:

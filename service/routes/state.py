@@ -38,6 +38,11 @@ class Service:
     workers: Workers
     warm: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def deadline_s(self) -> float:
+        """Seconds a request may take when it does not say."""
+        return self.engine.pace.deadline_s
+
 
 async def get_service(request: Request) -> Service:  # async: FastAPI sends others to a thread
     """The running service of a request, for `Depends`."""

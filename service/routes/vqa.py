@@ -50,7 +50,7 @@ async def ask(
     """Answer a question about an image through an adapter, or through the base model where none is named."""
 
     def mean(body: VQARequest, files: tuple[Upload, ...] = ()) -> Question:
-        question = body.to_question(f"vqa-{request.state.request_id}", service.settings.deadline_s, files)
+        question = body.to_question(f"vqa-{request.state.request_id}", service.deadline_s, files)
         return replace(question, tenant=tenant, key=key)
 
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
