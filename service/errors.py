@@ -5,7 +5,8 @@ ServiceError                      500 internal
 ├── RequestTooSlow                408 request_too_slow
 ├── HeadTooLarge                  431 head_too_large
 ├── InvalidRequest                422 invalid_request
-│   ├── PromptTooLong             422 prompt_too_long
+│   ├── PromptTooLong             422 prompt_too_long      (400 to OpenAI's clients, in their word)
+│   ├── FormatRefused             400 format_refused       (a response_format that no answer can be held to)
 │   └── ImageShapeRefused         422 image_shape_refused
 ├── ImageBroken                   400 image_broken
 ├── ImageTypeRefused              415 image_type_refused
@@ -79,9 +80,16 @@ class InvalidRequest(ServiceError):
 
 
 class PromptTooLong(InvalidRequest):
-    """Question, image and answer together exceed the model's context."""
+    """Question and images leave no room in the model's context for an answer, or for the choices or beams asked for."""
 
     code = "prompt_too_long"
+
+
+class FormatRefused(InvalidRequest):
+    """A JSON schema for the answer that is too large, not valid, or says what no answer can be held to."""
+
+    status = 400
+    code = "format_refused"
 
 
 class ImageShapeRefused(InvalidRequest):

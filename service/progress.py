@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from service.metrics import Metrics
 from service.tracing import note
-from service.types import Adapter, Answer, Choice, Delta, Query, Question, Timing, Usage
+from service.types import Adapter, Answer, Choice, Delta, Query, Question, Timing, Token, Usage
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ class Progress:
     tokens: int = 0
     last: Delta | None = None
     choices: tuple[Choice, ...] = ()
+    told: list[Token] = field(default_factory=list)
     _started: float = field(default_factory=time.perf_counter)
 
     def elapsed(self) -> float:
@@ -36,6 +37,7 @@ class Progress:
         self.first_token_s = self.first_token_s or self.elapsed()
         self.tokens += delta.tokens
         self.last = delta
+        self.told += delta.told
 
     def answer(self, text: str) -> Answer:
         """The Answer of a request that ended well, its words put together to `text`."""
@@ -44,7 +46,8 @@ class Progress:
         usage = Usage(last.prompt_tokens, self.tokens, image_tokens)
         timing = Timing(self.image_s, self.queue_s, self.first_token_s, self.elapsed())
         finish, confidence = last.finish_reason or "stop", math.exp(last.logprob)
-        return Answer(self.question.id, text, confidence, self.adapter, finish, usage, timing, self.choices)
+        told = tuple(self.told)
+        return Answer(self.question.id, text, confidence, self.adapter, finish, usage, timing, self.choices, told)
 
     def record(self, outcome: str, metrics: Metrics) -> None:
         """Tell how it ended: one log line, one counter, its histograms, its span."""

@@ -38,10 +38,21 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn; a temperature of 0 is greedy."""
+    """How tokens are drawn; a temperature of 0 is greedy.
+
+    `max_tokens` is a ceiling: an answer has at most what the prompt leaves of the context. `top_p` is the share of
+    probability that tokens are drawn from, over 0; with a `seed` the same draws are made again. The answer ends before
+    the first of the texts in `stop`. `json_schema` is a JSON schema, as JSON text, that the answer fits if it is
+    complete. `logprobs` asks for the tokens of the answer, each with as many of the likeliest in its place.
+    """
 
     temperature: float = 0.0
     max_tokens: int = 64
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    json_schema: str | None = None
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +160,23 @@ class Continuations:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """One token of an answer: its text, its natural-log probability, and the likeliest in its place, likeliest first.
+
+    Probabilities are the model's own, before temperature, `top_p` or a schema change them.
+    """
+
+    text: str
+    logprob: float
+    likeliest: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """What the engine adds in one step. `logprob` is the natural-log probability of the whole answer so far.
 
     `prompt_tokens` counts the prompt as the engine ran it, pictures expanded; `finish_reason` is set on the last delta.
+    `told` are the step's tokens where the query asks for `logprobs`, without the end token.
     """
 
     text: str
@@ -160,6 +184,7 @@ class Delta:
     logprob: float
     prompt_tokens: int
     finish_reason: str | None = None
+    told: tuple[Token, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +216,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the caller gets. `confidence` is the probability the model gave to exactly this answer, end included."""
+    """What the caller gets. `confidence` is the probability the model gave to exactly this answer, end included.
+
+    `tokens` are there where the question asked for `logprobs`.
+    """
 
     id: str
     text: str
@@ -201,3 +229,4 @@ class Answer:
     usage: Usage
     timing: Timing
     choices: tuple[Choice, ...] = ()
+    tokens: tuple[Token, ...] = ()

@@ -5,12 +5,14 @@ Of vLLM, what needs an engine of its own to be stopped or killed is in tests/tes
 
 import asyncio
 import itertools
+import json
 import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ from service.engine.fake import FakeEngine
 from service.engine.sizing import Sizes
 from service.engine.supervised import Supervised
 from service.engine.vllm import VLLMEngine
-from service.errors import AdapterRefused, EngineUnavailable, PromptTooLong
+from service.errors import AdapterRefused, EngineUnavailable, FormatRefused, PromptTooLong
 from service.images import Preparation, picture
 from service.metrics import Metrics
 from service.prompt import Prompt
@@ -162,11 +164,147 @@ async def test_files_that_do_not_load_are_refused_at_load(engine: Engine, query:
     assert (await collect(engine, query))[-1].finish_reason == "stop"
 
 
-async def test_a_prompt_over_the_context_is_too_long(engine: Engine, query: Query) -> None:
-    with pytest.raises(PromptTooLong):
-        await collect(engine, replace(query, sampling=Sampling(max_tokens=100_000)))
+async def test_a_prompt_that_leaves_no_room_is_too_long(engine: Engine, query: Query) -> None:
     with pytest.raises(PromptTooLong):
         await collect(engine, replace(query, token_ids=query.token_ids * 200, pictures=()))
+
+
+async def test_an_answer_has_at_most_the_room_that_is_left(engine: Engine, query: Query) -> None:
+    whole = await collect(engine, query)
+    endless = await collect(engine, replace(query, id=f"{query.id}-2", sampling=Sampling(max_tokens=10**9)))
+    assert text(endless) == text(whole)
+    assert endless[-1].finish_reason == "stop"
+    assert engine.max_model_len is not None
+    left = 2  # the query's own tokens, over and over
+    longer = (query.token_ids * 200)[: engine.max_model_len - left]
+    full = replace(query, id=f"{query.id}-3", token_ids=longer, pictures=(), sampling=Sampling(max_tokens=10**9))
+    assert sum(delta.tokens for delta in await collect(engine, full)) <= left
+
+
+@pytest.mark.engine
+async def test_a_picture_of_a_prompt_too_long_is_as_good_as_any_in_the_next(
+    real: Running, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever counts tokens after rendering leaves vLLM's front end believing that its engine has the picture."""
+    seen = (picture(png("purple", (70, 66)), Preparation.of_checkpoint(CHECKPOINT)),)
+    assert real.engine.max_model_len is not None
+    filler = (query.token_ids[-2],) * (real.engine.max_model_len - len(query.token_ids) - 8)
+    with pytest.raises(PromptTooLong):
+        await collect(real.engine, replace(query, token_ids=query.token_ids + filler, pictures=seen))
+    valid = replace(query, id=f"{query.id}-2", pictures=seen)
+    tries = counted(monkeypatch)
+    assert (await collect(real.engine, valid))[-1].finish_reason == "stop"
+    assert tries == [f"{query.id}-2"]
+
+
+@pytest.mark.engine
+async def test_a_picture_that_vllm_s_engine_has_lost_is_sent_again(
+    real: Running, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a request that was cancelled between rendering and running."""
+    seen = (picture(png("orange", (70, 66)), Preparation.of_checkpoint(CHECKPOINT)),)
+    assert isinstance(real.engine, VLLMEngine)
+    engine, asked = real.engine, replace(query, pictures=seen)
+    await engine._render(engine._running(), asked, 1)  # rendered, and never run
+    tries = counted(monkeypatch)
+    for number in range(2):
+        again = replace(asked, id=f"{query.id}-{number}")
+        assert (await collect(engine, again))[-1].finish_reason == "stop"
+    assert tries == [f"{query.id}-0", f"{query.id}-0-again", f"{query.id}-1"]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids by which vLLM is asked from now on."""
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    asked, generate = list[str](), AsyncLLM.generate
+
+    def counting(self: Any, prompt: Any, sampling: Any, id_: str, **options: Any) -> Any:
+        asked.append(id_)
+        return generate(self, prompt, sampling, id_, **options)
+
+    monkeypatch.setattr(AsyncLLM, "generate", counting)
+    return asked
+
+
+def text(deltas: list[Delta]) -> str:
+    return "".join(delta.text for delta in deltas)
+
+
+async def test_an_answer_ends_before_a_stop_text(engine: Engine, query: Query) -> None:
+    whole = text(await collect(engine, query))
+    stop = whole.strip()[1:3]
+    cut = await collect(engine, replace(query, id=f"{query.id}-2", sampling=Sampling(stop=("never said", stop))))
+    assert text(cut) == whole[: whole.index(stop)]
+    assert cut[-1].finish_reason == "stop"
+
+
+async def test_a_seed_makes_the_same_draws_again(engine: Engine, query: Query, adapter: Adapter) -> None:
+    drawn = Sampling(temperature=2.0, top_p=0.99, seed=7, max_tokens=12)
+    asked = [replace(query, id=f"{query.id}-{n}", sampling=drawn) for n in range(4)]
+    assert len({text(await collect(engine, each)) for each in asked}) == 1
+
+
+async def test_a_share_of_nothing_draws_the_likeliest(engine: Engine, query: Query) -> None:
+    greedy = await collect(engine, query)
+    drawn = Sampling(temperature=1.0, top_p=1e-6)
+    assert text(await collect(engine, replace(query, id=f"{query.id}-2", sampling=drawn))) == text(greedy)
+
+
+async def test_tokens_are_told_with_their_probabilities_and_the_likeliest_where_asked(
+    engine: Engine, query: Query
+) -> None:
+    plain = await collect(engine, query)
+    assert all(delta.told == () for delta in plain)
+    for count in (0, 3):
+        asked = replace(query, id=f"{query.id}-{count}", sampling=Sampling(logprobs=count))
+        deltas = await collect(engine, asked)
+        told = [token for delta in deltas for token in delta.told]
+        assert "".join(token.text for token in told).strip() == text(plain).strip()
+        assert deltas[-1].logprob - 0.02 <= sum(token.logprob for token in told) + 0.02
+        assert sum(token.logprob for token in told) <= 0
+        for token in told:
+            assert len(token.likeliest) == count
+            assert [logprob for _, logprob in token.likeliest] == sorted(
+                (logprob for _, logprob in token.likeliest), reverse=True
+            )
+            assert not count or token.likeliest[0] == (token.text, token.logprob)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "colour": {"$ref": "#/$defs/Colour"},
+        "round": {"type": "boolean"},
+        "sides": {"anyOf": [{"enum": [3, 4]}, {"type": "null"}]},
+    },
+    "required": ["colour", "round", "sides"],
+    "additionalProperties": False,
+    "$defs": {"Colour": {"enum": ["red", "blue"], "type": "string"}},
+}
+
+
+async def test_an_answer_held_to_a_schema_is_json_that_fits_it(engine: Engine, query: Query, adapter: Adapter) -> None:
+    wanted = Sampling(json_schema=json.dumps(SCHEMA), temperature=1.0)
+    asked = [replace(query, id=f"{query.id}-{n}", sampling=wanted, adapter=(None, adapter)[n % 2]) for n in range(6)]
+    free = await collect(engine, query)
+    for deltas in await asyncio.gather(*[collect(engine, each) for each in asked]):
+        found = json.loads(text(deltas))
+        assert found.keys() == {"colour", "round", "sides"}
+        assert found["colour"] in ("red", "blue")
+        assert found["round"] in (True, False)
+        assert found["sides"] in (3, 4, None)
+        assert deltas[-1].finish_reason == "stop"
+    assert text(await collect(engine, replace(query, id=f"{query.id}-free"))) == text(free)
+
+
+@pytest.mark.parametrize("schema", [{"type": "colour"}, {"$ref": "#/$defs/Nowhere", "$defs": {}}])
+async def test_a_schema_that_no_answer_can_be_held_to_is_refused_and_others_are_answered(
+    engine: Engine, query: Query, schema: dict[str, Any]
+) -> None:
+    with pytest.raises(FormatRefused, match="response_format"):
+        await collect(engine, replace(query, sampling=Sampling(json_schema=json.dumps(schema))))
+    assert (await collect(engine, replace(query, id=f"{query.id}-2")))[-1].finish_reason == "stop"
 
 
 async def test_many_at_once_answer_as_one_alone(engine: Engine, query: Query) -> None:
@@ -232,6 +370,35 @@ async def test_the_likeliest_next_tokens_have_the_probabilities_that_choices_are
             behind = start[beginning[0]] if beginning else 0.0
             whole = await score(engine, replace(asked, choices=((*beginning, one),)))
             assert whole == pytest.approx((behind + after[one],), abs=0.05)
+
+
+async def test_beams_and_told_tokens_beside_choices_are_as_alone(
+    engine: Engine, choosing: Query, query: Query, prompt: Prompt
+) -> None:
+    """In vLLM's V1 sampler one row that asks for tokens by name takes the likeliest from all other rows of its step."""
+    said = [(), choosing.choices[1][:1], choosing.choices[2][:2]]
+    telling = replace(query, sampling=Sampling(logprobs=5))
+    alone = await engine.extend(replace(query, id="alone"), said, 8)
+    weighed = await score(engine, choosing)
+    told = [token for delta in await collect(engine, replace(telling, id="alone-told")) for token in delta.told]
+    works = [
+        work
+        for n in range(6)
+        for work in (
+            engine.extend(replace(query, id=f"beams-{n}"), said, 8),
+            score(engine, replace(choosing, id=f"choices-{n}")),
+            collect(engine, replace(telling, id=f"told-{n}")),
+        )
+    ]
+    found: list[Any] = await asyncio.gather(*works)
+    for number in range(6):
+        together, choices, deltas = found[3 * number : 3 * number + 3]
+        for there, here in zip(alone.after, together.after, strict=True):
+            assert len(here) >= 8
+            # Two tokens as likely as each other may change places.
+            assert sorted(here.values())[-8:] == pytest.approx(sorted(there.values())[-8:], abs=0.05)
+        assert choices == pytest.approx(weighed, abs=0.05)
+        assert [len(token.likeliest) for delta in deltas for token in delta.told] == [5] * len(told)
 
 
 async def test_extending_fails_as_answering_does(engine: Engine, query: Query) -> None:

@@ -65,7 +65,7 @@ async def test_a_form_streams_too(fake: Running) -> None:
     [
         ({"adapter": "nope"}, 404, "adapter_not_found"),
         ({"image": data_url(b"<html>")}, 415, "image_type_refused"),
-        ({"max_tokens": 4096}, 422, "prompt_too_long"),
+        ({"question": "what is it? " * 1000}, 422, "prompt_too_long"),
     ],
 )
 async def test_what_fails_before_the_first_word_has_its_status(

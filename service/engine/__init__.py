@@ -16,6 +16,10 @@ from service.types import Adapter, Continuations, Delta, Query, Scores, TokenIds
 class Engine(Protocol):
     """Runs queries against one base model and any of its loaded adapters."""
 
+    @property
+    def max_model_len(self) -> int | None:
+        """The context in tokens, prompt and answer together; None while there is no engine."""
+
     async def start(self) -> None:
         """Load the base; returns when it can answer, with no adapter loaded. Not called again before `stop`."""
 
@@ -41,20 +45,21 @@ class Engine(Protocol):
         """Answer one query; closing the generator aborts the engine's work.
 
         Raises:
-            PromptTooLong: prompt and answer exceed the model's context.
+            PromptTooLong: the prompt leaves no room for an answer.
+            FormatRefused: the sampling's JSON schema is none, or says what no answer can be held to.
             EngineUnavailable: there is no engine, or it died underneath.
         """
 
     async def score(self, query: Query) -> Scores:
         """How likely each of the query's choices is; sampling plays no part. Cancelling it aborts the engine's work.
 
-        Raises: what `generate` raises.
+        Raises: what `generate` raises; PromptTooLong also where the longest choice finds no room.
         """
 
     async def extend(self, query: Query, said: Sequence[TokenIds], count: int) -> Continuations:
         """The `count` likeliest next tokens after each of `said`, beginnings of an answer; `choices` play no part.
 
-        Raises: what `generate` raises.
+        Raises: what `generate` raises; PromptTooLong also where an answer of `max_tokens` would find no room.
         """
 
     async def check(self) -> None:

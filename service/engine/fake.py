@@ -14,8 +14,9 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 
 from service.engine.continuations import branches, totals
+from service.engine.least import fitting
 from service.errors import AdapterRefused, EngineUnavailable, PromptTooLong
-from service.types import Adapter, Continuations, Delta, Query, Scores, TokenIds
+from service.types import Adapter, Continuations, Delta, Query, Scores, Token, TokenIds
 
 WORDS = ("red", "green", "blue", "circle", "square", "seven", "left", "right")
 VOCABULARY = 1024
@@ -79,15 +80,24 @@ class FakeEngine:
 
     async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
         """See Engine."""
-        limit = query.sampling.max_tokens
-        await self._judge(query, limit)
-        words = self._words(query)
+        await self._judge(query, 1)
+        sampling, words = query.sampling, self._words(query)
+        if sampling.json_schema is not None:
+            words = [fitting(sampling.json_schema)]
+        limit, said = min(sampling.max_tokens, self.max_model_len - len(query.token_ids)), ""
         with self._working():
             for count, word in enumerate(words[:limit], start=1):
                 await self._step()
                 self._loaded(query)
-                end = "stop" if count == len(words) else "length" if count == limit else None
-                yield Delta(word if count == 1 else f" {word}", 1, -0.1 * count, len(query.token_ids), end)
+                piece = word if count == 1 else f" {word}"
+                ends = [at for text in sampling.stop if (at := f"{said}{piece}".find(text)) >= 0]
+                text = f"{said}{piece}"[len(said) : min(ends)] if ends else piece
+                said += piece
+                end = "stop" if ends or count == len(words) else "length" if count == limit else None
+                told = (_token(piece, sampling.logprobs),) if sampling.logprobs is not None else ()
+                yield Delta(text, 1, -0.1 * count, len(query.token_ids), end, told)
+                if ends:
+                    return
 
     async def score(self, query: Query) -> Scores:
         """See Engine."""
@@ -151,3 +161,8 @@ class FakeEngine:
     def _words(self, query: Query) -> list[str]:
         numbers, own = self._numbers(query), self._sign(query)
         return [own] * bool(own) + [WORDS[number % len(WORDS)] for number in numbers[: 2 + numbers[0] % 3]]
+
+
+def _token(text: str, count: int) -> Token:
+    """A word and others in its place, all of them words of one step."""
+    return Token(text, -0.1, ((text, -0.1), *((other, -3.0) for other in WORDS if other != text.strip()))[:count])

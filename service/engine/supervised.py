@@ -43,6 +43,11 @@ class Supervised:
         self._heard = -math.inf
         self._lost_at: float | None = None
 
+    @property
+    def max_model_len(self) -> int | None:
+        """See Engine."""
+        return self._engine.max_model_len
+
     async def start(self) -> None:
         """See Engine."""
         await self._engine.start()

@@ -5,19 +5,27 @@ import gc
 import itertools
 import logging
 import os
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from service.engine import sampling
 from service.engine.continuations import branches, totals
+from service.engine.grammars import CONFIG, Grammars
+from service.engine.sides import Sides
 from service.engine.sizing import Sizes
 from service.errors import AdapterRefused, EngineUnavailable, InvalidRequest, PromptTooLong
 from service.settings import Settings
 from service.types import Adapter, Continuations, Delta, Query, Scores, TokenIds
 
 log = logging.getLogger(__name__)
+
+# What must not share a step of the engine: vLLM's V1 sampler gives every row of a batch the tokens that it was asked
+# for by name as soon as one row names some (`logprob_token_ids`), and the rows that want the likeliest get others.
+_NAMED, _RANKED = "named", "ranked"
 
 
 class VLLMEngine:
@@ -30,6 +38,7 @@ class VLLMEngine:
         self._engine: Any = None
         self._ids, self._numbers = itertools.count(1), itertools.count(1)
         self._lora: dict[str, Any] = {}
+        self._sides, self._grammars = Sides(), Grammars(checkpoint)
 
     async def start(self) -> None:
         """See Engine. Importing and loading block for a minute or so, hence the thread."""
@@ -69,12 +78,13 @@ class VLLMEngine:
 
     async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
         """See Engine."""
-        engine, lora = self._running(), self._adapter(query)
-        with _our_errors():
-            prompt = await self._render(engine, query, query.sampling.max_tokens)
-            async with aclosing(engine.generate(prompt, _sampling(query), query.id, lora_request=lora)) as outputs:
-                async for output in outputs:
-                    yield _delta(output)
+        lora, wanted = self._adapter(query), query.sampling
+        if wanted.json_schema is not None:
+            await self._grammars.check(wanted.json_schema, self._running().model_config.get_vocab_size())
+        side = self._sides.on(_RANKED) if wanted.logprobs else nullcontext()
+        async with side, aclosing(self._run(query, 1, partial(sampling.answering, wanted), query.id, lora)) as outputs:
+            async for output in outputs:
+                yield sampling.delta(output, wanted)
 
     async def score(self, query: Query) -> Scores:
         """See Engine. Each prefix of the choices asks for its next tokens' probabilities: exact, and the cache shares.
@@ -84,18 +94,25 @@ class VLLMEngine:
         tree, longest = branches(query.choices), max(map(len, query.choices))
         # The empty prefix first: what it computes is in the cache when the others come.
         first, *others = tree
-        root = await self._weigh(query, first, longest, logprob_token_ids=list(tree[first]))
-        weighing = (self._weigh(query, each, longest, logprob_token_ids=list(tree[each])) for each in others)
-        outputs = [root, *await asyncio.gather(*weighing)]
-        found = {prefix: _weights(output, tree[prefix]) for prefix, output in zip(tree, outputs, strict=True)}
+        async with self._sides.on(_NAMED):
+            root = await self._weigh(query, first, longest, logprob_token_ids=list(tree[first]))
+            weighing = (self._weigh(query, each, longest, logprob_token_ids=list(tree[each])) for each in others)
+            outputs = [root, *await asyncio.gather(*weighing)]
+        found = {prefix: sampling.weights(output, tree[prefix]) for prefix, output in zip(tree, outputs, strict=True)}
         return Scores(totals(query.choices, found), len(root.prompt_token_ids))
 
     async def extend(self, query: Query, said: Sequence[TokenIds], count: int) -> Continuations:
         """See Engine. The cache knows all but the last token of each beginning, and the pictures."""
         longest = query.sampling.max_tokens
-        outputs = await asyncio.gather(*(self._weigh(query, each, longest, logprobs=count) for each in said))
-        after = tuple(_weights(output) for output in outputs)
+        async with self._sides.on(_RANKED):
+            outputs = await asyncio.gather(*(self._weigh(query, each, longest, logprobs=count) for each in said))
+        after = tuple(sampling.weights(output) for output in outputs)
         return Continuations(after, len(outputs[0].prompt_token_ids) - len(said[0]))
+
+    @property
+    def max_model_len(self) -> int | None:
+        """See Engine."""
+        return None if self._engine is None else int(self._engine.model_config.max_model_len)
 
     async def check(self) -> None:
         """See Engine."""
@@ -103,18 +120,32 @@ class VLLMEngine:
 
     async def _weigh(self, query: Query, said: TokenIds, longest: int, **asked: Any) -> Any:
         """The engine's output of one token after `said`, with the log-probabilities that `asked` names."""
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
+        lora, id_ = self._adapter(query), f"{query.id}-{next(self._numbers)}"
+        # Rendered each by itself: vLLM's two image caches count on seeing the same requests.
+        longer = replace(query, token_ids=query.token_ids + said)
+        weighing = self._run(longer, longest - len(said), lambda _: sampling.weighing(**asked), id_, lora)
+        async with aclosing(weighing) as outputs:
+            return [output async for output in outputs][-1]
 
-        engine, lora, id_ = self._running(), self._adapter(query), f"{query.id}-{next(self._numbers)}"
-        sampling = SamplingParams(
-            temperature=0.0, max_tokens=1, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **asked
-        )
+    async def _run(
+        self, query: Query, least: int, make: Callable[[int], Any], id_: str, lora: Any
+    ) -> AsyncGenerator[Any, None]:
+        """What vLLM puts out for a query that needs a room of `least` tokens; `make` gives parameters for the room.
+
+        Pictures that the engine process has lost are sent once more.
+        """
+        engine = self._running()
         with _our_errors():
-            # Rendered each by itself: vLLM's two image caches count on seeing the same requests.
-            longer = replace(query, token_ids=query.token_ids + said)
-            prompt = await self._render(engine, longer, longest - len(said))
-            async with aclosing(engine.generate(prompt, sampling, id_, lora_request=lora)) as outputs:
-                return [output async for output in outputs][-1]
+            for id_of_try in (id_, f"{id_}-again"):
+                prompt, room = await self._render(engine, query, least)
+                running = engine.generate(prompt, make(room), id_of_try, lora_request=lora)
+                async with aclosing(running) as outputs:
+                    async for output in outputs:
+                        if query.pictures and id_of_try == id_ and sampling.missed_pictures(output):
+                            break
+                        yield output
+                    else:
+                        return
 
     def _running(self) -> Any:
         if self._engine is None or self._engine.errored:
@@ -126,8 +157,11 @@ class VLLMEngine:
             raise EngineUnavailable(f"adapter {query.adapter.key[:48]} is not loaded")
         return self._lora[query.adapter.key] if query.adapter else None
 
-    async def _render(self, engine: Any, query: Query, room: int) -> Any:
-        """Expand each picture's placeholder, run the image processor, and check that `room` tokens are left, once."""
+    async def _render(self, engine: Any, query: Query, least: int) -> tuple[Any, int]:
+        """The prompt with its pictures expanded and processed, and how many tokens are left, which is at least `least`.
+
+        They are counted before: what is rendered must be run, or vLLM takes its pictures for known to the engine.
+        """
         from vllm.renderers.inputs.preprocess import parse_model_prompt
 
         prompt: dict[str, Any] = {"prompt_token_ids": list(query.token_ids)}
@@ -136,16 +170,14 @@ class VLLMEngine:
             prompt["multi_modal_uuids"] = {"image": [query.scope + picture.digest for picture in query.pictures]}
         if query.scope:
             prompt["cache_salt"] = query.scope
-        limit = engine.model_config.max_model_len
-        if len(query.token_ids) > limit:
-            raise PromptTooLong(f"the question is {len(query.token_ids)} tokens, the context {limit}: shorten it")
-        (rendered,) = await engine.renderer.render_cmpl_async([parse_model_prompt(engine.model_config, prompt)])
-        needed = len(rendered["prompt_token_ids"]) + room
-        if needed > limit:
+        room = engine.model_config.max_model_len - len(query.token_ids) - _image_tokens(engine, query)
+        if room < least:
             raise PromptTooLong(
-                f"question, pictures and answer come to {needed} tokens, the context is {limit}: ask for less"
+                f"question and pictures leave {max(room, 0)} of the context's {engine.model_config.max_model_len} "
+                f"tokens, and {least} are needed: shorten the question, or ask for less"
             )
-        return rendered
+        (rendered,) = await engine.renderer.render_cmpl_async([parse_model_prompt(engine.model_config, prompt)])
+        return rendered, room
 
     def _build(self) -> Any:
         settings = self._settings
@@ -162,6 +194,7 @@ class VLLMEngine:
             "enable_lora": True,
             "max_lora_rank": settings.max_lora_rank,
             "max_num_seqs": settings.max_num_seqs,
+            "structured_outputs_config": CONFIG,
             "enable_log_requests": False,
             **self._sizes.engine_arguments(),
         }
@@ -190,35 +223,9 @@ def _our_errors() -> Iterator[None]:
         raise EngineUnavailable(f"the engine failed: {error}") from error
 
 
-def _sampling(query: Query) -> Any:
-    from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-    return SamplingParams(
-        temperature=query.sampling.temperature,
-        max_tokens=query.sampling.max_tokens,
-        logprobs=0,
-        output_kind=RequestOutputKind.DELTA,
-    )
-
-
-def _weights(output: Any, token_ids: TokenIds | None = None) -> dict[int, float]:
-    (step,) = _completion(output).logprobs
-    return {token: step[token].logprob for token in (step if token_ids is None else token_ids)}
-
-
-def _completion(output: Any) -> Any:
-    (completion,) = output.outputs
-    if completion.finish_reason in ("abort", "error"):
-        raise EngineUnavailable("the engine gave up on this request")
-    return completion
-
-
-def _delta(output: Any) -> Delta:
-    completion = _completion(output)
-    return Delta(
-        text=completion.text,
-        tokens=len(completion.token_ids),
-        logprob=completion.cumulative_logprob or 0.0,
-        prompt_tokens=len(output.prompt_token_ids or ()),
-        finish_reason=completion.finish_reason,
-    )
+def _image_tokens(engine: Any, query: Query) -> int:
+    """How many tokens more than their placeholders the pictures of a query take."""
+    if not query.pictures:
+        return 0
+    info, sizes = engine.renderer.get_mm_processor().info, [picture.image.size for picture in query.pictures]
+    return sum(info.get_num_image_tokens(image_width=width, image_height=height) - 1 for width, height in sizes)
