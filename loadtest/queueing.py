@@ -1,7 +1,8 @@
 """`python -m loadtest.queueing`: docs/fairness.md's table, simulated: our queue beside one that knows who floods.
 
 Slots are held for a unit of time on average. Every adapter but one offers 95% of its share; that one nothing for half
-of the time, and then either nothing or ten times its share. What came in the second half counts.
+of the time, and then either nothing or ten times its share. What came in the second half counts. A turn costs what its
+hold lasted, as in the service, and the queue is told when the hold ends.
 """
 
 import heapq
@@ -27,6 +28,7 @@ class _Queue(Protocol):
     def __len__(self) -> int: ...
     def push(self, ticket: Ticket) -> None: ...
     def take(self) -> Ticket: ...
+    def settle(self, ticket: Ticket, cost: float) -> None: ...
     def drop(self, newcomer: Ticket) -> Ticket: ...
 
 
@@ -46,6 +48,9 @@ class Last:
     def take(self) -> Ticket:
         """See FairQueue."""
         return (self._others or self._flood).popleft()
+
+    def settle(self, ticket: Ticket, cost: float) -> None:
+        """See FairQueue; it knows who floods and needs no bill."""
 
     def drop(self, newcomer: Ticket) -> Ticket:  # noqa: ARG002 - the flood gives way
         """See FairQueue."""
@@ -70,11 +75,12 @@ def p95(make: Callable[[], _Queue], adapters: int, slots: int, flood: float) -> 
 def _simulate(queue: _Queue, adapters: int, slots: int, flood: float, seed: int) -> list[tuple[float, float]]:
     """The wait and the hold of each request of the others, once the flood is there."""
     arrivals = _arrivals(adapters, slots, flood, seed)
-    ends, free = list[float](), slots
+    ends, free = list[tuple[float, int, Ticket, float]](), slots
     about, found = dict[Ticket, tuple[float, float]](), list[tuple[float, float, float]]()
     for came, adapter, hold in [*arrivals, (math.inf, "", 0.0)]:
-        while ends and ends[0] <= came:
-            now = heapq.heappop(ends)
+        while ends and ends[0][0] <= came:
+            now, _, done, lasted = heapq.heappop(ends)
+            queue.settle(done, lasted)
             free += 1
             free -= _hand_out(queue, free, now, about, ends, found)
         if adapter:
@@ -92,7 +98,7 @@ def _hand_out(
     free: int,
     now: float,
     about: dict[Ticket, tuple[float, float]],
-    ends: list[float],
+    ends: list[tuple[float, int, Ticket, float]],
     found: list[tuple[float, float, float]],
 ) -> int:
     """How many of the free slots were taken."""
@@ -100,7 +106,7 @@ def _hand_out(
     for _ in range(taken):
         ticket = queue.take()
         came, hold = about.pop(ticket)
-        heapq.heappush(ends, now + hold)
+        heapq.heappush(ends, (now + hold, id(ticket), ticket, hold))
         if ticket.adapter != _HOT:
             found.append((came, now - came, hold))
     return taken

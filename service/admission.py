@@ -1,20 +1,24 @@
 """How many requests are worked on, how many may wait, for how long, and who goes next. Knows no HTTP, no engine.
 
+Turns are shared by what they cost, which a request says when it is done: its tokens, in units of the late average.
+
 Decided before any image is decoded. Times are seconds on the running loop's clock, which is monotonic.
 """
 
 import asyncio
 import math
 from collections import Counter, deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from service.errors import DeadlineExceeded, Forbidden, LimitReached, Overloaded
 from service.tracing import hop
 from service.turns import FairQueue, Ticket
 from service.types import Tenant
 
-# Requests whose time in a slot is remembered, to judge what a deadline still allows and when to come again.
+# Requests whose time in a slot and cost are remembered: to judge what a deadline still allows, when to come again,
+# and what one turn costs.
 _REMEMBERED = 64
 _LONGEST_RETRY_S = 60
 
@@ -29,6 +33,9 @@ class Admission:
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
         self._here: Counter[str] = Counter()
         self._held: deque[float] = deque(maxlen=_REMEMBERED)
+        self._spent: deque[float] = deque(maxlen=_REMEMBERED)
+        # Who waits for a request of its own tenant to end, by the tenant's name.
+        self._patient: dict[str, deque[asyncio.Future[None]]] = {}
 
     @property
     def here(self) -> int:
@@ -37,9 +44,19 @@ class Admission:
 
     @asynccontextmanager
     async def slot(
-        self, tenant: Tenant, adapter: str = "", priority: int = 0, deadline: float = math.inf
-    ) -> AsyncGenerator[None, None]:
+        self,
+        tenant: Tenant,
+        adapter: str = "",
+        priority: int = 0,
+        deadline: float = math.inf,
+        patient: bool = False,
+        first: Callable[[], Awaitable[None]] | None = None,
+    ) -> AsyncGenerator[Callable[[float], None], None]:
         """Hold a slot; leaving, by whatever way, frees it. `deadline` is a time on the loop's clock.
+
+        Who is `patient` waits for its tenant's own requests to end where others are refused. `first` is awaited once
+        the request counts as its tenant's, and before it waits for a slot. What is yielded is to be called with what
+        the request did cost, in tokens; without, it cost what requests do on average.
 
         Raises:
             Forbidden: more priority than its tenant may ask for.
@@ -49,23 +66,63 @@ class Admission:
         """
         if priority > tenant.priority:
             raise Forbidden(f"priority is {tenant.priority} at most for your key")
-        if tenant.concurrency is not None and self._here[tenant.name] >= tenant.concurrency:
-            raise LimitReached(f"{tenant.concurrency} of your requests are here already: wait for one to end")
-        self._here[tenant.name] += 1
+        await self._arrive(tenant, deadline, patient)
         try:
+            if first is not None:
+                await first()
+            ticket = Ticket(tenant.name, adapter, priority)
             with hop("admission"):
-                await self._wait(Ticket(tenant.name, adapter, priority), deadline)
+                await self._wait(ticket, deadline)
             try:
                 began = _now()
-                yield
+                yield partial(self._settle, ticket)
                 self._held.append(_now() - began)
             finally:
                 self._free += 1
                 self._hand_out()
         finally:
-            self._here[tenant.name] -= 1
-            if not self._here[tenant.name]:
-                del self._here[tenant.name]
+            self._depart(tenant)
+
+    async def _arrive(self, tenant: Tenant, deadline: float, patient: bool) -> None:
+        """Return when the request is one of its tenant's that are here."""
+        waiting = self._patient.get(tenant.name)
+        if tenant.concurrency is None or (not waiting and self._here[tenant.name] < tenant.concurrency):
+            self._here[tenant.name] += 1
+            return
+        if not patient:
+            raise LimitReached(f"{tenant.concurrency} of your requests are here already: wait for one to end")
+        waiting = self._patient.setdefault(tenant.name, deque())
+        waiting.append(turn := asyncio.get_running_loop().create_future())
+        try:
+            async with asyncio.timeout_at(deadline):
+                await turn
+        except BaseException as error:
+            if _handed(turn):  # and left all the same, in the very step in which it was
+                self._depart(tenant)
+            elif turn in waiting:
+                waiting.remove(turn)
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded("too many of your own requests went before: none ended early enough") from error
+            raise
+        finally:
+            if not self._patient.get(tenant.name, True):
+                del self._patient[tenant.name]
+
+    def _depart(self, tenant: Tenant) -> None:
+        """Give the request's place to the next of its tenant that waits for one."""
+        waiting = self._patient.get(tenant.name, ())
+        while waiting:
+            if not (turn := waiting.popleft()).done():  # cancelled in this very step of the loop
+                turn.set_result(None)
+                return
+        self._here[tenant.name] -= 1
+        if not self._here[tenant.name]:
+            del self._here[tenant.name]
+
+    def _settle(self, ticket: Ticket, tokens: float) -> None:
+        usual = sum(self._spent) / len(self._spent) if self._spent else tokens
+        self._spent.append(tokens)
+        self._queue.settle(ticket, tokens / usual if usual else 1.0)
 
     async def _wait(self, ticket: Ticket, deadline: float) -> None:
         """Return when the ticket was handed a slot."""

@@ -100,13 +100,13 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
     fetcher = Fetcher(
         FetchLimits(settings.body_limit, settings.image_url_s, settings.image_url_hosts, settings.image_url_private)
     )
-    admission = Admission(settings.in_flight, settings.waiting)
+    admission, fetching = (Admission(most, settings.waiting) for most in (settings.in_flight, settings.fetches))
     pictures = Pictures(proof.preparation, limits, fetcher, metrics)
     capture = None
     if settings.capture is not None:
         files = Files(settings.capture, settings.capture_days, settings.capture_bytes)
         capture = Capture(files, settings.capture_redact, workers, metrics)
-    use_case = VQA(engine, residency, prompt, pictures, admission, decoding, metrics, capture)
+    use_case = VQA(engine, residency, prompt, pictures, admission, fetching, decoding, metrics, capture)
     # Without keys, only who sits at this machine may change what is served.
     tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)), metrics)
     return Service(settings, base, engine, residency, releases, use_case, metrics, tenants, workers)

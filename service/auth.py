@@ -85,7 +85,7 @@ class Tenants:
         """
         try:
             tenant = self._holder(key)
-            await self._charge(tenant)
+            await self.charge(tenant)
         except ServiceError as error:
             self._metrics.requests.labels("", error.code).inc()
             raise
@@ -140,11 +140,18 @@ class Tenants:
             raise Unauthorized("send a valid key as Authorization: Bearer …")
         return found
 
-    async def _charge(self, tenant: Tenant) -> None:
-        if tenant.rate is None:
+    async def charge(self, tenant: Tenant, questions: int = 1) -> None:
+        """Count so many questions against a tenant's rate: all of them, or none.
+
+        Raises:
+            LimitReached: they are more than it has left, now or at any time.
+        """
+        if tenant.rate is None or not questions:
             return
         rate = limits.parse(tenant.rate)
-        if not await self._rates.hit(rate, tenant.name):
+        if questions >= rate.amount and questions > 1:
+            raise LimitReached(f"your key may ask {tenant.rate}: send these questions in smaller batches")
+        if not await self._rates.hit(rate, tenant.name, cost=questions):
             stats = await self._rates.get_window_stats(rate, tenant.name)
             seconds = max(1, math.ceil(stats.reset_time - time.time()))
             raise LimitReached(f"your key may ask {tenant.rate}: try again in {seconds} s", seconds)

@@ -1,37 +1,52 @@
 """The use case of a batch: each question is asked as any other, but what they are about is made into pictures once."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 
 from service.errors import ServiceError
 from service.pictures import Look
-from service.types import Answer, Link, Picture, Question, Upload
-from service.vqa import VQA
+from service.types import Answer, Picture, Question
+from service.vqa import VQA, Sight
 
 
 async def answer_all(vqa: VQA, questions: Sequence[Question]) -> list[Answer | BaseException]:
     """Each question's answer or what it failed with, in order; all are about the first one's images."""
-    shared = _Shared(vqa, questions[0].images)
-    answering = [vqa.answer(question, fetch=shared.get) for question in questions]
+    shared = _Shared(vqa)
+    answering = [vqa.answer(question, sight=shared) for question in questions]
     return await asyncio.gather(*answering, return_exceptions=True)
 
 
-class _Shared:
-    """Pictures that the first to hold a slot makes; a failure is everyone's, and is not tried again."""
+class _Shared(Sight):
+    """Fetched once, and made into pictures by the first to hold a slot; a failure is everyone's and final."""
 
-    def __init__(self, vqa: VQA, images: tuple[Upload | Link, ...]) -> None:
-        self._vqa, self._images = vqa, images
+    def __init__(self, vqa: VQA) -> None:
+        super().__init__(vqa)
         self._lock = asyncio.Lock()
-        self._made: tuple[Picture, ...] | ServiceError | None = None
+        self._made: tuple[Picture, ...] | None = None
+        self._failed: ServiceError | None = None
 
-    async def get(self) -> Look:
-        async with self._lock:
+    async def fetch(self, question: Question, deadline: float) -> None:
+        """See Sight."""
+        async with self._once():
+            if self._fetched is None:
+                await super().fetch(question, deadline)
+
+    async def look(self) -> Look:
+        """See Sight."""
+        async with self._once():
             if self._made is None:
-                try:
-                    self._made = await self._vqa.decoding.run(await self._vqa.pictures.fetch(self._images))
-                except ServiceError as error:
-                    self._made = error
+                self._made = await self._vqa.decoding.run(await super().look())
         made = self._made
-        if isinstance(made, ServiceError):
-            raise made
         return lambda: made
+
+    @asynccontextmanager
+    async def _once(self) -> AsyncGenerator[None, None]:
+        async with self._lock:
+            if self._failed is not None:
+                raise self._failed
+            try:
+                yield
+            except ServiceError as error:
+                self._failed = error
+                raise

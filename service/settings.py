@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     image_pixels: int = Field(50_000_000, gt=0, description="largest image, in pixels, judged before decoding")
     images_per_question: int = Field(4, ge=1, le=64, description="most images of one question")
     image_url_s: float = Field(10.0, gt=0, description="seconds an image's URL has to deliver, redirects included")
+    fetches: int = Field(
+        32, gt=0, description="questions whose images are fetched at once; no engine slot waits for them"
+    )
     image_url_hosts: tuple[_Host, ...] = Field(
         (), description='hosts that images are fetched from, as JSON: ["cdn.example.com"]; none named: any public host'
     )

@@ -1,7 +1,9 @@
 """Who goes next: a queue that is fair between tenants and, within a tenant, between adapters. No clock, no asyncio.
 
-Start-time fair queueing with savings: a turn moves a flow's own virtual time on by one, and a ticket is due when its
-flow's time comes, or when it came if that is later. A flow that asks for less than its share lags behind, by CREDIT
+Start-time fair queueing with savings: a turn moves a flow's own virtual time on by what it costs, and a ticket is due
+when its flow's time comes, or when it came if that is later. A turn costs one when it is taken, since nobody knows yet
+how long its answer will be; `settle` charges or gives back the difference once that is known. So flows share the work,
+not the number of turns. A flow that asks for less than its share lags behind, by CREDIT
 turns at most, and what it asks is due at once; tickets due at once go in order of arrival. So those within their share
 are served as in one line that a flood stands at the end of. Who has more than CROWD tickets waiting, and no fewer than
 the others on average, is a flood: its savings are void. A turn that no other flow waits for costs its flow nothing:
@@ -22,6 +24,8 @@ CREDIT = 128
 CROWD = 8
 # Turns by which one step of priority goes ahead.
 HEAD_START = 4
+# What a turn costs at the least: with none below, nothing that waits is passed without bound.
+LEAST = 1 / 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +42,7 @@ class _Queue(Protocol):
     def first(self) -> Ticket: ...
     def push(self, ticket: Ticket) -> None: ...
     def take(self) -> Ticket: ...
+    def settle(self, ticket: Ticket, cost: float) -> None: ...
     def drop(self, newcomer: Ticket) -> Ticket: ...
     def remove(self, ticket: Ticket) -> None: ...
 
@@ -61,6 +66,9 @@ class _Line:
 
     def take(self) -> Ticket:
         return self._waiting.pop(0)[2]
+
+    def settle(self, ticket: Ticket, cost: float) -> None:
+        """Tickets of one line pay nobody."""
 
     def drop(self, newcomer: Ticket) -> Ticket:  # noqa: ARG002 - a line has one last ticket
         return self._waiting.pop()[2]
@@ -111,6 +119,14 @@ class _Turns:
         self._now = max(self._now + alone, min(self._due(name)[0] for name in self._waiting))
         self._had[name] += 1
         return self._leave(name, self._waiting[name].take())
+
+    def settle(self, ticket: Ticket, cost: float) -> None:
+        """Say what the turn of a ticket that was taken did cost, in turns: its queue paid one. Once for each ticket."""
+        name, more = getattr(ticket, self._field), max(cost, LEAST) - 1
+        if not self._waiting.keys() - {name}:  # nobody else waits: what it took costs nothing, as in `take`
+            self._now += max(more, 0.0)
+        self._had[name] = max(self._had[name] + more, self._now - CREDIT)
+        self._queues[name].settle(ticket, cost)
 
     def drop(self, newcomer: Ticket) -> Ticket:
         """The last ticket of the longest queue, the newcomer's where two are, which waits no more."""

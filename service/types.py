@@ -108,7 +108,8 @@ class Question:
 
     `history` is what was said before; the first of `images` are its turns', the rest the question's own. A higher
     `priority` goes earlier, as far as `tenant` may. Questions with the same `key` get the same version of an adapter
-    while it is shared out between two. With several `beams` the answer is searched for (service/beams.py).
+    while it is shared out between two. With several `beams` the answer is searched for (service/beams.py). One that is
+    `patient` waits for its tenant's own requests to end, where others are refused beyond the tenant's concurrency.
     """
 
     id: str
@@ -123,6 +124,7 @@ class Question:
     priority: int = 0
     key: str | None = None
     beams: int = 1
+    patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)

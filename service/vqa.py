@@ -1,8 +1,8 @@
 """The use case: a Question in, Deltas or an Answer out."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,8 +19,12 @@ from service.pictures import Look, Pictures
 from service.progress import Progress
 from service.prompt import Prompt
 from service.tracing import engine_hops
-from service.types import ANYONE, Adapter, Answer, Delta, Picture, Query, Question, Sampling
+from service.types import ANYONE, Adapter, Answer, Delta, Link, Picture, Query, Question, Sampling
 from service.workers import Workers
+
+# What a token of an answer costs beside one of the prompt: each is a step of its own, while prompts are read at once.
+# The makers of large models ask three to five times as much for it.
+_OUT = 4
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class VQA:
     prompt: Prompt
     pictures: Pictures
     admission: Admission
+    fetching: Admission
     decoding: Workers
     metrics: Metrics
     capture: Capture | None = None
@@ -58,11 +63,11 @@ class VQA:
         self,
         question: Question,
         hear: Callable[[str], None] = lambda _: None,
-        fetch: Callable[[], Awaitable[Look]] | None = None,
+        sight: "Sight | None" = None,
     ) -> Answer:
         """Answer one question in full.
 
-        `hear` gets each piece of the text at once; `fetch` gives what others make of the same images.
+        `hear` gets each piece of the text at once; a `sight` is shared with others who ask about the same images.
 
         Raises:
             ServiceError: AdapterNotFound, InvalidRequest, Forbidden, LimitReached, Overloaded, DeadlineExceeded,
@@ -72,7 +77,10 @@ class VQA:
         self.metrics.in_flight.inc()
         outcome = ServiceError.code
         try:
-            async with asyncio.timeout(question.deadline_s), aclosing(self._ask(progress, fetch)) as deltas:
+            async with (
+                asyncio.timeout(question.deadline_s),
+                aclosing(self._ask(progress, sight or Sight(self))) as deltas,
+            ):
                 said = raw = ""
                 async for delta in deltas:
                     raw += delta.text
@@ -116,17 +124,15 @@ class VQA:
             return 0.0, 0.0
         return heard[0] - began, (heard[-1] - heard[0]) / max(1, len(heard) - 1)
 
-    async def _ask(
-        self, progress: Progress, fetch: Callable[[], Awaitable[Look]] | None
-    ) -> AsyncGenerator[Delta, None]:
+    async def _ask(self, progress: Progress, sight: "Sight") -> AsyncGenerator[Delta, None]:
         question = progress.question
         deadline = asyncio.get_running_loop().time() + question.deadline_s
-        async with self._lease(question) as progress.adapter, self._slot(question, progress.adapter, deadline):
-            progress.queue_s = progress.elapsed()
+        async with self._lease(question) as progress.adapter, self._slot(progress, sight, deadline):
             await self.engine.check()
-            look = await (fetch() if fetch else self.pictures.fetch(question.images))
+            slot_s = progress.elapsed()
+            look = await sight.look()
             query = progress.query = await self.decoding.run(self._query, question, look, progress.adapter)
-            progress.image_s = progress.elapsed() - progress.queue_s
+            progress.image_s += progress.elapsed() - slot_s
             answering = self._answering(query, progress)
             loaded = self.residency.loaded(progress.adapter)
             async with loaded, aclosing(engine_hops(answering)) as deltas:
@@ -151,8 +157,26 @@ class VQA:
                 raise
             raise AdapterNotFound(f"no adapter {(reference or '')[:64]!r}; GET /v1/adapters lists yours") from error
 
-    def _slot(self, question: Question, adapter: Adapter | None, deadline: float) -> AbstractAsyncContextManager[None]:
-        return self.admission.slot(question.tenant, adapter.name if adapter else "", question.priority, deadline)
+    @asynccontextmanager
+    async def _slot(self, progress: Progress, sight: "Sight", deadline: float) -> AsyncGenerator[None, None]:
+        """Fetch the question's images, then hold an engine slot, which costs what is asked of the engine in it."""
+        question, adapter = progress.question, progress.adapter
+
+        async def fetch() -> None:
+            await self.engine.check()
+            arrived_s = progress.elapsed()
+            await sight.fetch(question, deadline)
+            progress.image_s = progress.elapsed() - arrived_s
+
+        name = adapter.name if adapter else ""
+        slot = self.admission.slot(question.tenant, name, question.priority, deadline, question.patient, fetch)
+        async with slot as settle:
+            progress.queue_s = progress.elapsed() - progress.image_s
+            try:
+                yield
+            finally:
+                if progress.query is not None:
+                    settle(_cost(progress, progress.query))
 
     def _answering(self, query: Query, progress: Progress) -> AsyncGenerator[Delta, None]:
         if query.choices:
@@ -179,3 +203,37 @@ class VQA:
         token_ids = self.prompt.encode(question.text, own, question.history)
         answers = choices.encode(self.prompt, question)
         return Query(question.id, token_ids, pictures, adapter, question.sampling, answers, question.tenant.name)
+
+
+class Sight:
+    """One question's images on their way: fetched before a slot is held, made into pictures in it."""
+
+    def __init__(self, vqa: VQA) -> None:
+        self._vqa = vqa
+        self._fetched: Look | None = None
+
+    async def fetch(self, question: Question, deadline: float) -> None:
+        """Have the images here; those at URLs wait for one of the places there are for fetching.
+
+        Raises:
+            ServiceError: what `Pictures.fetch` and `Admission.slot` raise.
+        """
+        if not any(isinstance(image, Link) for image in question.images):
+            self._fetched = await self._vqa.pictures.fetch(question.images)
+            return
+        tenant, priority = question.tenant, question.priority
+        async with self._vqa.fetching.slot(tenant, "", priority, deadline, patient=True):
+            self._fetched = await self._vqa.pictures.fetch(question.images)
+
+    async def look(self) -> Look:
+        """What makes the pictures; it blocks."""
+        assert self._fetched is not None  # it was fetched before
+        return self._fetched
+
+
+def _cost(progress: Progress, query: Query) -> float:
+    """What a query cost the engine so far, in tokens of a prompt."""
+    read = progress.last.prompt_tokens if progress.last else len(query.token_ids)
+    if query.choices:
+        return read + _OUT * sum(map(len, query.choices))
+    return read + _OUT * progress.tokens * progress.question.beams

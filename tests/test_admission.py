@@ -219,6 +219,83 @@ def test_a_tenant_has_as_many_requests_here_as_it_may_and_others_are_served() ->
     simulate(scenario())
 
 
+def test_who_is_patient_waits_for_its_tenants_own_requests_and_others_are_refused() -> None:
+    async def scenario() -> list[str]:
+        admission, ends = Admission(in_flight=8, waiting=8), list[str]()
+        small, loop = replace(ANYONE, name="small", concurrency=2), asyncio.get_running_loop()
+
+        async def hold(name: str, patient: bool = True, deadline: float = math.inf) -> None:
+            try:
+                async with admission.slot(small, deadline=deadline, patient=patient):
+                    assert admission.here <= 2
+                    await asyncio.sleep(1)
+                ends.append(f"{name} at {loop.time():g}")
+            except (LimitReached, DeadlineExceeded) as error:
+                ends.append(f"{name} {error.code}")
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(4):
+                group.create_task(hold(f"p{number}"))
+            group.create_task(hold("hasty", patient=False))
+            group.create_task(hold("late", deadline=1.5))
+            gone = group.create_task(hold("gone"))
+            await asyncio.sleep(0.5)
+            gone.cancel()
+            group.create_task(hold("last"))
+        assert admission.here == 0
+        assert admission._patient == {}
+        return ends
+
+    told = {"hasty limit_reached", "p0 at 1", "p1 at 1", "late deadline_exceeded", "p2 at 2", "p3 at 2", "last at 3"}
+    assert set(simulate(scenario())) == told
+
+
+def test_what_comes_first_is_done_before_a_slot_is_taken_and_counts_for_its_tenant() -> None:
+    async def scenario() -> None:
+        admission, small = Admission(in_flight=1, waiting=0), replace(ANYONE, name="small", concurrency=1)
+
+        async def fetch() -> None:
+            await asyncio.sleep(5)
+
+        async def hold() -> None:
+            async with admission.slot(small, first=fetch):
+                pass
+
+        fetching = asyncio.create_task(hold())
+        await asyncio.sleep(1)
+        with pytest.raises(LimitReached):
+            await hold()
+        async with admission.slot(ANYONE):  # the only slot there is
+            await asyncio.sleep(1)
+        await fetching
+
+    simulate(scenario())
+
+
+def test_slots_are_shared_by_what_is_done_in_them_not_by_turns() -> None:
+    """Two tenants want more than there is, one's answers are eight times as long: each has half of the time."""
+
+    async def scenario() -> dict[str, float]:
+        admission, held = Admission(in_flight=4, waiting=99), {"brief": 0.0, "long": 0.0}
+
+        async def ask(name: str, seconds: float) -> None:
+            while True:
+                async with admission.slot(Tenant(name)) as settle:
+                    await asyncio.sleep(seconds)
+                    settle(100 * seconds)
+                held[name] += seconds
+
+        asking = [asyncio.create_task(ask(name, s)) for name, s in (("brief", 1), ("long", 8)) for _ in range(16)]
+        await asyncio.sleep(1000)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        return held
+
+    held = simulate(scenario())
+    assert held["long"] == pytest.approx(held["brief"], rel=0.1)
+
+
 def test_priority_beyond_the_tenants_own_is_forbidden_and_below_goes_earlier() -> None:
     async def scenario() -> list[str]:
         admission, served = Admission(in_flight=1, waiting=9), list[str]()

@@ -12,6 +12,7 @@ from service.images import picture
 from service.settings import Settings
 from tests.conftest import Running, png, serving, until
 from tests.origins import answer, origin
+from tests.test_auth import bearer, write
 from tests.test_http_edge import QUESTION, ask, assert_error, data_url
 
 
@@ -83,6 +84,38 @@ async def test_each_question_counts_for_admission(fake_adapters: Path) -> None:
         assert codes == [None] * 3 + ["overloaded"] * 2
         metrics = (await small.client.get("/metrics")).text
         assert 'vqa_requests_total{adapter="",outcome="ok"} 3.0' in metrics
+
+
+async def test_the_questions_of_a_batch_wait_for_one_another_within_their_tenants_concurrency(
+    fake_adapters: Path, tmp_path: Path
+) -> None:
+    engine, keys = FakeEngine(), write(tmp_path / "keys.json", {"acme": {"concurrency": 2}})
+    async with serving(Settings(adapters=fake_adapters, keys=keys), engine) as running:
+        engine.step_s, body = 0.005, {"questions": [QUESTION] * 9}
+        asking = asyncio.create_task(running.client.post("/v1/vqa/batch", json=body, headers=bearer("acme")))
+        await until(lambda: engine.running > 0)
+        most = 0
+        while not asking.done():
+            most = max(most, engine.running)
+            await asyncio.sleep(0.001)
+        assert [result.get("error") for result in (await asking).json()["results"]] == [None] * 9
+        assert most == 2
+
+
+async def test_a_batch_counts_as_its_questions_against_a_rate(fake_adapters: Path, tmp_path: Path) -> None:
+    keys = write(tmp_path / "keys.json", {"acme": {"rate": "10/hour"}})
+    async with serving(Settings(adapters=fake_adapters, keys=keys), FakeEngine()) as running:
+
+        async def ask_many(count: int) -> httpx.Response:
+            body = {"questions": [QUESTION] * count}
+            return await running.client.post("/v1/vqa/batch", json=body, headers=bearer("acme"))
+
+        (await ask_many(6)).raise_for_status()
+        assert_error(await ask_many(40), 429, "limit_reached")
+        refused = await ask_many(4)
+        assert_error(refused, 429, "limit_reached")
+        assert int(refused.headers["retry-after"]) >= 1
+        (await ask_many(1)).raise_for_status()
 
 
 async def test_a_deadline_is_each_question_s(fake_adapters: Path) -> None:

@@ -16,7 +16,7 @@ from service.engine.fake import FakeEngine
 from service.images import fetch
 from service.images.addresses import may_connect
 from service.settings import Settings
-from tests.conftest import Running, png, serving
+from tests.conftest import Running, png, serving, until
 from tests.origins import Origin, answer, origin
 from tests.test_http_edge import QUESTION, ask, assert_error, data_url
 from tests.test_images import deep, encode
@@ -70,6 +70,25 @@ async def cluster(tmp_path: Path) -> AsyncGenerator[Running, None]:
     settings = Settings(adapters=tmp_path, image_url_private=True, image_url_s=0.3, body_limit=200_000)
     async with serving(settings, FakeEngine()) as running:
         yield running
+
+
+async def test_a_url_that_drips_holds_no_engine_slot_and_its_own_places_are_counted(
+    tmp_path: Path, web: Origin
+) -> None:
+    settings = Settings(
+        adapters=tmp_path, image_url_private=True, image_url_s=30, in_flight=1, waiting=1, fetches=1, deadline_s=5
+    )
+    async with serving(settings, FakeEngine()) as running:
+        dripping = asyncio.create_task(ask(running, image=web.url("/drip")))
+        await until(lambda: web.hits == 1)
+        (await asyncio.wait_for(ask(running), 1)).raise_for_status()
+        waiting = asyncio.create_task(ask(running, image=web.url("/cat.png")))
+        await until(lambda: running.app.state.service.vqa.fetching.here == 2)
+        assert_error(await ask(running, image=web.url("/cat.png")), 503, "overloaded")
+        assert web.hits == 1
+        dripping.cancel()
+        assert (await waiting).is_success
+        assert web.hits == 2
 
 
 @pytest.mark.parametrize("path", ["/cat.png", "/away"])

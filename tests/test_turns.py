@@ -6,7 +6,7 @@ from itertools import groupby
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.turns import CREDIT, CROWD, HEAD_START, FairQueue, Ticket
+from service.turns import CREDIT, CROWD, HEAD_START, LEAST, FairQueue, Ticket
 
 PRIORITY = 2
 names = st.sampled_from(["a", "b", "c"])
@@ -123,6 +123,57 @@ def test_a_small_burst_is_never_a_flood() -> None:
         queue.push(ticket)
     queue.push(Ticket("t", "served"))
     assert taken(queue, CROWD + 1) == [one, *other]
+
+
+@given(st.lists(st.floats(0, 20), min_size=3, max_size=3))
+def test_shares_are_of_what_turns_cost(costs: list[float]) -> None:
+    """Three floods of one tenant whose turns cost each its own: each has a third of the work, to within two turns."""
+    queue, work = FairQueue(), dict.fromkeys("abc", 0.0)
+    price = dict(zip("abc", costs, strict=True))
+    flood(queue, *(("t", name) for name in price), tickets=20)
+    for _ in range(600):
+        ticket = queue.take()
+        queue.push(Ticket("t", ticket.adapter))
+        cost = max(price[ticket.adapter], LEAST)
+        queue.settle(ticket, price[ticket.adapter])
+        work[ticket.adapter] += cost
+    assert max(work.values()) - min(work.values()) <= 2 * max(1, *costs) + 2
+
+
+@given(events, st.lists(st.floats(0, 50), min_size=1), st.integers(2, 6))
+def test_whatever_turns_cost_a_waiting_ticket_is_passed_a_bounded_number_of_times(
+    events: list[Ticket | str], costs: list[float], adapters: int
+) -> None:
+    queue = FairQueue()
+    for number, event in enumerate(events):
+        if isinstance(event, Ticket):
+            queue.push(event)
+            queue.settle(queue.take(), costs[number % len(costs)])
+    owed = sum(costs) + len(events) * max(costs)  # what the cold one may have had beyond its share
+    queue.push(cold := Ticket("a", "a"))
+    others = [(tenant, f"hot-{n}") for tenant in ("a", "hot") for n in range(adapters)]
+    bound = 4 * (CREDIT + HEAD_START * PRIORITY + owed) / LEAST * (len(others) + 1)
+    passed = 0
+    while True:
+        for tenant, adapter in others:
+            queue.push(Ticket(tenant, adapter, PRIORITY))
+        if (ticket := queue.take()) is cold:
+            break
+        queue.settle(ticket, 0.0)
+        passed += 1
+        assert passed <= bound
+
+
+def test_who_is_given_back_what_it_paid_too_much_saves_no_more_than_anybody() -> None:
+    queue, _ = after_a_flood(cold=0)
+    for _ in range(3 * CREDIT):
+        queue.push(Ticket("t", "cold"))
+        queue.settle(queue.take(), 0.0)
+    order = []
+    for _ in range(CREDIT + 9):
+        queue.push(Ticket("t", "cold"))
+        order.append(queue.take().adapter)
+    assert "hot" in order
 
 
 def test_those_within_their_share_go_in_order_of_arrival() -> None:

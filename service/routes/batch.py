@@ -19,14 +19,18 @@ _PATH = "/v1/vqa/batch"
 
 @router.post(_PATH, openapi_extra=documented(_PATH, BatchRequest))
 async def ask_all(request: Request, service: Running, tenant: Asker, key: RequestKey = None) -> BatchResponse:
-    """Answer each question, or say what is wrong with it; each counts as a request of its own."""
+    """Answer each question, or say what is wrong with it; each counts as a request of its own.
+
+    They wait for one another where your key may have fewer requests at once.
+    """
     id_ = f"vqa-{request.state.request_id}"
 
     def mean(body: BatchRequest) -> list[Question]:
         questions = body.to_questions(id_, service.deadline_s, service.settings.batch_questions)
-        return [replace(question, tenant=tenant, key=key) for question in questions]
+        return [replace(question, tenant=tenant, key=key, patient=True) for question in questions]
 
     _, questions = await read_json(request, BatchRequest, service.workers, mean)
+    await service.tenants.charge(tenant, len(questions) - 1)  # one was charged when it came
     found = await listening.unless_gone(request.receive, answer_all(service.vqa, questions))
     return BatchResponse(id=id_, results=[_result(each, request.state.request_id) for each in found])
 
