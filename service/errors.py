@@ -106,14 +106,14 @@ class ImageBroken(ServiceError):
 
 
 class ImageTypeRefused(ServiceError):
-    """Not a still PNG, JPEG or WebP."""
+    """Not an image file, or of a kind that is not decoded here."""
 
     status = 415
     code = "image_type_refused"
 
 
 class ImageTooLarge(ServiceError):
-    """More bytes or pixels than we decode; found in the header, before any pixel is."""
+    """More bytes, pixels, scans or memory than we decode; found in the header, before any pixel is."""
 
     status = 413
     code = "image_too_large"

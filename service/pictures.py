@@ -39,7 +39,6 @@ class Pictures:
 
     async def _fetch(self, link: Link) -> Upload:
         started = time.perf_counter()
-        # What a web server says of a file's type is often wrong, and no claim of the caller's.
         upload = Upload(await self.fetcher.fetch(link.url))
         self.metrics.image_seconds.labels("fetch").observe(time.perf_counter() - started)
         return upload
@@ -48,4 +47,4 @@ class Pictures:
         if not uploads:
             return ()
         with hop("decode"), self.metrics.image_seconds.labels("prepare").time():
-            return tuple(picture(upload.data, self.preparation, self.limits, upload.mime) for upload in uploads)
+            return tuple(picture(upload.data, self.preparation, self.limits) for upload in uploads)

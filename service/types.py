@@ -80,10 +80,9 @@ ANYONE = Tenant()
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An encoded image file as it was sent, and the type its sender claims, if any."""
+    """An encoded image file as it was sent; what type its sender calls it does not matter, its bytes say."""
 
     data: bytes
-    mime: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from service.engine.fake import FakeEngine
 from service.settings import Settings
 from service.workers import Workers
 from tests.conftest import Running, png, serving
-from tests.test_images import animated, png_header
+from tests.test_images import png_header
 
 QUESTION = "what color is the shape?"
 
@@ -187,10 +187,12 @@ async def test_a_name_that_is_a_path_is_404_and_touches_nothing(
         (data_url(png()[:60]), 400, "image_broken"),
         (data_url(b""), 400, "image_broken"),
         ("data:image/png;base64,????", 400, "image_broken"),
-        ("not base64 at all", 400, "image_broken"),
+        ("not base64, at all", 400, "image_broken"),
+        ("data:image/png,raw", 400, "image_broken"),
+        ("it is a cät", 400, "image_broken"),
         (data_url(b"<html>", "png"), 415, "image_type_refused"),
         (data_url(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "svg+xml"), 415, "image_type_refused"),
-        (data_url(b"GIF89a" + bytes(20), "gif"), 415, "image_type_refused"),
+        (data_url(b"GIF89a" + bytes(20), "gif"), 400, "image_broken"),
         (data_url(b"II*\0" + bytes(64), "tiff"), 415, "image_type_refused"),
         (data_url(b"SIMPLE  =                    T", "fits"), 415, "image_type_refused"),
         (data_url(b"8BPS\0\1", "vnd.adobe.photoshop"), 415, "image_type_refused"),
@@ -199,9 +201,6 @@ async def test_a_name_that_is_a_path_is_404_and_touches_nothing(
         (data_url(png_header(13_000, 13_000)), 413, "image_too_large"),
         (data_url(png_header(20_000, 20_000)), 413, "image_too_large"),
         (data_url(png_header(1, 5000)), 422, "image_shape_refused"),
-        (data_url(animated("WEBP"), "webp"), 415, "image_type_refused"),
-        (data_url(animated("GIF"), "gif"), 415, "image_type_refused"),
-        (data_url(animated("PNG")), 415, "image_type_refused"),
         ("file:///etc/passwd", 400, "url_refused"),
     ],
 )
@@ -329,7 +328,7 @@ async def test_more_images_than_one_question_may_have_are_refused(fake_adapters:
         assert "3 images" in message
         parts = [("image", png())] * 3
         response = await running.client.post("/v1/vqa", data={"question": QUESTION}, files=parts)
-        assert_error(response, 400, "http_error")
+        assert "3 images" in assert_error(response, 422, "invalid_request")
 
 
 @pytest.mark.parametrize("fields", [{}, {"image": None}, {"images": []}])
@@ -347,7 +346,7 @@ async def test_images_as_files_and_as_text_are_refused(fake: Running) -> None:
 @pytest.mark.parametrize("part", [("image", ("x.png", png())), ("choices", (None, "yes")), ("x", (None, ""))])
 async def test_a_form_of_a_thousand_parts_is_400(fake: Running, part: tuple[str, Any]) -> None:
     parts = [("question", (None, QUESTION)), *[part] * 1000]
-    assert_error(await fake.client.post("/v1/vqa", files=parts), 400, "http_error")
+    assert_error(await fake.client.post("/v1/vqa", files=parts), 400, "malformed_request")
 
 
 @pytest.mark.parametrize("name", ["../../etc/x.png", "/etc/passwd", "C:\\x.png", "a\0.png", "~/.ssh/id", "x" * 300])

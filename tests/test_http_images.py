@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from service.engine.fake import FakeEngine
-from service.images import fetch
+from service.images import decode, fetch
 from service.images.addresses import may_connect
 from service.settings import Settings
 from tests.conftest import Running, png, serving, until
 from tests.origins import Origin, answer, origin
 from tests.test_http_edge import QUESTION, ask, assert_error, data_url
-from tests.test_images import deep, encode
+from tests.test_images import animated, deep, encode
 from tests.test_images_fetch import REDIRECTED_FORMS, REFUSED_FORMS
 
 
@@ -216,14 +216,26 @@ async def test_a_listed_host_is_the_only_one(tmp_path: Path, web: Origin) -> Non
     assert web.hits == 1
 
 
-@pytest.mark.parametrize(("kind", "file_format"), [("png", "JPEG"), ("jpeg", "WEBP"), ("svg+xml", "PNG")])
-async def test_a_type_that_lies_is_415_as_data_url_and_as_file(cluster: Running, kind: str, file_format: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "file_format"),
+    [("image/png", "JPEG"), ("image/jpeg", "WEBP"), ("image/svg+xml", "PNG"), ("text/html", "PNG")],
+)
+async def test_the_bytes_decide_and_no_type_that_is_claimed(cluster: Running, kind: str, file_format: str) -> None:
     data = png(file_format=file_format)
-    assert_error(await ask(cluster, image=data_url(data, kind)), 415, "image_type_refused")
-    files = {"image": ("cat", data, f"image/{kind}")}
-    assert_error(
-        await cluster.client.post("/v1/vqa", data={"question": QUESTION}, files=files), 415, "image_type_refused"
-    )
+    plain = (await ask(cluster, image=data_url(data))).raise_for_status().json()["answer"]
+    claimed = await ask(cluster, image=f"data:{kind};base64,{data_url(data).partition(',')[2]}")
+    assert claimed.raise_for_status().json()["answer"] == plain
+    form = await cluster.client.post("/v1/vqa", data={"question": QUESTION}, files={"image": ("photo.jpg", data, kind)})
+    assert form.raise_for_status().json()["answer"] == plain
+    assert_error(await ask(cluster, image=data_url(b"%PDF-1.7", "png")), 415, "image_type_refused")
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "GIF", "AVIF"])
+async def test_of_an_animation_the_first_frame_is_asked_about(cluster: Running, file_format: str) -> None:
+    """Its colours are lossless in all but AVIF."""
+    data = animated(file_format)
+    moving, still = await ask(cluster, image=data_url(data)), await ask(cluster, image=data_url(encode(decode(data))))
+    assert moving.raise_for_status().json()["answer"] == still.raise_for_status().json()["answer"]
 
 
 async def test_every_kind_of_picture_is_answered(cluster: Running) -> None:

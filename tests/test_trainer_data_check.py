@@ -71,7 +71,7 @@ MALFORMED: list[tuple[Any, str]] = [
     ({**GOOD, "image": "../rows.jsonl"}, "outside of"),
     ({**GOOD, "image": "/etc/passwd"}, "outside of"),
     ({**GOOD, "image": "empty.png"}, "is empty"),
-    ({**GOOD, "image": "text.png"}, "not a PNG, JPEG or WebP"),
+    ({**GOOD, "image": "text.png"}, "not a PNG, JPEG, WebP"),
     ({**GOOD, "image": "cut.png"}, "truncated or corrupt"),
     ({**GOOD, "image": "strip.png"}, "crop it"),
     ({"image": "a.png", "conversations": None}, "not a list"),

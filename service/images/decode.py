@@ -1,25 +1,28 @@
-"""Bytes of a PNG, JPEG or WebP file -> an RGB image, by a written rule; the header is judged before a pixel is decoded.
+"""Bytes of an image file -> an RGB image, by a written rule; what it will cost is judged before a pixel is decoded.
 
-The rule: EXIF rotation is applied; a palette becomes its colours; 16-bit grey keeps its high byte; transparency lies on
-white; CMYK and every other mode become RGB as Pillow converts them. Only still images pass. A JPEG whose
-longer side is at least four times the picture's is decoded at 1/2, 1/4 or 1/8, whichever is the smallest that keeps it
-twice the picture's: its own transform gives that for a fraction of the work. Smaller images keep every pixel.
+The kind of file is what its bytes say. The rule: the first frame of an animation, and what a viewer shows first of a
+file of several pictures; rotation (EXIF, or HEIC's and AVIF's own) is applied; a palette becomes its colours; 16-bit
+grey keeps its high byte; transparency lies on white; CMYK and every other mode become RGB as Pillow converts them;
+colour profiles are not applied. A JPEG whose longer side is at least four times the picture's is decoded at 1/2, 1/4 or
+1/8, whichever is the smallest that keeps it twice the picture's: its own transform gives that for a fraction of the
+work. Smaller images keep every pixel. A JPEG may lack its end marker where nothing else is missing.
+
+docs/images.md tells the limits and what they were measured to be worth.
 """
 
+import hashlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import AvifImagePlugin, ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from service.errors import ImageBroken, ImageShapeRefused, ImageTooLarge, ImageTypeRefused
+from service.images import av1, gif, jpeg, png
+from service.images.kinds import NAMES, Kind, kind_of
+from service.images.memory import needed
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-# The first bytes of FORMATS: what lacks them never reaches a decoder.
-MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
-# Other names of those types, and what a form says of a file it knows nothing of.
-_ALIASES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
-_UNKNOWN = (None, "", "application/octet-stream")
 _TURNS: dict[Any, Image.Transpose] = {  # by what EXIF says, whatever that is
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,53 +32,125 @@ _TURNS: dict[Any, Image.Transpose] = {  # by what EXIF says, whatever that is
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Pixels that change their mode at once: what that takes beside the image does not grow with it.
+_BAND = 250_000
+# A BMP in run lengths is decoded by Pillow's Python code, a run at a time: a second or two for this many bytes.
+_RUN_LENGTHS, _RUN_LENGTH_BYTES = (1, 2), 1_000_000
+# What follows a JPEG that lacks its end marker, to see whether a pixel depends on it.
+_FILLER = b"\x55" * 64
 # Pillow's own guard warns first and raises only at twice its limit; ImageLimits is stricter and set per service.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow would decode each AVIF on as many threads as there are cores.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What we are willing to decode: pixels of an image, its longer side over its shorter, images of one question."""
+    """What we are willing to decode: pixels of an image, its longer side over its shorter, images of one question.
+
+    `memory` is what decoding one image may take, in bytes, all working copies together and its file aside.
+    """
 
     pixels: int = 50_000_000
     aspect: float = 100.0
     count: int = 4
+    memory: int = 512_000_000
 
 
 DEFAULT_LIMITS = ImageLimits()
 
 
-def decode(
-    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, mime: str | None = None, side: int | None = None
-) -> Image.Image:
-    """Decode `data`, claimed to be of type `mime`, to an RGB image of its own size.
+def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, side: int | None = None) -> Image.Image:
+    """Decode the image file `data` to an RGB image of its own size.
 
     Given `side`, what its longer side will be scaled to, a large JPEG comes smaller, yet twice that at least.
 
     Raises:
-        ImageTypeRefused: not a still PNG, JPEG or WebP, or another of these than `mime`.
+        ImageTypeRefused: no kind of file that is decoded here, or HEIC where its decoder is not installed.
         ImageTooLarge, ImageShapeRefused: over `limits`, by the header alone.
         ImageBroken: empty, truncated or corrupt.
     """
     if not data:
-        raise ImageBroken("the image is empty: send the bytes of a PNG, JPEG or WebP file")
-    if not data.startswith(MAGIC):
-        raise ImageTypeRefused("the image is not a PNG, JPEG or WebP file: convert it to one of these")
+        raise ImageBroken("the image is empty: send the bytes of an image file")
+    kind = kind_of(data)
+    if kind is None:
+        raise ImageTypeRefused(f"the image is not a {NAMES} file: convert it to one of these")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _judge_header(image, limits)
-            _judge_claim(image, mime)
-            if side is not None:
-                _shrink(image, 2 * side)
-            image.load()
-            return _to_rgb(_upright(image))
+        if kind == "JPEG":
+            return _decode_jpeg(data, limits, side)
+        return _decode(kind, _prepared(kind, data, limits), limits)
     except UnidentifiedImageError as error:
         raise ImageBroken("the image's header cannot be read: the file is truncated or corrupt") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:  # what Pillow's decoders raise
+    # What Pillow's decoders raise, and libheif's.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError) as error:
         raise ImageBroken(f"the image does not decode ({error}): the file is truncated or corrupt") from error
 
 
-def _judge_header(image: Image.Image, limits: ImageLimits) -> None:
+def _prepared(kind: Kind, data: bytes, limits: ImageLimits) -> bytes:
+    """The file as Pillow gets it: without what costs and shows nothing."""
+    if kind == "PNG":
+        return png.still(data)
+    if kind == "GIF":
+        return gif.first_frame(data)
+    if kind == "AVIF":
+        if (pixels := av1.pixels(data)) > limits.pixels:
+            raise ImageTooLarge(f"the image is of {pixels:,} pixels, over {limits.pixels:,}: scale it down")
+        return av1.still(data)
+    if kind == "HEIF":
+        _know_heif()
+    return data
+
+
+def _know_heif() -> None:
+    """Have Pillow know HEIC; it stays known."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise ImageTypeRefused(
+            "the image is a HEIC file, which this service has no decoder for (the extra `heic` installs one): "
+            "convert it to JPEG"
+        ) from error
+    pillow_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
+
+
+def _decode_jpeg(data: bytes, limits: ImageLimits, side: int | None) -> Image.Image:
+    course = jpeg.judge(data)
+    if course.ended:
+        return _decode("JPEG", data, limits, side, course.coefficients)
+    # Without an end Pillow gives nothing. Whether only that is missing shows in what follows changing no pixel.
+    data = data.rstrip(jpeg.END[:1])
+    digest = _digest(_decode("JPEG", data + _FILLER + jpeg.END, limits, side, course.coefficients))
+    image = _decode("JPEG", data + jpeg.END, limits, side, course.coefficients)
+    if _digest(image) != digest:
+        raise ImageBroken("the image is a JPEG whose last part is missing: the file is truncated")
+    return image
+
+
+def _digest(image: Image.Image) -> bytes:
+    digest = hashlib.sha256()
+    for _, band in _bands(image):
+        digest.update(band.tobytes())
+    return digest.digest()
+
+
+def _decode(
+    kind: Kind, data: bytes, limits: ImageLimits, side: int | None = None, coefficients: int = 0
+) -> Image.Image:
+    with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+        _judge_shape(image, limits)
+        if side is not None:
+            _shrink(image, 2 * side)
+        _judge_cost(kind, image, len(data), coefficients, limits)
+        image.load()
+        # Pillow's own exif_transpose also writes the EXIF anew, and dies of odd ones.
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        rgb = _to_rgb(image)
+        if rgb is not image:
+            image.close()  # frees its pixels
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+def _judge_shape(image: Image.Image, limits: ImageLimits) -> None:
     width, height = image.size
     if width * height > limits.pixels:
         raise ImageTooLarge(f"the image is {width}x{height}, over {limits.pixels:,} pixels: scale it down")
@@ -83,19 +158,19 @@ def _judge_header(image: Image.Image, limits: ImageLimits) -> None:
         raise ImageShapeRefused(
             f"the image is {width}x{height}, longer than {limits.aspect:g} times its width: crop it"
         )
-    # An MPO is a phone's JPEG with more pictures behind the first, which is the photo.
-    if image.format != "MPO" and getattr(image, "is_animated", False):
-        raise ImageTypeRefused("the image is animated: send one frame as PNG, JPEG or WebP")
 
 
-def _judge_claim(image: Image.Image, mime: str | None) -> None:
-    claimed = mime.partition(";")[0].strip().lower() if mime else None
-    found = "image/jpeg" if image.format == "MPO" else Image.MIME[image.format or ""]
-    if claimed not in _UNKNOWN and _ALIASES.get(claimed or "", claimed) != found:
-        raise ImageTypeRefused(f"the image was sent as {claimed[:64]!r} but is {found}: send it under its own type")
+def _judge_cost(kind: Kind, image: ImageFile.ImageFile, size: int, coefficients: int, limits: ImageLimits) -> None:
+    if kind == "BMP" and image.info.get("compression") in _RUN_LENGTHS and size > _RUN_LENGTH_BYTES:
+        raise ImageTooLarge(f"the image is a BMP in run lengths of over {_RUN_LENGTH_BYTES:,} bytes: send it as PNG")
+    if (memory := needed(kind, image) + coefficients) > limits.memory:
+        raise ImageTooLarge(
+            f"the image would take {memory:,} bytes to decode, over {limits.memory:,}: scale it down"
+            + (", or save it as a baseline JPEG" if coefficients else "")
+        )
 
 
-def _shrink(image: Image.Image, least: int) -> None:
+def _shrink(image: ImageFile.ImageFile, least: int) -> None:
     """Have a JPEG decoded at 1/2, 1/4 or 1/8 where its longer side stays `least` at least; others are left alone."""
     factor = next((factor for factor in (8, 4, 2) if max(image.size) >= factor * least), 1)
     if factor > 1:
@@ -103,17 +178,27 @@ def _shrink(image: Image.Image, least: int) -> None:
         image.draft(None, (max(1, width // factor), max(1, height // factor)))
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """As its EXIF orientation has it. Pillow's own exif_transpose also writes the EXIF anew, and dies of odd ones."""
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    return image if turn is None else image.transpose(turn)
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip rather than scale
-        return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
     if image.mode in ("P", "PA") and image.palette is None:
         raise ImageBroken("the image's pixels name colours of a palette that it lacks: the file is corrupt")
+    rgb = Image.new("RGB", image.size)
+    for top, band in _bands(image):
+        rgb.paste(_band_to_rgb(band), (0, top))
+    return rgb
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The image from top to bottom, some rows at a time, and where each begins."""
+    height = max(1, _BAND // image.width)
+    for top in range(0, image.height, height):
+        yield top, image.crop((0, top, image.width, min(top + height, image.height)))
+
+
+def _band_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip rather than scale
+        return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

@@ -40,8 +40,9 @@ class Preparation:
         """Scale `image` to fit a square of `size` (bicubic) and centre it on the padding colour."""
         scale = self.size / max(image.size)
         width, height = (max(1, round(side * scale)) for side in image.size)
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        # A copy at least: an opened file keeps its notes and profiles.
+        same = image.size == (width, height)
+        image = image.copy() if same else image.resize((width, height), Image.Resampling.BICUBIC)
         if width == height:
             return image
         square = Image.new("RGB", (self.size, self.size), self.colour)
@@ -49,14 +50,12 @@ class Preparation:
         return square
 
 
-def picture(
-    data: bytes, preparation: Preparation, limits: ImageLimits = DEFAULT_LIMITS, mime: str | None = None
-) -> Picture:
+def picture(data: bytes, preparation: Preparation, limits: ImageLimits = DEFAULT_LIMITS) -> Picture:
     """Decode an image file's bytes and prepare it; the digest covers the pixels and how they were made.
 
     Raises: what `decode` raises.
     """
-    image = preparation.apply(decode(data, limits, mime=mime, side=preparation.size))
+    image = preparation.apply(decode(data, limits, side=preparation.size))
     digest = hashlib.sha256(f"{preparation}".encode() + image.tobytes()).hexdigest()
     return Picture(image, digest)
 

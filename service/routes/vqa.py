@@ -8,11 +8,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
-from starlette.datastructures import FormData, UploadFile
 
-from service.errors import InvalidRequest
 from service.routes import failure, listening
 from service.routes.bodies import read_json, understand
+from service.routes.forms import is_form, read_form
 from service.routes.state import Asker, RequestKey, Running, Service
 from service.schemas.errors import ErrorResponse
 from service.schemas.vqa import MOST_IMAGES, VQARequest, VQAResponse
@@ -24,8 +23,6 @@ _SCHEMA = VQARequest.model_json_schema()
 _FILE = {"type": "string", "format": "binary"}
 _FILES = {"image": _FILE, "images": {"type": "array", "items": _FILE, "maxItems": MOST_IMAGES}}
 _FORM = {**_SCHEMA, "properties": {**_SCHEMA["properties"], **_FILES}}
-# A form repeats a field to make a list.
-_LISTS = {"images", "choices"}
 _BODY = {
     "requestBody": {
         "required": True,
@@ -53,7 +50,7 @@ async def ask(
         question = body.to_question(f"vqa-{request.state.request_id}", service.deadline_s, files)
         return replace(question, tenant=tenant, key=key)
 
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if is_form(request.headers.get("content-type", "")):
         body, question = await _read_form(request, service, mean)
     else:
         body, question = await read_json(request, VQARequest, service.workers, mean)
@@ -77,18 +74,6 @@ def _write_error(request_id: str, error: Exception) -> str:
 async def _read_form(
     request: Request, service: Service, mean: Callable[[VQARequest, tuple[Upload, ...]], Question]
 ) -> tuple[VQARequest, Question]:
-    async with request.form(max_files=service.settings.images_per_question, max_fields=100) as form:
-        files = await _read_files(form)
-        texts = [(name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile)]
-        fields: dict[str, Any] = dict(texts)
-        for several in _LISTS & fields.keys():
-            fields[several] = [value for name, value in texts if name == several]
-    parse, size = partial(VQARequest.model_validate, fields), sum(len(value) for _, value in texts)
-    return await understand(parse, lambda body: mean(body, files), size, service.workers)
-
-
-async def _read_files(form: FormData) -> tuple[Upload, ...]:
-    files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
-    if unknown := {name for name, _ in files} - {"image", "images"}:
-        raise InvalidRequest(f"field {sorted(unknown)[0]} is a file: only image and images may be")
-    return tuple([Upload(await file.read(), file.content_type) for _, file in files])
+    form = await read_form(request.headers["content-type"], request.stream())
+    parse = partial(VQARequest.model_validate, form.fields)
+    return await understand(parse, lambda body: mean(body, form.files), form.size, service.workers)

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from service.errors import AdapterNotFound, InvalidRequest
 from service.schemas import Incoming
 from service.schemas.errors import ErrorBody
-from service.schemas.vqa import IMAGE_URL, TEXT_LIMIT, read_image
+from service.schemas.images import read_image
+from service.schemas.vqa import IMAGE_URL, TEXT_LIMIT
 from service.types import Answer, Link, Question, Sampling, Turn, Upload
 
 _Text = Annotated[str, Field(max_length=TEXT_LIMIT)]

@@ -1,18 +1,14 @@
 """Wire shapes of a question and its answer: what JSON comes in and goes out. Knows no rule beyond shape."""
 
-import base64
-import binascii
-import re
 from typing import Annotated
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
-from service.errors import ImageBroken, InvalidRequest
+from service.errors import InvalidRequest
 from service.schemas import Incoming
+from service.schemas.images import ImageText, read_image
 from service.types import Answer, Link, Question, Sampling, Upload
 
-_DATA_URL = re.compile(r"data:([a-z0-9/+.-]*)(;[a-z0-9=_.-]+)*?;base64,", re.IGNORECASE)
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # a colon is no base64
 TEXT_LIMIT = 16_000
 MOST_IMAGES = 64  # more than any service takes; how many it does is --images-per-question
 _UNSEARCHED = ("choices", "temperature", "stream")  # what beams do not go with
@@ -26,10 +22,11 @@ class Seen(Incoming):
     """What a question is about: images, or none."""
 
     image: Annotated[
-        str | None, Field(description="data:image/png;base64,…, an https URL, or plain base64 of a PNG, JPEG or WebP")
+        ImageText | None,
+        Field(description="data:image/png;base64,…, an https URL, or plain base64; its bytes say what kind it is"),
     ] = None
     images: Annotated[
-        tuple[str, ...],
+        tuple[ImageText, ...],
         Field(max_length=MOST_IMAGES, description="several, each as in `image`, in the order the model sees"),
     ] = ()
 
@@ -181,19 +178,3 @@ class VQAResponse(BaseModel):
             usage=UsageOut(**{name: getattr(usage, name) for name in UsageOut.model_fields}),
             timing=TimingOut(**{name: round(getattr(timing, name), 6) for name in TimingOut.model_fields}),
         )
-
-
-def read_image(text: str) -> Upload | Link:
-    """The image that a data URL or plain base64 holds, or that another URL leads to.
-
-    Raises:
-        ImageBroken: not base64.
-    """
-    match = _DATA_URL.match(text[:200])
-    if match is None and _SCHEME.match(text[:200]):
-        return Link(text)
-    try:
-        data = base64.b64decode(text[match.end() :] if match else text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ImageBroken(f"field image is not base64 of an image file: {error}") from error
-    return Upload(data, match[1] or None if match else None)

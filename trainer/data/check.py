@@ -13,6 +13,8 @@ from trainer.data.rows import Line, read_lines
 from trainer.errors import DataError
 
 COMMON = 5
+# LLaVA-1.5's; what a base of a smaller side needs of a file is less.
+_SIDE = 336
 
 
 def check(options: CheckOptions) -> str:
@@ -43,7 +45,7 @@ def check(options: CheckOptions) -> str:
 def image_fault(url: str) -> str | None:
     """Why an image would be refused, or None; decoded as the service decodes it."""
     try:
-        decode(files.read(url))
+        decode(files.read(url), side=_SIDE)
     except (ServiceError, DataError) as error:
         return str(error)
     return None

@@ -1,0 +1,41 @@
+"""Which kind of image file bytes are, by what stands in them; nobody's word for it counts."""
+
+from typing import Literal
+
+Kind = Literal["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF", "HEIF"]
+
+# For errors and documents.
+NAMES = "PNG, JPEG, WebP, GIF, BMP, AVIF or HEIC"
+_BEGINNINGS: dict[bytes, Kind] = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+}
+# Lengths of a BMP's second header, by which its versions are told apart; "BM" alone begins many a text.
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
+_AVIF = {b"avif", b"avis"}
+_HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+
+def kind_of(data: bytes) -> Kind | None:
+    """The kind of image file that `data` is, or None for anything else."""
+    for beginning, kind in _BEGINNINGS.items():
+        if data.startswith(beginning):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADERS:
+        return "BMP"
+    if data[4:8] == b"ftyp":
+        return _by_brands(data)
+    return None
+
+
+def _by_brands(data: bytes) -> Kind | None:
+    """ISO/IEC 14496-12: a file of boxes names its brand first, then, after a version, those it goes by as well."""
+    box = data[: min(int.from_bytes(data[:4], "big"), 256)]
+    brands = {box[8:12], *(box[at : at + 4] for at in range(16, len(box), 4))}
+    if brands & _AVIF:
+        return "AVIF"
+    return "HEIF" if brands & _HEIF else None

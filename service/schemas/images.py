@@ -1,0 +1,72 @@
+"""An image as text: a data URL, another URL or plain base64 -> its bytes, or where they are to be fetched."""
+
+import binascii
+import re
+from typing import Annotated, Any
+from urllib.parse import unquote
+
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+
+from service.errors import ImageBroken
+from service.types import Link, Upload
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # a colon is no base64
+# What a data URL says before its comma: a type and parameters, which nobody reads, and that base64 follows.
+_HEAD, _LONGEST_HEAD = re.compile(r"data:.*; *base64 *", re.IGNORECASE | re.DOTALL), 1000
+_SPACE = " \t\n\f\r"
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    raise PydanticCustomError("image", "an image is text: a data URL, an https URL or base64")
+
+
+ImageText = Annotated[str, BeforeValidator(_text, json_schema_input_type=str)]
+
+
+def read_image(text: str) -> Upload | Link:
+    """The image that a data URL or plain base64 holds, or that another URL leads to.
+
+    What type a data URL claims does not matter. Base64 is read as WHATWG's forgiving-base64 does: white space and
+    missing padding are no damage.
+
+    Raises:
+        ImageBroken: not base64.
+    """
+    begin = text[:_LONGEST_HEAD].lstrip(_SPACE)
+    scheme = _SCHEME.match(begin)
+    if scheme is None:
+        return Upload(_base64(text))
+    if scheme[0].lower() != "data:":
+        return Link(text.strip(_SPACE))
+    head, comma, _ = begin.partition(",")
+    if not comma or not _HEAD.fullmatch(head):
+        raise ImageBroken("the image is a data URL without base64: write data:image/png;base64, and then its base64")
+    encoded = text[text.index(",") + 1 :]
+    return Upload(_base64(unquote(encoded) if "%" in encoded else encoded))
+
+
+def _base64(text: str) -> bytes:
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:  # most are right at once, and are not copied
+        pass
+    try:
+        spaceless = text.encode("ascii").translate(None, _SPACE.encode())
+        digits = spaceless.rstrip(b"=")
+        if len(spaceless) - len(digits) > 2 or len(digits) % 4 == 1:
+            raise binascii.Error("its length is none that base64 has")
+        return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4), strict_mode=True)
+    except ValueError as error:
+        raise ImageBroken(
+            f"the image is not base64 ({_reason(error)}): send a data URL, an https URL, or base64 of an image file"
+        ) from error
+
+
+def _reason(error: ValueError) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return "it has characters that are not ASCII"
+    words = str(error)
+    return "it has characters that base64 has none of" if words.startswith("Only base64") else words.lower()
