@@ -66,6 +66,8 @@ class Admission:
         """
         if priority > tenant.priority:
             raise Forbidden(f"priority is {tenant.priority} at most for your key")
+        if first is not None and self._crowds(tenant):
+            raise self._overloaded()
         await self._arrive(tenant, deadline, patient)
         try:
             if first is not None:
@@ -82,6 +84,11 @@ class Admission:
                 self._hand_out()
         finally:
             self._depart(tenant)
+
+    def _crowds(self, tenant: Tenant) -> bool:
+        """Whether there is no room and its tenant has no fewer requests here than others: another would be dropped."""
+        full = self.here >= self._in_flight + self._room
+        return full and self._here[tenant.name] * len(self._here) >= self.here
 
     async def _arrive(self, tenant: Tenant, deadline: float, patient: bool) -> None:
         """Return when the request is one of its tenant's that are here."""

@@ -130,6 +130,8 @@ class VQA:
         async with self._lease(question) as progress.adapter, self._slot(progress, sight, deadline):
             await self.engine.check()
             slot_s = progress.elapsed()
+            if not _links(question):
+                await sight.fetch(question, deadline)
             look = await sight.look()
             query = progress.query = await self.decoding.run(self._query, question, look, progress.adapter)
             progress.image_s += progress.elapsed() - slot_s
@@ -168,8 +170,8 @@ class VQA:
             await sight.fetch(question, deadline)
             progress.image_s = progress.elapsed() - arrived_s
 
-        name = adapter.name if adapter else ""
-        slot = self.admission.slot(question.tenant, name, question.priority, deadline, question.patient, fetch)
+        name, first = adapter.name if adapter else "", fetch if _links(question) else None
+        slot = self.admission.slot(question.tenant, name, question.priority, deadline, question.patient, first)
         async with slot as settle:
             progress.queue_s = progress.elapsed() - progress.image_s
             try:
@@ -218,7 +220,7 @@ class Sight:
         Raises:
             ServiceError: what `Pictures.fetch` and `Admission.slot` raise.
         """
-        if not any(isinstance(image, Link) for image in question.images):
+        if not _links(question):
             self._fetched = await self._vqa.pictures.fetch(question.images)
             return
         tenant, priority = question.tenant, question.priority
@@ -229,6 +231,10 @@ class Sight:
         """What makes the pictures; it blocks."""
         assert self._fetched is not None  # it was fetched before
         return self._fetched
+
+
+def _links(question: Question) -> bool:
+    return any(isinstance(image, Link) for image in question.images)
 
 
 def _cost(progress: Progress, query: Query) -> float:

@@ -252,7 +252,7 @@ def test_who_is_patient_waits_for_its_tenants_own_requests_and_others_are_refuse
 
 def test_what_comes_first_is_done_before_a_slot_is_taken_and_counts_for_its_tenant() -> None:
     async def scenario() -> None:
-        admission, small = Admission(in_flight=1, waiting=0), replace(ANYONE, name="small", concurrency=1)
+        admission, small = Admission(in_flight=1, waiting=1), replace(ANYONE, name="small", concurrency=1)
 
         async def fetch() -> None:
             await asyncio.sleep(5)
