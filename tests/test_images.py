@@ -7,7 +7,6 @@ import sys
 import zlib
 from typing import Any
 
-import pillow_heif
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +47,8 @@ def outcome(data: bytes) -> str | int:
 @pytest.fixture(autouse=True, scope="module")
 def heic() -> None:
     """Pillow writes HEIC too."""
+    import pillow_heif
+
     pillow_heif.register_heif_opener()
 
 
