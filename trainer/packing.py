@@ -3,22 +3,26 @@
 Only the language model's linears are packed; tower, projector and head stay as they are, as every LLaVA recipe has it.
 """
 
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import torch
+
 # vLLM matches these; the expanded list of names that compressed-tensors would write it does not.
 IGNORE = ["re:.*vision_tower.*", "re:.*multi_modal_projector.*", "re:.*lm_head"]
+# Added to the Hessian's diagonal, of its mean: GPTQ's own (Frantar et al., "GPTQ", ICLR 2023, section 3.3).
+_DAMPING = 0.01
 
 
 def packing_config(group_size: int) -> dict[str, Any]:
     """`quantization_config` of a checkpoint whose linears share a scale in groups of `group_size` inputs."""
-    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": group_size}
     group = {
         "format": "pack-quantized",
         "input_activations": None,
         "output_activations": None,
         "targets": ["Linear"],
-        "weights": {**weights, "actorder": None, "dynamic": False, "observer": "memoryless_minmax"},
+        "weights": {**_arguments(group_size), "actorder": None, "dynamic": False, "observer": "memoryless_minmax"},
     }
     return {
         "config_groups": {"group_0": group},
@@ -28,6 +32,66 @@ def packing_config(group_size: int) -> dict[str, Any]:
         "quantization_status": "compressed",
         "version": _version(),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One linear (output, input) in 4 bits: `tensors` as they are stored, `weight` the values they stand for."""
+
+    tensors: dict[str, torch.Tensor]
+    weight: torch.Tensor
+
+
+def pack(weight: torch.Tensor, hessian: torch.Tensor | None, group_size: int) -> Packed:
+    """Pack a weight of shape (output, input): by GPTQ with the inputs' second moment (input, input), else by rounding.
+
+    Scales are of each group's largest value, as llm-compressor's `memoryless_minmax` has them.
+    """
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+    from compressed_tensors.quantization import QuantizationArgs
+    from compressed_tensors.quantization.lifecycle.forward import dequantize, quantize
+    from compressed_tensors.quantization.utils import calculate_qparams
+
+    arguments = QuantizationArgs(**_arguments(group_size))
+    groups = weight.float().reshape(len(weight), -1, group_size)
+    scale, zero = calculate_qparams(groups.amin(-1), groups.amax(-1), arguments)
+    scale = scale.to(torch.bfloat16)
+    if hessian is not None:
+        weight = _gptq(weight, hessian, scale, zero, arguments)
+    whole = quantize(weight.float(), scale.float(), zero, arguments, dtype=torch.int8)
+    tensors = {
+        "weight_packed": pack_to_int32(whole, 4),
+        "weight_scale": scale,
+        "weight_shape": torch.tensor(weight.shape),
+    }
+    return Packed(tensors, dequantize(whole, scale, zero, arguments, dtype=torch.bfloat16))
+
+
+def _gptq(weight: torch.Tensor, hessian: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, arguments: Any) -> Any:
+    """llm-compressor's GPTQ of one linear; the weights it returns lie on the grid of `scale`."""
+    from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
+
+    found, _, _ = quantize_weight(
+        weight.float()[None], hessian.clone()[None], scale.float()[None], zero[None], None, arguments,
+        percdamp=_DAMPING,
+    )  # fmt: skip
+    return found[0]
+
+
+def unpack(tensors: dict[str, torch.Tensor], group_size: int) -> torch.Tensor:
+    """The values that a packed linear's stored tensors stand for, in bfloat16."""
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+    from compressed_tensors.quantization import QuantizationArgs
+    from compressed_tensors.quantization.lifecycle.forward import dequantize
+
+    whole = unpack_from_int32(tensors["weight_packed"], 4, torch.Size(tensors["weight_shape"].tolist()))
+    arguments = QuantizationArgs(**_arguments(group_size))
+    found: torch.Tensor = dequantize(whole, tensors["weight_scale"], None, arguments, dtype=torch.bfloat16)
+    return found
+
+
+def _arguments(group_size: int) -> dict[str, Any]:
+    return {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": group_size}
 
 
 def _version() -> str:
