@@ -106,7 +106,7 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
     if settings.capture is not None:
         files = Files(settings.capture, settings.capture_days, settings.capture_bytes)
         capture = Capture(files, settings.capture_redact, workers, metrics)
-    use_case = VQA(engine, residency, prompt, pictures, admission, fetching, decoding, metrics, capture)
+    use_case = VQA(base.id, engine, residency, prompt, pictures, admission, fetching, decoding, metrics, capture)
     # Without keys, only who sits at this machine may change what is served.
     tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)), metrics)
     return Service(settings, base, engine, residency, releases, use_case, metrics, tenants, workers)

@@ -19,6 +19,8 @@ ServiceError                      500 internal
 ├── Unauthorized                  401 unauthorized         + WWW-Authenticate
 ├── Forbidden                     403 forbidden
 ├── AdapterNotFound               404 adapter_not_found
+│   └── AdapterUnknown            404 adapter_not_found    (nothing goes by that name; says what can be asked)
+├── NotServed                     404 not_served           (another of OpenAI's routes; says which to use)
 ├── QuestionNotFound              404 question_not_found   (what feedback is about)
 ├── NotKept                       503 not_kept             + Retry-After
 ├── AdapterRefused                409 adapter_refused      (while loading, never on a question)
@@ -178,6 +180,17 @@ class AdapterNotFound(ServiceError):
 
     status = 404
     code = "adapter_not_found"
+
+
+class AdapterUnknown(AdapterNotFound):
+    """Nothing goes by that name."""
+
+
+class NotServed(ServiceError):
+    """A route that OpenAI's clients know and this service does not have."""
+
+    status = 404
+    code = "not_served"
 
 
 class QuestionNotFound(ServiceError):

@@ -38,11 +38,14 @@ class Prompt:
 
         Raises:
             MalformedRequest: text that is not valid Unicode.
-            InvalidRequest: no text, or a history the template has no form for.
+            InvalidRequest: blanks for a text, neither text nor picture, or a history the template has no form for.
         """
-        turns = [(turn, self._plain(turn.text)) for turn in (*history, Turn("user", question, pictures))]
+        turns = [(turn, self._plain(turn)) for turn in (*history, Turn("user", question, pictures))]
         messages = [
-            {"role": turn.role, "content": [{"type": "image"}] * turn.pictures + [{"type": "text", "text": text}]}
+            {
+                "role": turn.role,
+                "content": [{"type": "image"}] * turn.pictures + [{"type": "text", "text": text}] * bool(text),
+            }
             for turn, text in turns
         ]
         try:
@@ -63,7 +66,7 @@ class Prompt:
     def encode_answer(self, question: str, answer: str, pictures: int = 1) -> tuple[int, ...]:
         """Token ids that follow `encode(question)` when the assistant says `answer` and ends."""
         start = self.text(question, pictures)
-        encoded = self._tokenizer(f"{start} {self._plain(answer)}", return_offsets_mapping=True)
+        encoded = self._tokenizer(f"{start} {self._plain(Turn('assistant', answer))}", return_offsets_mapping=True)
         pairs = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
         return (*(token for token, (_, end) in pairs if end > len(start)), self.end_token_id)
 
@@ -72,9 +75,9 @@ class Prompt:
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
         return text.strip()
 
-    def _plain(self, text: str) -> str:
-        text = text.strip()
-        if not text:
+    def _plain(self, turn: Turn) -> str:
+        text = turn.text.strip()
+        if not text and (turn.text or not turn.pictures):
             raise InvalidRequest("the question, or a text that goes with it, is empty")
         if not is_unicode(text):
             raise MalformedRequest("the text holds a NUL or half a surrogate pair: send valid Unicode")

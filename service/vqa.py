@@ -10,16 +10,17 @@ from PIL import Image
 
 from service import beams, choices
 from service.adapters.residency import Residency
+from service.adapters.routing import some
 from service.admission import Admission
 from service.capture import Capture
 from service.engine import Engine
-from service.errors import AdapterNotFound, Cancelled, DeadlineExceeded, EngineUnavailable, ServiceError
+from service.errors import AdapterNotFound, AdapterUnknown, Cancelled, DeadlineExceeded, EngineUnavailable, ServiceError
 from service.metrics import Metrics
 from service.pictures import Look, Pictures
 from service.progress import Progress
 from service.prompt import Prompt
 from service.tracing import engine_hops
-from service.types import ANYONE, Adapter, Answer, Delta, Link, Picture, Query, Question, Sampling
+from service.types import ANYONE, Adapter, Answer, Delta, Link, Picture, Query, Question, Sampling, Tenant
 from service.workers import Workers
 
 # What a token of an answer costs beside one of the prompt: each is a step of its own, while prompts are read at once.
@@ -29,8 +30,9 @@ _OUT = 4
 
 @dataclass(frozen=True)
 class VQA:
-    """Visual question answering over one engine."""
+    """Visual question answering over one engine; `base` is what the base goes by."""
 
+    base: str
     engine: Engine
     residency: Residency
     prompt: Prompt
@@ -40,6 +42,12 @@ class VQA:
     decoding: Workers
     metrics: Metrics
     capture: Capture | None = None
+
+    def names(self, tenant: Tenant) -> list[str]:
+        """What a tenant may ask, by the names it may say: the base first."""
+        names = self.residency.served.names()
+        sees_all = tenant.adapters == ANYONE.adapters
+        return [self.base, *(names if sees_all else filter(tenant.sees, names))]
 
     async def stream(self, question: Question) -> AsyncGenerator[str | Answer, None]:
         """The pieces of the answer as they come, then the Answer whose text they add up to; closing it aborts.
@@ -147,17 +155,19 @@ class VQA:
     @asynccontextmanager
     async def _lease(self, question: Question) -> AsyncGenerator[Adapter | None, None]:
         """The adapter that answers, as its tenant sees them: what it may not see is not there, nor is it listed."""
-        tenant, reference = question.tenant, question.adapter
+        tenant = question.tenant
+        reference = None if question.adapter == self.base else question.adapter
         try:
             async with self.residency.lease(reference, bool(question.images), question.key) as adapter:
                 # A router may be seen and the adapter it leads to not.
                 if reference and adapter and not (tenant.sees(reference) and tenant.sees(adapter.name)):
-                    raise AdapterNotFound("not for this tenant")
+                    raise AdapterUnknown("not for this tenant")
                 yield adapter
         except AdapterNotFound as error:
-            if tenant.adapters == ANYONE.adapters:
+            if tenant.adapters == ANYONE.adapters and not isinstance(error, AdapterUnknown):
                 raise
-            raise AdapterNotFound(f"no adapter {(reference or '')[:64]!r}; GET /v1/adapters lists yours") from error
+            there = some(self.names(tenant))
+            raise AdapterUnknown(f"no adapter {(reference or '')[:64]!r}; there are: {there}") from error
 
     @asynccontextmanager
     async def _slot(self, progress: Progress, sight: "Sight", deadline: float) -> AsyncGenerator[None, None]:

@@ -373,10 +373,7 @@ async def test_a_body_over_the_limit_is_413_even_when_it_hides_its_length(fake_a
 
 
 ENGINE_ONLY = [
-    "/v1/completions",
     "/v1/messages",
-    "/v1/responses",
-    "/v1/embeddings",
     "/v1/load_lora_adapter",
     "/v1/unload_lora_adapter",
     "/v1/systemone",

@@ -62,7 +62,12 @@ def test_turns_that_the_template_has_no_form_for_are_refused(template: str, monk
 )
 def test_text_that_is_none_is_refused(prompt: Prompt, text: str, error: type[ServiceError]) -> None:
     with pytest.raises(error):
-        prompt.encode(text)
+        prompt.encode(text, pictures=int(bool(text)))
+
+
+def test_a_picture_may_stand_for_the_text(prompt: Prompt) -> None:
+    assert prompt.text("", 1) == "USER: <image>\nASSISTANT:"
+    assert prompt.encode("", 1, (Turn("user", "", 1), Turn("assistant", "red"))).count(prompt.image_token_id) == 2
 
 
 def test_an_answer_continues_its_question(prompt: Prompt) -> None:

@@ -14,7 +14,11 @@ _KEPT = ("embed_tokens.weight", "multi_modal_projector.linear_1.weight", "multi_
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A base checkpoint: its directory's name, the digest of its identity, and the precision of its weights."""
+    """A base checkpoint: its id, the digest of its identity, and the precision of its weights.
+
+    The id is that on the Hugging Face hub where the checkpoint lies in the hub's cache, or was saved with it; else the
+    name of its directory.
+    """
 
     id: str
     digest: str
@@ -31,7 +35,16 @@ class Base:
         if not file.is_file():
             raise FileNotFoundError(f"{checkpoint} is not a checkpoint: it has no config.json")
         config = json.loads(file.read_text())
-        return cls(config.get("_name_or_path") or checkpoint.name, _digest(checkpoint), _precision(config))
+        name = _hub_id(checkpoint) or config.get("_name_or_path") or checkpoint.name
+        return cls(name, _digest(checkpoint), _precision(config))
+
+
+def _hub_id(checkpoint: Path) -> str | None:
+    """The id of a model of the Hugging Face hub by where its files lie: hub/models--ORG--NAME/snapshots/COMMIT."""
+    snapshots, model = checkpoint.parent, checkpoint.parent.parent.name
+    if snapshots.name != "snapshots" or not model.startswith("models--"):
+        return None
+    return "/".join(model.split("--")[1:])
 
 
 def _precision(config: dict[str, object]) -> str:

@@ -3,14 +3,15 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pydantic import BaseModel, ConfigDict
 
 from service.adapters.aliases import STABLE, Aliases
-from service.errors import AdapterNotFound
+from service.errors import AdapterNotFound, AdapterUnknown
 
+MOST_TOLD = 10  # names in the message of a 404
 PREFIX = 8  # digits of a version that are enough to name it, where they are unique
 
 
@@ -66,7 +67,7 @@ def route(catalog: Catalog, reference: str, pictures: bool, key: str | None) -> 
     A bare name is shared out between its stable version and its weighted aliases by `key`, or by chance without one.
 
     Raises:
-        AdapterNotFound: nothing goes by that name; the message says what does.
+        AdapterNotFound: nothing goes by that name.
     """
     if router := catalog.routers.get(reference):
         kind = "image" if pictures else "text"
@@ -77,10 +78,16 @@ def route(catalog: Catalog, reference: str, pictures: bool, key: str | None) -> 
     name, at, wanted = reference.partition("@")
     shelf = catalog.shelves.get(name)
     if shelf is None or (not at and STABLE not in shelf.aliases.named):
-        raise AdapterNotFound(f"no adapter {reference[:64]!r}; there are: {', '.join(catalog.names()) or 'none'}")
+        raise AdapterUnknown(f"no adapter {reference[:64]!r}")
     if not at:
         wanted = shelf.aliases.choose(_side(name, key))
     return name, version_of(name, shelf, wanted)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of many names for a sentence, and how many more there are."""
+    more = f" and {len(names) - MOST_TOLD:,} more: GET /v1/models lists them" if len(names) > MOST_TOLD else ""
+    return f"{', '.join(names[:MOST_TOLD])}{more}"
 
 
 def version_of(name: str, shelf: Shelf, wanted: str) -> str:

@@ -5,18 +5,20 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from service.errors import AdapterNotFound
+from service.adapters.routing import some
+from service.errors import AdapterNotFound, NotServed
 from service.routes import failure, listening
 from service.routes.bodies import documented, read_json
-from service.routes.state import Asker, RequestKey, Running
-from service.schemas.chat import (
+from service.routes.state import Asker, RequestKey, Running, Service
+from service.schemas.chat import ChatRequest
+from service.schemas.openai import (
     ChatChoice,
-    ChatRequest,
     ChatResponse,
     ChatUsage,
+    Logprobs,
     ModelOut,
     ModelsResponse,
     OpenAIErrorResponse,
@@ -40,22 +42,39 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/v1/models")
-async def list_models(service: Running, tenant: Asker) -> ModelsResponse:
+@router.get("/v1/models", response_model=ModelsResponse)
+async def list_models(service: Running, tenant: Asker) -> Response:
     """List the base and the adapters that serve."""
-    base = service.base.id
-    adapters = [ModelOut(id=name, parent=base) for name in service.residency.served.names() if tenant.sees(name)]
-    return ModelsResponse(data=[ModelOut(id=base), *adapters])
+    names = service.vqa.names(tenant)
+
+    def written() -> bytes:  # ten thousand are work for a thread
+        return ModelsResponse(data=[_model(service, name) for name in names]).model_dump_json().encode()
+
+    return Response(await service.workers.run(written), media_type="application/json")
 
 
 @router.get("/v1/models/{model:path}")
 async def get_model(model: str, service: Running, tenant: Asker) -> ModelOut:
     """Look one model up by its id."""
-    models = (await list_models(service, tenant)).data
-    found = next((each for each in models if each.id == model), None)
-    if found is None:
-        raise AdapterNotFound(f"no model {model[:64]!r}; there are: {', '.join(each.id for each in models)}")
-    return found
+    names = service.vqa.names(tenant)
+    if model not in names:
+        raise AdapterNotFound(f"no model {model[:64]!r}; there are: {some(names)}")
+    return _model(service, model)
+
+
+def _model(service: Service, name: str) -> ModelOut:
+    parent = None if name == service.base.id else service.base.id
+    return ModelOut(id=name, created=service.began, parent=parent, max_model_len=service.engine.max_model_len)
+
+
+@router.api_route("/v1/completions", methods=["GET", "POST"], include_in_schema=False)
+@router.api_route("/v1/responses", methods=["GET", "POST"], include_in_schema=False)
+@router.api_route("/v1/embeddings", methods=["GET", "POST"], include_in_schema=False)
+async def refuse(request: Request) -> None:
+    """Say what to use instead of those of OpenAI's routes that clients try, and that make no sense here."""
+    raise NotServed(
+        f"{request.url.path} is not served: ask at POST {_CHAT} with messages, or at POST /v1/vqa with a question"
+    )
 
 
 @router.post(_CHAT, openapi_extra=documented(_CHAT, ChatRequest), response_model=ChatResponse, responses=_STREAM)
@@ -66,7 +85,7 @@ async def chat(
     id_ = f"chatcmpl-{request.state.request_id}"
 
     def mean(body: ChatRequest) -> Question:
-        return replace(body.to_question(id_, service.deadline_s, service.base.id), tenant=tenant, key=key)
+        return replace(body.to_question(id_, service.deadline_s), tenant=tenant, key=key)
 
     body, question = await read_json(request, ChatRequest, service.workers, mean)
     if body.stream:
@@ -78,14 +97,20 @@ async def chat(
         created=int(time.time()),
         model=body.model,
         system_fingerprint=answer.adapter.version if answer.adapter else None,
-        choices=[ChatChoice(message=Said(content=answer.text), finish_reason=answer.finish_reason)],
+        choices=[
+            ChatChoice(
+                message=Said(content=answer.text),
+                finish_reason=answer.finish_reason,
+                logprobs=Logprobs.of(answer) if body.logprobs else None,
+            )
+        ],
         usage=ChatUsage.of(answer),
     )
 
 
 @dataclass
 class _Writer:
-    """Words one stream as OpenAI's chunks; only the first names the role."""
+    """Words one stream as OpenAI's chunks; only the first names the role, only the last has tokens, where asked."""
 
     id: str
     body: ChatRequest
@@ -97,18 +122,20 @@ class _Writer:
         role, self.role = self.role, {}
         if isinstance(said, str):
             return self._chunk([self._choice({**role, "content": said}, None)])
-        last = self._chunk([self._choice(role, said.finish_reason)])
+        last = self._chunk([self._choice(role, said.finish_reason, Logprobs.of(said) if self.body.logprobs else None)])
         if self.body.stream_options and self.body.stream_options.include_usage:
             last += self._chunk([], ChatUsage.of(said).model_dump())
         return f"{last}data: [DONE]\n\n"
 
     def fail(self, error: Exception) -> str:
         told = failure.describe(error, self.request_id)
-        return f"data: {OpenAIErrorResponse.of(told.status, told.body).model_dump_json()}\n\n"
+        _, body = OpenAIErrorResponse.of(told.status, told.body)
+        return f"data: {body.model_dump_json()}\n\n"
 
     @staticmethod
-    def _choice(delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
-        return {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+    def _choice(delta: dict[str, str], finish_reason: str | None, tokens: Logprobs | None = None) -> dict[str, Any]:
+        logprobs = tokens.model_dump() if tokens else None
+        return {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": logprobs}
 
     def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> str:
         chunk = {

@@ -12,11 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from service.errors import Cancelled, InvalidRequest, ServiceError
-from service.schemas.chat import OpenAIErrorResponse
 from service.schemas.errors import ErrorBody, ErrorResponse
+from service.schemas.openai import OpenAIErrorResponse
 
 # Where callers expect another body.
-_OPENAI = ("/v1/models", "/v1/chat/completions")
+_OPENAI = ("/v1/models", "/v1/chat/", "/v1/completions", "/v1/responses", "/v1/embeddings")
 # Faults of one request that are told, and characters of the name of each field: callers choose both.
 _MOST_FAULTS, _LONGEST_NAME = 20, 100
 
@@ -50,11 +50,11 @@ def describe(error: BaseException, request_id: str) -> Failure:
 async def reply(request: Request, error: Exception) -> JSONResponse:
     """The one handler: every failure that comes before an answer's first byte leaves here."""
     failure = describe(error, request.state.request_id)
+    status, body = failure.status, ErrorResponse(error=failure.body).model_dump()
     if request.url.path.startswith(_OPENAI):
-        body = OpenAIErrorResponse.of(failure.status, failure.body).model_dump()
-    else:
-        body = ErrorResponse(error=failure.body).model_dump()
-    return JSONResponse(body, failure.status, failure.headers)
+        status, told = OpenAIErrorResponse.of(failure.status, failure.body)
+        body = told.model_dump()
+    return JSONResponse(body, status, failure.headers)
 
 
 def worded(faults: Sequence[Mapping[str, Any]], whole: str) -> str:

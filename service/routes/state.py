@@ -1,6 +1,7 @@
 """What routes may reach: the parts of one running service, put together by `create_app`."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -24,7 +25,8 @@ from service.workers import Workers
 class Service:
     """One running service; `warm` is set once the engine answers and every adapter was proven or refused.
 
-    `workers` read bodies and keys; decoding and the adapter store have threads of their own.
+    `workers` read bodies and keys; decoding and the adapter store have threads of their own. `began` is in seconds
+    since 1970.
     """
 
     settings: Settings
@@ -37,6 +39,7 @@ class Service:
     tenants: Tenants
     workers: Workers
     warm: asyncio.Event = field(default_factory=asyncio.Event)
+    began: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def deadline_s(self) -> float:

@@ -1,55 +1,82 @@
-"""OpenAI's wire shapes, as far as a LLaVA has them: what its clients send, read and understand as errors."""
+"""What OpenAI's clients ask: a conversation, and how its last question is to be answered."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
-from service.errors import AdapterNotFound, InvalidRequest
+from service.errors import InvalidRequest
 from service.schemas import Incoming
-from service.schemas.errors import ErrorBody
+from service.schemas.formats import ResponseFormat, schema_of
 from service.schemas.images import read_image
+from service.schemas.neutral import MESSAGE, REQUEST, without
 from service.schemas.vqa import IMAGE_URL, TEXT_LIMIT
-from service.types import Answer, Link, Question, Sampling, Turn, Upload
+from service.types import Link, Question, Sampling, Turn, Upload
 
-_Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
-_MAX_TOKENS = 256
+# Longest answers in tokens where none is asked for: of words, and of JSON, which is worth nothing when it is cut.
+_MAX_TOKENS, _MAX_JSON_TOKENS = 256, 1024
+_STOPS, _STOP_LENGTH = 16, 200
+_SEED = 2**63
+# What clients write for "as long as it takes".
+_NO_CEILING = (-1, 0)
+# vLLM draws from a share over 0; this one leaves the likeliest token alone.
+_LEAST_SHARE = 1e-6
 
 
 class TextPart(Incoming):
     """Words of a message."""
 
     type: Literal["text"]
-    text: _Text
+    text: Annotated[str, Field(max_length=TEXT_LIMIT)]
+    cache_control: Any = None
+    annotations: Any = None
 
 
 class ImageUrl(Incoming):
     """Where an image is; `detail` is taken for compatibility, the model sees one size."""
 
     url: Annotated[str, Field(description="data:image/png;base64,… or an https URL")]
-    detail: Literal["auto", "low", "high"] | None = None
+    detail: Annotated[str | None, Field(max_length=20)] = None
+    format: Annotated[str | None, Field(max_length=100)] = None
+
+
+def _image_url(sent: Any) -> Any:
+    return {"url": sent} if isinstance(sent, str) else sent
 
 
 class ImagePart(Incoming):
     """An image of a message."""
 
     type: Literal["image_url"]
-    image_url: ImageUrl
+    image_url: Annotated[ImageUrl, BeforeValidator(_image_url, json_schema_input_type=ImageUrl | str)]
+    detail: Annotated[str | None, Field(max_length=20)] = None
+    cache_control: Any = None
 
 
 _Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
+def _parts(sent: Any) -> Any:
+    if sent is None:
+        return []
+    return [{"type": "text", "text": sent}] if isinstance(sent, str) else sent
+
+
 class Message(Incoming):
-    """One turn of a conversation; fields that must be null are what clients send back of our own replies."""
+    """One turn of a conversation; what replies have beside their words comes back here, and is dropped."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: _Text | Annotated[list[_Part], Field(min_length=1, max_length=64)]
-    name: str | None = None
-    refusal: None = None
-    annotations: None = None
-    audio: None = None
-    function_call: None = None
-    tool_calls: None = None
+    content: Annotated[
+        list[_Part],
+        Field(max_length=64),
+        BeforeValidator(
+            _parts, json_schema_input_type=list[_Part] | Annotated[str, Field(max_length=TEXT_LIMIT)] | None
+        ),
+    ] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_asks_for_nothing(cls, sent: Any) -> Any:
+        return without(MESSAGE, sent)
 
     def turn(self) -> tuple[Turn, tuple[Upload | Link, ...]]:
         """The turn and its images.
@@ -57,20 +84,26 @@ class Message(Incoming):
         Raises:
             ImageBroken: a data URL that is not base64.
         """
-        parts = [TextPart(type="text", text=self.content)] if isinstance(self.content, str) else self.content
-        text = "\n".join(part.text for part in parts if isinstance(part, TextPart))
-        images = tuple(read_image(part.image_url.url) for part in parts if isinstance(part, ImagePart))
-        return Turn("system" if self.role == "developer" else self.role, text, len(images)), images
+        text = "\n".join(part.text for part in self.content if isinstance(part, TextPart))
+        images = tuple(read_image(part.image_url.url) for part in self.content if isinstance(part, ImagePart))
+        role = "system" if self.role == "developer" else self.role
+        return Turn(role, text if text.strip() else "", len(images)), images
 
 
 class StreamOptions(Incoming):
     """What a stream has beside its words."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: Annotated[bool | None, Field(description="chunks are not padded here")] = None
+    continuous_usage_stats: Literal[False] | None = None
 
 
 class ChatRequest(Incoming):
-    """A conversation that ends in a question; what this service does not do is refused, not ignored."""
+    """A conversation that ends in a question.
+
+    Fields of OpenAI's or vLLM's that are not here may stand with a neutral value, as `"n": 1` or `"tools": []`; with
+    any other they are refused by name, not ignored.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -93,117 +126,76 @@ class ChatRequest(Incoming):
 
     model: Annotated[str, Field(max_length=200, description="an id from GET /v1/models: an adapter, or the base")]
     messages: Annotated[list[Message], Field(min_length=1, max_length=64)]
-    max_completion_tokens: Annotated[int | None, Field(ge=1, le=4096)] = None
-    max_tokens: Annotated[int | None, Field(ge=1, le=4096, description=f"{_MAX_TOKENS} when neither is given")] = None
+    max_completion_tokens: Annotated[int | None, Field(ge=-1, lt=2**31)] = None
+    max_tokens: Annotated[
+        int | None,
+        Field(
+            ge=-1,
+            lt=2**31,
+            description="a ceiling, and never more than the context has room for; "
+            f"{_MAX_TOKENS} when neither is given or it is -1 or 0, {_MAX_JSON_TOKENS} where the answer is JSON",
+        ),
+    ] = None
     temperature: Annotated[FiniteFloat | None, Field(ge=0, le=2, description="0, which is greedy, when not given")] = (
         None
     )
-    stream: bool = False
+    top_p: Annotated[FiniteFloat | None, Field(ge=0, le=1)] = None
+    seed: Annotated[int | None, Field(ge=-_SEED, lt=_SEED, description="the same draws for the same question")] = None
+    stop: Annotated[
+        Annotated[str, Field(max_length=_STOP_LENGTH)]
+        | Annotated[list[Annotated[str, Field(max_length=_STOP_LENGTH)]], Field(max_length=_STOPS)]
+        | None,
+        Field(description="the answer ends before the first of these texts"),
+    ] = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int | None, Field(ge=0, le=20, description="only with logprobs")] = None
+    response_format: Annotated[
+        ResponseFormat | None, Field(description="json_object, or json_schema: the answer is JSON, and fits it")
+    ] = None
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = None
-    n: Annotated[int | None, Field(ge=1, le=1)] = None
-    top_p: Annotated[float | None, Field(ge=1, le=1)] = None
-    presence_penalty: Annotated[float | None, Field(ge=0, le=0)] = None
-    frequency_penalty: Annotated[float | None, Field(ge=0, le=0)] = None
-    logprobs: Literal[False] | None = None
-    stop: None = None
 
-    def to_question(self, id_: str, deadline_s: float, base: str) -> Question:
-        """The question this conversation ends in; a `model` of the name `base` is the base.
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_asks_for_nothing(cls, sent: Any) -> Any:
+        return without(REQUEST, sent)
+
+    def to_question(self, id_: str, deadline_s: float) -> Question:
+        """The question this conversation ends in; turns without words or images are left out.
 
         Raises:
-            InvalidRequest, ImageBroken: the last turn is not the user's, or an image that is not base64.
+            InvalidRequest, ImageBroken, FormatRefused: the last turn is not the user's or is empty, an image that is
+                not base64, or a response_format that no answer can be held to.
         """
         turns = [message.turn() for message in self.messages]
         last = turns[-1][0]
         if last.role != "user":
             raise InvalidRequest(f"the last message is the {last.role}'s: end with the user's question")
-        images = tuple(image for _, images in turns for image in images)
-        sampling = Sampling(self.temperature or 0.0, self.max_completion_tokens or self.max_tokens or _MAX_TOKENS)
-        adapter = None if self.model == base else self.model
-        history = tuple(turn for turn, _ in turns[:-1])
-        return Question(id_, last.text, images, adapter, sampling, deadline_s, history=history)
+        if _empty(last):
+            raise InvalidRequest("the last message is empty: ask something, or show an image")
+        told = [turn for turn in turns if not _empty(turn[0])]
+        images = tuple(image for _, images in told for image in images)
+        history = tuple(turn for turn, _ in told[:-1])
+        return Question(id_, last.text, images, self.model, self._sampling(), deadline_s, history=history)
+
+    def _sampling(self) -> Sampling:
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest("top_logprobs: send logprobs: true with it")
+        schema = schema_of(self.response_format)
+        ceiling = next((each for each in (self.max_completion_tokens, self.max_tokens) if each is not None), -1)
+        if ceiling in _NO_CEILING:
+            ceiling = _MAX_JSON_TOKENS if schema else _MAX_TOKENS
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return Sampling(
+            temperature=self.temperature or 0.0,
+            max_tokens=ceiling,
+            top_p=1.0 if self.top_p is None else max(self.top_p, _LEAST_SHARE),
+            seed=self.seed,
+            stop=tuple(stop for stop in stops if stop),
+            json_schema=schema,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+        )
 
 
-class Said(BaseModel):
-    """What the assistant says."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-
-
-class ChatChoice(BaseModel):
-    """The one answer."""
-
-    index: int = 0
-    message: Said
-    finish_reason: str
-    logprobs: None = None
-
-
-class ChatUsage(BaseModel):
-    """Token counts; prompt_tokens includes the images'."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-    @classmethod
-    def of(cls, answer: Answer) -> "ChatUsage":
-        """The counts of an Answer."""
-        prompt, completion = answer.usage.prompt_tokens, answer.usage.completion_tokens
-        return cls(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
-
-
-class ChatResponse(BaseModel):
-    """A whole answer; the fingerprint is the adapter version that gave it."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    system_fingerprint: str | None
-    choices: list[ChatChoice]
-    usage: ChatUsage
-
-
-class ModelOut(BaseModel):
-    """A model one can name: the base or an adapter, whose parent is the base."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int = 0
-    owned_by: str = "manylens"
-    parent: str | None = None
-
-
-class ModelsResponse(BaseModel):
-    """What GET /v1/models answers."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelOut]
-
-
-class OpenAIError(BaseModel):
-    """What went wrong, as OpenAI's clients expect it."""
-
-    message: str
-    type: str
-    code: str
-    param: str | None = None
-
-
-class OpenAIErrorResponse(BaseModel):
-    """The shape of every failure of OpenAI's routes."""
-
-    error: OpenAIError
-
-    @classmethod
-    def of(cls, status: int, body: ErrorBody) -> "OpenAIErrorResponse":
-        """The same failure in OpenAI's words."""
-        kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-        kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
-        if body.code == AdapterNotFound.code:
-            return cls(error=OpenAIError(message=body.message, type=kind, code="model_not_found", param="model"))
-        return cls(error=OpenAIError(message=body.message, type=kind, code=body.code))
+def _empty(turn: Turn) -> bool:
+    return not turn.text and not turn.pictures

@@ -1,0 +1,145 @@
+"""OpenAI's `response_format`, and the JSON schemas that an answer may be held to; bounds come before any work."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from service.errors import FormatRefused
+from service.schemas import Incoming
+
+# A schema of 32 KiB is compiled in 0.1 s, a pattern of 256 steps in 0.03 s; both grow with the square or worse.
+MOST_BYTES, MOST_LEVELS, MOST_STEPS = 32_768, 32, 256
+# Said in a schema, these would be passed over by the grammar's compiler, and the answer might not fit.
+_UNKNOWN = (
+    "$dynamicRef",
+    "dependencies",
+    "dependentRequired",
+    "dependentSchemas",
+    "else",
+    "if",
+    "not",
+    "then",
+    "unevaluatedItems",
+)
+_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
+_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
+_ONE = ("items", "additionalItems", "additionalProperties", "propertyNames", "contains", "unevaluatedProperties")
+# One step of a regular expression, or a mark of repetition or grouping.
+_PIECE = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{(?P<least>\d*),?(?P<most>\d*)\}|.", re.DOTALL)
+_AROUND = re.compile(r"\(\?(?!:)|\\[1-9bB]")
+
+
+class TextFormat(Incoming):
+    """An answer in words."""
+
+    type: Literal["text"]
+
+
+class ObjectFormat(Incoming):
+    """An answer that is a JSON object of any kind."""
+
+    type: Literal["json_object"]
+
+
+class NamedSchema(Incoming):
+    """A JSON schema; `strict` makes no difference, the answer is held to it either way."""
+
+    name: Annotated[str | None, Field(max_length=200)] = None
+    description: Annotated[str | None, Field(max_length=MOST_BYTES)] = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class SchemaFormat(Incoming):
+    """An answer that is JSON and fits a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+ResponseFormat = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]
+
+
+def schema_of(wanted: TextFormat | ObjectFormat | SchemaFormat | None) -> str | None:
+    """The JSON schema that an answer is to fit, as JSON text; None: an answer in words.
+
+    Raises:
+        FormatRefused: a schema over its bounds, or with a keyword that an answer cannot be held to.
+    """
+    if isinstance(wanted, ObjectFormat):
+        return '{"type":"object"}'
+    if not isinstance(wanted, SchemaFormat):
+        return None
+    schema = wanted.json_schema.schema_
+    text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    if len(text.encode(errors="replace")) > MOST_BYTES:
+        raise _refused(f"the schema has over {MOST_BYTES:,} bytes")
+    steps = 0
+    for part in _parts(schema):
+        _check_keywords(part)
+        patterns = [part.get("pattern"), *(part.get("patternProperties") or ())]
+        steps += sum(_steps(pattern) for pattern in patterns if isinstance(pattern, str))
+        if steps > MOST_STEPS:
+            raise _refused(
+                f"its patterns, repetitions written out, come to over {MOST_STEPS} characters: "
+                "bound a length by maxLength rather than by a pattern"
+            )
+    return text
+
+
+def _parts(schema: Any) -> Iterator[dict[str, Any]]:
+    """The schema and every schema within it."""
+    found = [(schema, 0)]
+    while found:
+        part, level = found.pop()
+        if level > MOST_LEVELS:
+            raise _refused(f"the schema is nested over {MOST_LEVELS} levels deep")
+        if not isinstance(part, dict):
+            continue
+        yield part
+        within = [part[name] for name in _ONE if name in part]
+        for names in (part[name] for name in _BY_NAME if isinstance(part.get(name), dict)):
+            within += names.values()
+        for each in (part[name] for name in _LISTS if isinstance(part.get(name), list)):
+            within += each
+        found += [(each, level + 1) for each in within]
+
+
+def _check_keywords(part: dict[str, Any]) -> None:
+    if unknown := [name for name in _UNKNOWN if name in part]:
+        raise _refused(f"the keyword {unknown[0]} is not known here")
+    reference = part.get("$ref")
+    if reference is not None and not (isinstance(reference, str) and reference.startswith("#")):
+        raise _refused("a $ref must lead to another place of the same schema, as in #/$defs/Name")
+    if isinstance(part.get("pattern"), str) and _AROUND.search(part["pattern"]):
+        raise _refused("a pattern may not look around, refer back or name a word's edge")
+
+
+def _steps(pattern: str) -> int:
+    """How long a pattern is with its counted repetitions written out."""
+    open_groups, last = [0], 0
+    for piece in _PIECE.finditer(pattern):
+        if piece[0] == "(":
+            open_groups.append(0)
+        elif piece[0] == ")" and len(open_groups) > 1:
+            last = open_groups.pop()
+            open_groups[-1] += last
+        elif piece["least"] is not None:
+            times = max(1, *(_count(piece[name]) for name in ("least", "most")))
+            open_groups[-1] += last * (times - 1)
+            last *= times
+        else:
+            last = 1
+            open_groups[-1] += 1
+    return sum(open_groups)
+
+
+def _count(digits: str) -> int:
+    return int(digits[:7] or 0)
+
+
+def _refused(why: str) -> FormatRefused:
+    return FormatRefused(f"response_format: {why}")

@@ -1,0 +1,133 @@
+"""Fields that OpenAI's clients send and that ask for nothing here: dropped, where their value is neutral, else refused.
+
+So a client that writes out every default is understood, and none is given less than it asked for without being told.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from service.errors import InvalidRequest
+
+Values = tuple[Any, ...]
+
+# Neutral whatever they say: labels for the caller's own books, and hints of how OpenAI's own servers should work.
+_LABELS = (
+    "metadata",
+    "parallel_tool_calls",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "request_id",
+    "safety_identifier",
+    "service_tier",
+    "user",
+)
+# What a field of a request must be to ask for nothing, beside null.
+REQUEST: Mapping[str, Values | None] = {
+    **dict.fromkeys(_LABELS),
+    "add_generation_prompt": (True,),
+    "audio": (),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "cache_salt": (),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "echo": (False,),
+    "extra_body": ({},),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "guided_choice": ([],),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "ignore_eos": (False,),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "mm_processor_kwargs": ({},),
+    "modalities": (["text"],),
+    "moderation": (),
+    "n": (1,),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "priority": (0,),
+    "prompt_logprobs": (0, False),
+    "reasoning_effort": ("none",),
+    "repetition_penalty": (1,),
+    "return_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "stop_token_ids": ([],),
+    "store": (False,),
+    "structured_outputs": (),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_k": (-1, 0),
+    "truncate_prompt_tokens": (-1,),
+    "use_beam_search": (False,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+# The same of a message: most are what replies have, ours or other services', and what comes back in the next turn.
+MESSAGE: Mapping[str, Values | None] = {
+    **dict.fromkeys(
+        (
+            "annotations",
+            "cache_control",
+            "id",
+            "name",
+            "provider_specific_fields",
+            "reasoning",
+            "reasoning_content",
+            "refusal",
+            "thinking_blocks",
+        )
+    ),
+    "audio": (),
+    "function_call": (),
+    "images": ([],),
+    "prefix": (False,),
+    "tool_call_id": (),
+    "tool_calls": ([],),
+}
+# Why, and what to send, where there is a way.
+_INSTEAD = {
+    "tools": "no tools are called here; for an answer in a form of yours send response_format with a json_schema",
+    "functions": "no functions are called here; for an answer in a form of yours send response_format",
+    "tool_calls": "no tools are called here: leave out the turns that did",
+    "function_call": "no functions are called here",
+    "tool_choice": "no tools are called here",
+    "n": "one answer is given: ask again for another",
+    "top_k": "draw by top_p and temperature",
+    "min_p": "draw by top_p and temperature",
+    "store": "nothing is stored for its caller: send false, or leave it out",
+    "priority": "ask at /v1/vqa, whose priority is 0 to 9 and higher goes earlier",
+    "use_beam_search": "ask at /v1/vqa with beams",
+    **dict.fromkeys(
+        ("guided_json", "guided_choice", "guided_regex", "guided_grammar", "structured_outputs"),
+        "send response_format with a json_schema",
+    ),
+}
+
+
+def without(fields: Mapping[str, Values | None], sent: Any) -> Any:
+    """What was sent without those of `fields`; anything but an object as it is.
+
+    Raises:
+        InvalidRequest: one of them asks for something; the message names it.
+    """
+    if not isinstance(sent, dict):
+        return sent
+    for name in fields.keys() & sent.keys():
+        value, neutral = sent[name], fields[name]
+        if neutral is not None and value is not None and not any(_same(value, each) for each in neutral):
+            raise InvalidRequest(f"{name}: {_INSTEAD.get(name, 'this is not done here: leave it out')}")
+    return {name: value for name, value in sent.items() if name not in fields}
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, and neither taken for the other's kind: JSON's true is no 1, its 1.0 is."""
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
