@@ -96,9 +96,15 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
     store = Store(settings.adapters, settings.adapters_cache)
     residency = Residency(store, engine, proof, storing, metrics, sizes.max_cpu_loras)
     releases = Releases(store, residency, storing)
-    limits = ImageLimits(settings.image_pixels, count=settings.images_per_question)
+    limits = ImageLimits(settings.image_pixels, count=settings.images_per_question, memory=settings.image_memory)
     fetcher = Fetcher(
-        FetchLimits(settings.body_limit, settings.image_url_s, settings.image_url_hosts, settings.image_url_private)
+        FetchLimits(
+            settings.body_limit,
+            settings.image_url_s,
+            settings.image_url_hosts,
+            settings.image_url_private,
+            settings.image_url_contact,
+        )
     )
     admission, fetching = (Admission(most, settings.waiting) for most in (settings.in_flight, settings.fetches))
     pictures = Pictures(proof.preparation, limits, fetcher, metrics)

@@ -7,7 +7,8 @@ ServiceError                      500 internal
 ├── InvalidRequest                422 invalid_request
 │   ├── PromptTooLong             422 prompt_too_long      (400 to OpenAI's clients, in their word)
 │   ├── FormatRefused             400 format_refused       (a response_format that no answer can be held to)
-│   └── ImageShapeRefused         422 image_shape_refused
+│   ├── ImageShapeRefused         422 image_shape_refused
+│   └── ImageNotThere             422 image_not_there      (its host says so)
 ├── ImageBroken                   400 image_broken
 ├── ImageTypeRefused              415 image_type_refused
 ├── ImageTooLarge                 413 image_too_large
@@ -98,6 +99,12 @@ class ImageShapeRefused(InvalidRequest):
     """An image too narrow or too small to be worth a question."""
 
     code = "image_shape_refused"
+
+
+class ImageNotThere(InvalidRequest):
+    """The host behind an image's URL answered that it will not give it, as it will the next time: 403, 404, 410."""
+
+    code = "image_not_there"
 
 
 class ImageBroken(ServiceError):

@@ -79,6 +79,11 @@ class Settings(BaseSettings):
     )
     body_limit: int = Field(20_000_000, gt=0, description="largest request body, and largest fetched image, in bytes")
     image_pixels: int = Field(50_000_000, gt=0, description="largest image, in pixels, judged before decoding")
+    image_memory: int = Field(
+        512_000_000,
+        gt=0,
+        description="bytes that decoding one image may take, told from its header; docs/images.md says what kinds take",
+    )
     images_per_question: int = Field(4, ge=1, le=64, description="most images of one question")
     image_url_s: float = Field(10.0, gt=0, description="seconds an image's URL has to deliver, redirects included")
     fetches: int = Field(
@@ -90,7 +95,14 @@ class Settings(BaseSettings):
     image_url_private: bool = Field(
         False, description="fetch images from loopback and private networks too: for closed clusters only"
     )
-    image_workers: int = Field(0, ge=0, description="threads that decode images; 0: one per core")
+    image_url_contact: str | None = Field(
+        None,
+        pattern=r"^[!-'*-~]{1,200}$",
+        description="address or page of who runs this service, told to hosts of images in the User-Agent",
+    )
+    image_workers: int = Field(
+        0, ge=0, description="threads that decode images, each with --image-memory at most; 0: one per core"
+    )
     in_flight: int = Field(64, gt=0, description="requests worked on at once")
     waiting: int = Field(256, ge=0, description="requests that may wait for their turn; more get 503")
     batch_questions: int = Field(64, ge=1, le=1024, description="most questions of one batch, each of them a request")

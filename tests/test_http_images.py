@@ -52,6 +52,7 @@ async def web() -> AsyncGenerator[Origin, None]:
             "/cat.png": answer(200, png(), "content-type: application/octet-stream"),
             "/away": answer(302, b"", "location: /cat.png"),
             "/metadata": answer(302, b"", "location: http://169.254.169.254/"),
+            "/busy": answer(503),
             "/empty": answer(200),
             "/page": answer(200, b"<html></html>"),
             "/large": answer(200, bytes(200_001)),
@@ -113,7 +114,8 @@ async def test_the_form_sagemaker_endpoints_take_is_answered(cluster: Running, w
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [
-        ("/nope", 502, "fetch_failed"),
+        ("/nope", 422, "image_not_there"),
+        ("/busy", 502, "fetch_failed"),
         ("/compressed", 502, "fetch_failed"),
         ("/hold", 504, "fetch_timeout"),
         ("/drip", 504, "fetch_timeout"),

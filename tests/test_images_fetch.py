@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gzip
+import re
 import socket
 import ssl
 import time
@@ -16,7 +17,7 @@ import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.errors import FetchFailed, FetchTimeout, ImageTooLarge, ServiceError, UrlRefused
+from service.errors import FetchFailed, FetchTimeout, ImageNotThere, ImageTooLarge, ServiceError, UrlRefused
 from service.images import fetch
 from service.images.addresses import may_connect
 from service.images.fetch import Fetcher, FetchLimits
@@ -312,7 +313,7 @@ async def test_only_listed_hosts_are_fetched_from(web: Origin, hosts: tuple[str,
 
 @pytest.mark.parametrize(
     "said",
-    [answer(status, b"x") for status in (201, 206, 400, 401, 403, 404, 500, 503)]
+    [answer(status, b"x") for status in (201, 203, 206, 408, 425, 429, 500, 503)]
     + [answer(204), answer(304), answer(302), answer(200, b"x", "content-encoding: br")]
     + [b"HTTP/1.1 200 x\r\ncontent-length: 100\r\n\r\nshort", b"SSH-2.0-OpenSSH_9.2\r\n", b"", b"\x16\x03\x01"]
     + [b"HTTP/1.1 200 x\r\ncontent-length: -1\r\n\r\n", b"HTTP/1.1 200 x\r\ncontent-length: 9e9\r\n\r\n"]
@@ -322,6 +323,37 @@ async def test_any_answer_other_than_a_plain_200_is_a_failure(web: Origin, said:
     web.paths["/"] = said
     with pytest.raises(FetchFailed):
         await Fetcher(OPEN).fetch(web.url())
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
+async def test_what_its_host_will_not_give_is_the_callers_to_mend(web: Origin, status: int) -> None:
+    web.paths["/"] = answer(status, b"x")
+    with pytest.raises(ImageNotThere, match=str(status)):
+        await Fetcher(OPEN).fetch(web.url())
+
+
+@pytest.mark.parametrize("words", ["", " ", "identity", "Identity", "none", "aws-chunked", "utf-8", "aws-chunked,"])
+async def test_a_content_encoding_that_is_none_changes_nothing(web: Origin, words: str) -> None:
+    web.paths["/"] = answer(200, b"bytes", f"content-encoding: {words}")
+    assert await Fetcher(OPEN).fetch(web.url()) == b"bytes"
+
+
+@pytest.mark.parametrize("words", ["GZIP", "aws-chunked, gzip", "zstd", "deflate"])
+async def test_a_content_encoding_that_is_one_is_refused(web: Origin, words: str) -> None:
+    web.paths["/"] = answer(200, b"bytes", f"content-encoding: {words}")
+    with pytest.raises(FetchFailed, match="encoding"):
+        await Fetcher(OPEN).fetch(web.url())
+
+
+async def test_a_host_is_told_who_fetches(web: Origin) -> None:
+    web.paths["/"] = answer(200, b"bytes")
+    await Fetcher(OPEN).fetch(web.url())
+    await Fetcher(FetchLimits(private=True, contact="mailto:ops@example.com")).fetch(web.url())
+    plain, told = (re.search(r"user-agent: (.*)\r", head.lower()) for head in web.heads)
+    assert plain is not None
+    assert re.fullmatch(r"manylens/[\w.]+", plain[1])
+    assert told is not None
+    assert told[1] == f"{plain[1]} (+mailto:ops@example.com)"
 
 
 async def test_a_gzip_bomb_is_refused_unopened(web: Origin) -> None:

@@ -13,10 +13,11 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import httpx
 
-from service.errors import FetchFailed, FetchTimeout, ImageTooLarge, UrlRefused
+from service.errors import FetchFailed, FetchTimeout, ImageNotThere, ImageTooLarge, UrlRefused
 from service.images.addresses import literal, may_connect
 from service.tracing import hop
 
@@ -26,7 +27,11 @@ REDIRECTS = 3
 # Addresses of one name that are tried, and how long each may take to accept: a dead host is told fast.
 _ADDRESSES, _CONNECT_S = 3, 3.0
 _REDIRECT_STATUS = (301, 302, 303, 307, 308)
-_HEADERS = {"accept": "image/png, image/jpeg, image/webp", "accept-encoding": "identity", "user-agent": "manylens"}
+_HEADERS = {"accept": "image/png, image/jpeg, image/webp, image/*;q=0.8, */*;q=0.5", "accept-encoding": "identity"}
+# Encodings that change a body. Other words are found in their place and mean none: S3 says aws-chunked, or nothing.
+_ENCODED = {"br", "compress", "deflate", "gzip", "x-compress", "x-gzip", "zstd"}
+# Of 400 to 499 what another try may end: a slow request, too early, too many.
+_AGAIN = (408, 425, 429)
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 # Names whose last label is a number are IPv4 addresses in decimal, octal or hex, or short forms, to many resolvers.
 _NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
@@ -36,13 +41,15 @@ _NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
 class FetchLimits:
     """What we are willing to fetch: bytes and seconds in all, from which hosts (none named: any public one).
 
-    `private` opens loopback and private networks, for closed clusters.
+    `private` opens loopback and private networks, for closed clusters. `contact` is told to the hosts: an address or a
+    page of who fetches.
     """
 
     size: int = 20_000_000
     seconds: float = 10.0
     hosts: tuple[str, ...] = ()
     private: bool = False
+    contact: str | None = None
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -61,13 +68,16 @@ class Fetcher:
         self._limits, self._resolve = limits, resolve
         self._hosts = frozenset(host.lower().removesuffix(".") for host in limits.hosts)
         self._tls = httpx.create_ssl_context()
+        contact = f" (+{limits.contact})" if limits.contact else ""
+        self._headers = {**_HEADERS, "user-agent": f"manylens/{version('manylens')}{contact}"}
 
     async def fetch(self, url: str) -> bytes:
         """The bytes behind `url`.
 
         Raises:
             UrlRefused: a scheme, host or address we do not fetch from, at the first hop or a later one.
-            FetchFailed: no address, no connection, or anything other than a plain 200 at its end.
+            ImageNotThere: the host says with 400 to 499 that it will not give it.
+            FetchFailed: no address, no connection, or anything else than a plain 200 at its end.
             FetchTimeout: not all there in time.
             ImageTooLarge: over the limit; nothing beyond it was read.
         """
@@ -118,7 +128,7 @@ class Fetcher:
             request = httpx.Request(
                 "GET",
                 url.copy_with(host=address),
-                headers={"host": url.netloc.decode("ascii"), **_HEADERS},
+                headers={"host": url.netloc.decode("ascii"), **self._headers},
                 extensions={"sni_hostname": host, "timeout": {"connect": _CONNECT_S}},
             )
             try:
@@ -139,9 +149,15 @@ class Fetcher:
         return [str(address) for address in found[:_ADDRESSES]]
 
     async def _read(self, response: httpx.Response) -> bytes:
-        if response.status_code != 200:
-            raise FetchFailed(f"the image's URL answered {response.status_code}")
-        if response.headers.get("content-encoding", "identity").lower() != "identity":
+        status = response.status_code
+        if status in range(400, 500) and status not in _AGAIN:
+            raise ImageNotThere(
+                f"the image's host answered {status}: check that the URL can be opened without signing in"
+            )
+        if status != 200:
+            raise FetchFailed(f"the image's URL answered {status}")
+        encodings = {word.strip().lower() for word in response.headers.get("content-encoding", "").split(",")}
+        if encodings & _ENCODED:
             # Asked for none. Decoding would let a small body grow without bound.
             raise FetchFailed("the image's URL answered in a compressed encoding nobody asked for")
         if int(response.headers.get("content-length", 0)) > self._limits.size:

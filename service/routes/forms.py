@@ -63,6 +63,8 @@ async def read_form(content_type: str, chunks: AsyncIterator[bytes]) -> Form:
         async for chunk in chunks:
             parser.write(chunk)
         parser.finalize()
+        if not parts.ended:
+            raise MalformedRequest("the form ends before its last boundary: send all of it")
     except (FormParserError, ValueError) as error:
         raise MalformedRequest(f"the form cannot be read: {error}") from error
     return _form([part for part in parts.read if part.content])
@@ -73,6 +75,7 @@ class _Parts:
 
     def __init__(self) -> None:
         self.read: list[_Part] = []
+        self.ended = False
         self._header, self._value = bytearray(), bytearray()
 
     def callbacks(self) -> Any:
@@ -83,12 +86,16 @@ class _Parts:
             "on_header_value": lambda data, start, end: self._add(self._value, data[start:end]),
             "on_header_end": self._end_header,
             "on_headers_finished": self._end_headers,
+            "on_end": self._end,
             "on_part_data": lambda data, start, end: self._part.content.extend(memoryview(data)[start:end]),
         }
 
     @property
     def _part(self) -> _Part:
         return self.read[-1]
+
+    def _end(self) -> None:
+        self.ended = True
 
     def _begin(self) -> None:
         if len(self.read) == _PARTS:
