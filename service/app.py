@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from service.adapters.base import Base
@@ -28,8 +29,8 @@ from service.engine.supervised import Supervised
 from service.errors import ServiceError
 from service.images import ImageLimits
 from service.images.fetch import Fetcher, FetchLimits
-from service.metrics import Metrics
-from service.middleware import BodyLimit, RequestId, Trace
+from service.metrics import Metrics, exposed
+from service.middleware import BodyLimit, Head, RequestId, Trace
 from service.pictures import Pictures
 from service.prompt import Prompt
 from service.routes import adapters, batch, chat, failure, feedback, ops, vqa
@@ -67,6 +68,7 @@ def create_app(
         title="Manylens",
         summary="One LLaVA, many lenses: visual question answering through LoRA adapters.",
         lifespan=_lifespan,
+        root_path=settings.root_path,
         responses={"default": {"model": ErrorResponse, "description": "Every failure has this shape"}},
     )
     app.state.give_up = give_up
@@ -76,7 +78,16 @@ def create_app(
     app.include_router(adapters.admin, dependencies=[Depends(require_admin)])
     app.include_router(ops.router)
     app.add_middleware(BodyLimit, limit=settings.body_limit)
+    app.add_middleware(Head)
     app.add_middleware(Trace)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("*",),
+            allow_headers=("*",),
+            expose_headers=("x-request-id", "retry-after"),
+        )
     app.add_middleware(RequestId)
     for kind in (ServiceError, RequestValidationError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, failure.reply)
@@ -114,19 +125,24 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
         capture = Capture(files, settings.capture_redact, workers, metrics)
     use_case = VQA(base.id, engine, residency, prompt, pictures, admission, fetching, decoding, metrics, capture)
     # Without keys, only who sits at this machine may change what is served.
-    tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)), metrics)
+    tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)))
     return Service(settings, base, engine, residency, releases, use_case, metrics, tenants, workers)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     service: Service = app.state.service
+    settings = service.settings
+    own_port = (
+        exposed(service.metrics, settings.host, settings.metrics_port) if settings.metrics_port else nullcontext()
+    )
     tasks = [
         asyncio.create_task(_warm(service, app.state.give_up)),
         asyncio.create_task(service.tenants.watch(service.workers)),
     ]
     try:
-        yield
+        with own_port:
+            yield
     finally:
         for task in tasks:
             task.cancel()

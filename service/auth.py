@@ -25,8 +25,7 @@ from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from service.errors import LimitReached, ServiceError, Unauthorized
-from service.metrics import Metrics
+from service.errors import LimitReached, Unauthorized
 from service.types import Tenant
 from service.workers import Workers
 
@@ -67,8 +66,8 @@ class Tenants:
         KeysFault: the file is not as it should be.
     """
 
-    def __init__(self, path: Path | None, nobody: Tenant, metrics: Metrics) -> None:
-        self._path, self._nobody, self._metrics = path, nobody, metrics
+    def __init__(self, path: Path | None, nobody: Tenant) -> None:
+        self._path, self._nobody = path, nobody
         self._rates = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._stamp: tuple[int, ...] = ()
         self._fault = ""
@@ -76,19 +75,16 @@ class Tenants:
         if path is not None:
             self._read(path)
 
-    async def admit(self, key: str | None) -> Tenant:
-        """The tenant that holds `key` and is within its rate.
+    async def admit(self, tenant: Tenant | None) -> Tenant:
+        """The holder of a key, charged for one question.
 
         Raises:
             Unauthorized: nobody holds it.
             LimitReached: its tenant asks more often than it may.
         """
-        try:
-            tenant = self._holder(key)
-            await self.charge(tenant)
-        except ServiceError as error:
-            self._metrics.requests.labels("", error.code).inc()
-            raise
+        if tenant is None:
+            raise Unauthorized("send a valid key as Authorization: Bearer …")
+        await self.charge(tenant)
         return tenant
 
     async def watch(self, workers: Workers) -> None:
@@ -129,15 +125,14 @@ class Tenants:
             raise KeysFault(f"{path}: one key is there twice")
         self._holders, self._stamp = holders, stamp
 
-    def _holder(self, key: str | None) -> Tenant:
+    def holder(self, key: str | None) -> Tenant | None:
+        """The tenant that holds `key`, if one does."""
         if self._path is None:
             return self._nobody
         digest, found = hashlib.sha256((key or "").encode(errors="replace")).digest(), None
         for held, tenant in self._holders:  # all of them, in constant time: how long it takes tells nothing
             if hmac.compare_digest(held, digest):
                 found = tenant
-        if found is None:
-            raise Unauthorized("send a valid key as Authorization: Bearer …")
         return found
 
     async def charge(self, tenant: Tenant, questions: int = 1) -> None:

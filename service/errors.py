@@ -9,6 +9,7 @@ ServiceError                      500 internal
 │   ├── FormatRefused             400 format_refused       (a response_format that no answer can be held to)
 │   ├── ImageShapeRefused         422 image_shape_refused
 │   └── ImageNotThere             422 image_not_there      (its host says so)
+├── BodyTypeRefused               415 body_type_refused    + Accept-Encoding (a type or an encoding of the body)
 ├── ImageBroken                   400 image_broken
 ├── ImageTypeRefused              415 image_type_refused
 ├── ImageTooLarge                 413 image_too_large
@@ -42,6 +43,8 @@ class ServiceError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     retry_after_s: int | None = None
+    # Whether its request's outcome was counted already, where the question was answered or was not.
+    recorded: bool = False
 
     @property
     def message(self) -> str:
@@ -105,6 +108,18 @@ class ImageNotThere(InvalidRequest):
     """The host behind an image's URL answered that it will not give it, as it will the next time: 403, 404, 410."""
 
     code = "image_not_there"
+
+
+class BodyTypeRefused(ServiceError):
+    """A body of a media type or a content encoding that its route does not read."""
+
+    status = 415
+    code = "body_type_refused"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """RFC 9110 wants a 415 to say which encodings would do."""
+        return {"accept-encoding": "identity"}
 
 
 class ImageBroken(ServiceError):

@@ -1,7 +1,28 @@
-"""Every series the service exposes. Label sets are bounded: an adapter label is a served adapter's name, or ""."""
+"""Every series the service exposes. Label sets are bounded: an adapter label is a served adapter's name, or "".
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+The names of adapters can tell whose they are and what they do: who may not see all of them is shown totals.
+"""
 
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    start_http_server,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+# Labels that tell adapters apart, and vLLM's series whose labels are lists of their names.
+_NAMES = frozenset({"adapter", "version"})
+_LISTS_OF_NAMES = ("vllm:lora_requests_info",)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -47,5 +68,55 @@ class Metrics:
             "vqa_engine_restarts_total", "Times the engine was started again", registry=registry
         )
 
+    def exposition(self, named: bool) -> bytes:
+        """Prometheus text: our series, then the process's own, where vLLM puts `vllm:*`; by adapter, or in all."""
+        return generate_latest(_Shown(self.registry, named))
+
     def _histogram(self, name: str, text: str, labels: tuple[str, ...]) -> Histogram:
         return Histogram(name, f"{text}, in seconds", labels, registry=self.registry, buckets=_SECONDS)
+
+
+class _Shown(Collector):
+    """Our series and the process's own; unless `named`, what tells adapters apart is summed up."""
+
+    def __init__(self, ours: CollectorRegistry, named: bool) -> None:
+        self._ours, self._named = ours, named
+
+    def collect(self) -> Iterator[Metric]:
+        """See Collector."""
+        for registry in (self._ours, REGISTRY):
+            for family in registry.collect():
+                if self._named:
+                    yield family
+                elif family.name not in _LISTS_OF_NAMES:
+                    yield _unnamed(family)
+
+
+def _unnamed(family: Metric) -> Metric:
+    """The same series, one where there was one for each adapter."""
+    if not any(_NAMES & sample.labels.keys() for sample in family.samples):
+        return family
+    totals = defaultdict[tuple[str, tuple[tuple[str, str], ...]], float](float)
+    for sample in family.samples:
+        if not sample.name.endswith("_created"):  # a time: many have no sum
+            labels = tuple((name, value) for name, value in sample.labels.items() if name not in _NAMES)
+            totals[sample.name, labels] += sample.value
+    summed = Metric(family.name, family.documentation, family.type)
+    summed.samples = [Sample(name, dict(labels), value) for (name, labels), value in totals.items()]
+    return summed
+
+
+@contextmanager
+def exposed(metrics: Metrics, host: str, port: int) -> Iterator[None]:
+    """Serve `/metrics` on a port of its own, adapters by name, from a thread.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    server, thread = start_http_server(port, host, _Shown(metrics.registry, named=True))
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,4 +1,4 @@
-"""What wraps every request, in plain ASGI: its id, its span, and the cap on its body while it is read."""
+"""What wraps every request, in plain ASGI: its id, its span, its method, and what its body may be while it is read."""
 
 import re
 import uuid
@@ -9,11 +9,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
-from service.errors import BodyTooLarge
+from service.errors import BodyTooLarge, BodyTypeRefused
 from service.tracing import tracer
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+# An image is sent as it is: to decompress it would let a few bytes become many.
+_ENCODINGS = ("", "identity")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def route_path(scope: Scope) -> str:
+    """The path below the prefix (--root-path) that a proxy may have left on it."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
 
 
 class RequestId:
@@ -51,7 +59,7 @@ class Trace:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+        if scope["type"] != "http" or not route_path(scope).startswith("/v1/"):
             await self.app(scope, receive, send)
             return
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
@@ -67,8 +75,26 @@ class Trace:
             await self.app(scope, receive, send_noted)
 
 
+class Head:
+    """Answers HEAD as GET, without the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self.app({**scope, "method": "GET"}, receive, send_head)
+
+
 class BodyLimit:
-    """Raises BodyTooLarge as soon as more than `limit` bytes are declared or have come."""
+    """Raises BodyTooLarge once more than `limit` bytes are declared or have come, BodyTypeRefused where compressed."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
@@ -78,11 +104,14 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        length = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        encoding, length = headers.get("content-encoding", "").strip().lower(), headers.get("content-length", "")
         declared, seen = int(length) if length.isdecimal() else 0, 0
 
         async def receive_capped() -> Message:
             nonlocal seen
+            if encoding not in _ENCODINGS:
+                raise BodyTypeRefused(f"the body's content-encoding is {encoding[:40]!r}: send it as it is")
             # Before it is waited for: a client that expects 100-continue then sends none of it.
             message: Message = await receive() if declared <= self.limit else {}
             seen += len(message.get("body", b""))

@@ -58,6 +58,18 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="path below which a proxy serves this, as /vqa; it may strip it",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (),
+        description='pages that browsers may ask from, as JSON: ["https://app.example.com"] or ["*"]; none named: none',
+    )
+    metrics_port: int | None = Field(
+        None, gt=0, le=65535, description="port for /metrics alone, every adapter named; keep it from callers"
+    )
     anonymous: bool = Field(False, description="serve without keys on an address that others can reach")
     keys: FilePath | None = Field(
         None,

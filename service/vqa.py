@@ -103,9 +103,11 @@ class VQA:
             return answer
         except TimeoutError as error:
             outcome = DeadlineExceeded.code
-            raise DeadlineExceeded(f"no complete answer within {question.deadline_s:g} s") from error
+            late = DeadlineExceeded(f"no complete answer within {question.deadline_s:g} s")
+            late.recorded = True
+            raise late from error
         except ServiceError as error:
-            outcome = error.code
+            outcome, error.recorded = error.code, True
             raise
         except asyncio.CancelledError:
             outcome = Cancelled.code

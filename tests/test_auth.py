@@ -14,7 +14,6 @@ from service.__main__ import main
 from service.auth import KeysFault, Tenants
 from service.engine.fake import FakeEngine
 from service.errors import Unauthorized
-from service.metrics import Metrics
 from service.settings import Settings
 from service.types import ANYONE, Query, Scores, Tenant
 from tests.conftest import Running, png, serving
@@ -203,19 +202,19 @@ async def test_each_question_of_a_batch_keeps_to_what_its_tenant_may(keyed: Runn
 
 async def test_a_change_of_the_file_holds_without_a_restart_and_a_bad_one_changes_nothing(tmp_path: Path) -> None:
     file = write(tmp_path / "keys.json", {"old": {}})
-    tenants = Tenants(file, ANYONE, Metrics())
+    tenants = Tenants(file, ANYONE)
     write(file, {"new": {"priority": 3}})
     tenants.refresh()
-    assert await tenants.admit("key of new") == Tenant("new", admin=False, priority=3)
+    assert await tenants.admit(tenants.holder("key of new")) == Tenant("new", admin=False, priority=3)
     with pytest.raises(Unauthorized):
-        await tenants.admit("key of old")
+        await tenants.admit(tenants.holder("key of old"))
     for bad in ("{", '{"new": {"keys": ["not a digest"]}}'):
         file.write_text(bad)
         tenants.refresh()
-        assert (await tenants.admit("key of new")).name == "new"
+        assert (await tenants.admit(tenants.holder("key of new"))).name == "new"
     file.unlink()
     tenants.refresh()
-    assert (await tenants.admit("key of new")).name == "new"
+    assert (await tenants.admit(tenants.holder("key of new"))).name == "new"
 
 
 async def test_a_running_service_follows_its_file(
@@ -253,7 +252,7 @@ def test_a_file_that_means_nothing_ends_the_start_and_is_named(
     monkeypatch.setattr(logs, "configure", lambda *_: None)
     file = write(tmp_path / "keys.json", {"acme": entry})
     with pytest.raises(KeysFault, match=word):
-        Tenants(file, ANYONE, Metrics())
+        Tenants(file, ANYONE)
     assert main(["--keys", str(file)]) == 2
     assert f"VQA_KEYS): {file}: acme.{word}" in capsys.readouterr().err
 
@@ -263,7 +262,7 @@ def test_one_key_for_two_tenants_is_refused(tmp_path: Path) -> None:
     entry = json.loads(file.read_text())["a"]
     file.write_text(json.dumps({"a": entry, "b": entry}))
     with pytest.raises(KeysFault, match="twice"):
-        Tenants(file, ANYONE, Metrics())
+        Tenants(file, ANYONE)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com"])
@@ -287,4 +286,4 @@ async def test_without_keys_everybody_may_ask_but_only_this_machine_administers(
     ):
         async with serving(settings, FakeEngine()) as running:
             (await ask(running, adapter="digits", priority=9)).raise_for_status()
-            assert (await running.app.state.service.tenants.admit(None)).admin is admin
+            assert running.app.state.service.tenants.holder(None).admin is admin

@@ -14,7 +14,7 @@ import jiter
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from service.errors import InvalidRequest, MalformedRequest, ServiceError, TextTooLong
+from service.errors import BodyTypeRefused, InvalidRequest, MalformedRequest, ServiceError, TextTooLong
 from service.routes.failure import worded
 from service.workers import Workers
 
@@ -24,6 +24,9 @@ R = TypeVar("R")
 _SMALL = 32_768
 # Values in one body, keys among them: the largest batch has some 3,000, a JSON schema some hundreds.
 MOST_VALUES = 20_000
+# Besides these, whatever is some kind of JSON; a page's fetch() and many a script say text/plain.
+_TYPES = ("", "application/json", "text/json", "text/plain")
+_BOM = b"\xef\xbb\xbf"
 # A string, or a mark that a value of a list or an object comes after.
 _PARTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{:]', re.DOTALL)
 
@@ -32,10 +35,14 @@ async def read_json(request: Request, shape: type[M], workers: Workers, mean: Ca
     """The body as `shape`, none being the empty object, and what it is taken to `mean`.
 
     Raises:
+        BodyTypeRefused: it is said to be of another type than JSON.
         MalformedRequest: no JSON, nested without end, or a key that comes twice.
         TextTooLong, InvalidRequest: another shape, or more values than any; and what `mean` raises.
     """
-    body = await request.body() or b"{}"
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in _TYPES and not kind.endswith("+json"):
+        raise BodyTypeRefused(f"the body's content-type is {kind[:100]!r}: send JSON, and say application/json")
+    body = (await request.body()).removeprefix(_BOM) or b"{}"
     return await understand(partial(_parse, shape, body), mean, len(body), workers)
 
 

@@ -42,6 +42,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
+@router.get("/v1/models/", include_in_schema=False)  # else a model of no name
 @router.get("/v1/models", response_model=ModelsResponse)
 async def list_models(service: Running, tenant: Asker) -> Response:
     """List the base and the adapters that serve."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import Request
@@ -10,13 +10,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 
 from service.errors import Cancelled, InvalidRequest, ServiceError
+from service.middleware import route_path
 from service.schemas.errors import ErrorBody, ErrorResponse
 from service.schemas.openai import OpenAIErrorResponse
 
 # Where callers expect another body.
 _OPENAI = ("/v1/models", "/v1/chat/", "/v1/completions", "/v1/responses", "/v1/embeddings")
+# What watches this service asks here: while it starts that fails, and is no outcome of a request.
+PROBES = ("/healthz", "/health", "/readyz", "/ping")
 # Faults of one request that are told, and characters of the name of each field: callers choose both.
 _MOST_FAULTS, _LONGEST_NAME = 20, 100
 
@@ -37,7 +41,8 @@ def describe(error: BaseException, request_id: str) -> Failure:
     if isinstance(error, RequestValidationError):
         return _failure(InvalidRequest.status, InvalidRequest.code, worded(error.errors(), "request"), request_id)
     if isinstance(error, HTTPException):
-        return _failure(error.status_code, "http_error", str(error.detail), request_id)
+        told = _failure(error.status_code, "http_error", str(error.detail), request_id)
+        return replace(told, headers={name.lower(): value for name, value in (error.headers or {}).items()})
     if isinstance(error, ClientDisconnect):
         error = Cancelled("the client hung up before its request was complete")
     if isinstance(error, ServiceError):
@@ -48,10 +53,14 @@ def describe(error: BaseException, request_id: str) -> Failure:
 
 
 async def reply(request: Request, error: Exception) -> JSONResponse:
-    """The one handler: every failure that comes before an answer's first byte leaves here."""
-    failure = describe(error, request.state.request_id)
+    """The one handler: every failure that comes before an answer's first byte leaves here, and is counted."""
+    failure, path = describe(error, request.state.request_id), route_path(request.scope)
+    if not getattr(error, "recorded", False) and not (path in PROBES and request.method == "GET"):
+        request.app.state.service.metrics.requests.labels("", failure.body.code).inc()
+    if failure.status == 405:
+        failure.headers["allow"] = _allowed(request)
     status, body = failure.status, ErrorResponse(error=failure.body).model_dump()
-    if request.url.path.startswith(_OPENAI):
+    if path.startswith(_OPENAI):
         status, told = OpenAIErrorResponse.of(failure.status, failure.body)
         body = told.model_dump()
     return JSONResponse(body, status, failure.headers)
@@ -65,6 +74,14 @@ def worded(faults: Sequence[Mapping[str, Any]], whole: str) -> str:
     ]
     more = [f"and {len(faults) - _MOST_FAULTS:,} more"] if len(faults) > _MOST_FAULTS else []
     return "; ".join([*told, *more])
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the routes at a request's path, as RFC 9110 wants a 405 to say."""
+    routes = [route for route in request.app.router.routes if isinstance(route, Route)]
+    found = [route.methods or () for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    methods = {method for each in found for method in each}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def _failure(status: int, code: str, message: str, request_id: str) -> Failure:

@@ -27,7 +27,9 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise Cancelled("the client hung up")
+            gone = Cancelled("the client hung up")
+            gone.recorded = True  # where the work is cancelled
+            raise gone
         return working.result()
     finally:
         for task in (working, leaving):

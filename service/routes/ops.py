@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from fastapi import APIRouter, Depends, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.errors import EngineUnavailable
-from service.routes.state import Service, get_service
+from service.routes.state import Bearer, Service, get_service, known
 
 router = APIRouter(tags=["operations"])
 
@@ -19,8 +19,13 @@ async def healthz(service: Annotated[Service, Depends(get_service)]) -> dict[str
 
 
 @router.get("/readyz")
+@router.get("/health", include_in_schema=False)
+@router.get("/ping", include_in_schema=False)
 async def readyz(service: Annotated[Service, Depends(get_service)]) -> dict[str, str]:
-    """Ready: the engine is warm and every adapter of the store was proven or refused; 503 until then."""
+    """Ready: the engine is warm and every adapter of the store was proven or refused; 503 until then.
+
+    Also where vLLM's balancers (`/health`) and SageMaker (`/ping`) ask whether a container answers questions.
+    """
     await service.engine.check()
     if not service.warm.is_set():
         raise EngineUnavailable("starting: the model or its adapters are not loaded yet")
@@ -28,8 +33,12 @@ async def readyz(service: Annotated[Service, Depends(get_service)]) -> dict[str,
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(service: Annotated[Service, Depends(get_service)]) -> Response:
-    """Prometheus text: our `vqa_*` series, then the process's own, where vLLM puts `vllm:*`."""
-    return Response(
-        generate_latest(service.metrics.registry) + generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST
-    )
+async def metrics(
+    request: Request, service: Annotated[Service, Depends(get_service)], bearer: Bearer = None
+) -> Response:
+    """Prometheus text: our `vqa_*` series, then the process's own, where vLLM puts `vllm:*`.
+
+    With an admin's key every adapter has its own; others see their totals.
+    """
+    tenant = known(request, service, bearer)
+    return Response(service.metrics.exposition(bool(tenant and tenant.admin)), media_type=CONTENT_TYPE_LATEST)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
@@ -56,10 +56,27 @@ async def get_service(request: Request) -> Service:  # async: FastAPI sends othe
 Running = Annotated[Service, Depends(get_service)]
 
 
-_Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+# What proxies add.
+_RELAYED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
 
-async def get_tenant(request: Request, bearer: _Bearer) -> Tenant:
+def known(request: Request, service: Service, bearer: HTTPAuthorizationCredentials | None) -> Tenant | None:
+    """Whose key came, if somebody's. Without keys it is anybody, who only at this machine itself is an admin.
+
+    What a proxy relays comes from somewhere else, and what a page of another site sends (its `Origin` is not this host)
+    is nothing that this machine's user means.
+    """
+    tenant = service.tenants.holder(bearer.credentials if bearer else None)
+    if tenant is None or service.settings.keys is not None:
+        return tenant
+    origin = request.headers.get("origin", "").partition("://")[2]
+    elsewhere = origin not in ("", request.headers.get("host", "")) or any(name in request.headers for name in _RELAYED)
+    # nginx adds nothing by default, but speaks HTTP/1.0.
+    return replace(tenant, admin=False) if elsewhere or request.scope["http_version"] == "1.0" else tenant
+
+
+async def get_tenant(request: Request, bearer: Bearer) -> Tenant:
     """Who asks, within its rate, for `Depends`; however often it is depended on, a request counts once.
 
     Raises:
@@ -69,7 +86,7 @@ async def get_tenant(request: Request, bearer: _Bearer) -> Tenant:
     if getattr(request.state, "crowded", False):
         raise Overloaded("as many connections are open as may be: keep one, and ask again over it")
     service = await get_service(request)
-    return await service.tenants.admit(bearer.credentials if bearer else None)
+    return await service.tenants.admit(known(request, service, bearer))
 
 
 Asker = Annotated[Tenant, Depends(get_tenant)]

@@ -9,12 +9,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
+from service.middleware import route_path
 from service.routes import failure, listening
 from service.routes.bodies import read_json, understand
 from service.routes.forms import is_form, read_form
 from service.routes.state import Asker, RequestKey, Running, Service
 from service.schemas.errors import ErrorResponse
-from service.schemas.vqa import MOST_IMAGES, VQARequest, VQAResponse
+from service.schemas.vqa import MOST_IMAGES, Invocation, VQARequest, VQAResponse
 from service.types import Answer, Question, Upload
 
 router = APIRouter(tags=["questions"])
@@ -41,10 +42,14 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/v1/vqa", openapi_extra=_BODY, response_model=VQAResponse, responses=_STREAM)
+@router.post("/invocations", openapi_extra=_BODY, response_model=VQAResponse, responses=_STREAM)
 async def ask(
     request: Request, service: Running, tenant: Asker, key: RequestKey = None
 ) -> VQAResponse | StreamingResponse:
-    """Answer a question about an image through an adapter, or through the base model where none is named."""
+    """Answer a question about an image through an adapter, or through the base model where none is named.
+
+    `/invocations` is where SageMaker asks; the body is the same, as it is or within `{"inputs": …}`.
+    """
 
     def mean(body: VQARequest, files: tuple[Upload, ...] = ()) -> Question:
         question = body.to_question(f"vqa-{request.state.request_id}", service.deadline_s, files)
@@ -53,7 +58,8 @@ async def ask(
     if is_form(request.headers.get("content-type", "")):
         body, question = await _read_form(request, service, mean)
     else:
-        body, question = await read_json(request, VQARequest, service.workers, mean)
+        shape = Invocation if route_path(request.scope) == "/invocations" else VQARequest
+        body, question = await read_json(request, shape, service.workers, mean)
     if body.stream:
         fail = partial(_write_error, request.state.request_id)
         return await listening.stream(request, service.vqa.stream(question), _write, fail)

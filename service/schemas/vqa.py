@@ -1,8 +1,8 @@
 """Wire shapes of a question and its answer: what JSON comes in and goes out. Knows no rule beyond shape."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
 
 from service.errors import InvalidRequest
 from service.schemas import Incoming
@@ -113,6 +113,20 @@ class VQARequest(Seen, Asked):
         Raises: what `read_images` and `ask` raise.
         """
         return self.ask(id_, self.read_images(files), self.adapter, self.deadline_s or deadline_s)
+
+
+class Invocation(VQARequest):
+    """The same, plain or as Hugging Face's containers have it: in `inputs`, with how to answer it in `parameters`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unwrapped(cls, body: Any) -> Any:
+        if not isinstance(body, dict) or not isinstance(body.get("inputs"), dict):
+            return body
+        parameters = body.get("parameters", {})
+        if not body.keys() <= {"inputs", "parameters"} or not isinstance(parameters, dict):
+            raise ValueError("beside inputs only parameters may stand, both of them objects")
+        return {**parameters, **body["inputs"]}
 
 
 class ChoiceOut(BaseModel):
