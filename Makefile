@@ -8,7 +8,7 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(FIND_LINK
 # The engine's build: `cpu` here, `gpu` with `make serve ENGINE=gpu` on a machine that has one.
 ENGINE ?= cpu
 
-.PHONY: help serve test check format adapters accuracy model bench-train bench-gateway bench-fairness bench-swaps parity test-slow test-restart test-fuzz clean
+.PHONY: help serve test check format adapters accuracy model bench-train bench-gateway bench-fairness bench-swaps parity test-slow test-restart test-fuzz test-clients clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -89,6 +89,17 @@ test-fuzz: $(VENV)/.all-$(ENGINE) ## 100,000 hostile images, and every route by 
 
 test-restart: $(VENV)/.all-$(ENGINE) ## vLLM's process killed and stopped under load, and started again each time
 	$(BIN)/python -m pytest -m slow tests/test_engine_supervised_on_vllm.py $(ARGS)
+
+# Other people's clients have an environment of their own: what they need does not go with vLLM.
+build/clients/done: pyproject.toml tests/clients/package.json | $(VENV)/.all-$(ENGINE)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/clients/venv
+	$(BIN)/uv pip install --quiet --python build/clients/venv/bin/python --group clients
+	cp tests/clients/package.json build/clients/
+	npm install --prefix build/clients --no-audit --no-fund --loglevel=error
+	@touch $@
+
+test-clients: build/clients/done ## openai, LiteLLM, LangChain, llama-index, instructor, pydantic-ai and others ask the real engine (needs npm)
+	$(BIN)/python -m pytest -m slow tests/test_clients.py $(ARGS)
 
 clean: ## remove what was set up and built
 	rm -rf $(VENV) build

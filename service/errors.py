@@ -91,6 +91,17 @@ class PromptTooLong(InvalidRequest):
     code = "prompt_too_long"
 
 
+def too_long(context: int, left: int, needed: int) -> PromptTooLong:
+    """The error of a prompt that leaves `left` tokens of a context, or less than none, where some are `needed`.
+
+    It begins with the words by which clients, LiteLLM for one, know this error among others.
+    """
+    return PromptTooLong(
+        f"this model's maximum context length is {context} tokens: question and pictures take {context - left} and an "
+        f"answer needs {needed}: shorten the question, or ask for less"
+    )
+
+
 class FormatRefused(InvalidRequest):
     """A JSON schema for the answer that is too large, not valid, or says what no answer can be held to."""
 

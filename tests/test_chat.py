@@ -329,6 +329,13 @@ async def test_a_schema_over_its_bounds_is_400_before_the_engine_hears_of_it(
     assert (raised.value.code, raised.value.param) == ("format_refused", "response_format")
 
 
+@pytest.mark.parametrize("name", ["schema", "value"])
+async def test_a_json_object_may_bring_its_schema(client: openai.AsyncOpenAI, name: str) -> None:
+    wanted: Any = {"type": "json_object", name: {"enum": [["so"]]}}
+    said = await client.chat.completions.create(model=BASE, messages=[user(QUESTION)], response_format=wanted)
+    assert json.loads(said.choices[0].message.content or "") == ["so"]
+
+
 async def test_properties_may_be_named_as_keywords_are(client: openai.AsyncOpenAI) -> None:
     names = ("not", "if", "pattern", "$ref")
     schema = {"type": "object", "properties": {name: {"type": "boolean"} for name in names}, "required": list(names)}
@@ -358,6 +365,7 @@ async def test_a_conversation_over_the_context_is_400_in_openai_s_word(
     with pytest.raises(openai.BadRequestError) as raised:
         await client.chat.completions.create(model=BASE, messages=[user("what is it? " * 1000)], stream=stream)
     assert (raised.value.code, raised.value.param) == ("context_length_exceeded", "messages")
+    assert "this model's maximum context length is 1024 tokens" in raised.value.message
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses", "/v1/embeddings"])

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from service.engine.continuations import branches, totals
 from service.engine.least import fitting
-from service.errors import AdapterRefused, EngineUnavailable, PromptTooLong
+from service.errors import AdapterRefused, EngineUnavailable, too_long
 from service.types import Adapter, Continuations, Delta, Query, Scores, Token, TokenIds
 
 WORDS = ("red", "green", "blue", "circle", "square", "seven", "left", "right")
@@ -139,8 +139,8 @@ class FakeEngine:
 
     async def _judge(self, query: Query, room: int) -> None:
         await self.check()
-        if len(query.token_ids) + room > self.max_model_len:
-            raise PromptTooLong(f"{len(query.token_ids)} tokens and an answer of {room} exceed {self.max_model_len}")
+        if (left := self.max_model_len - len(query.token_ids)) < room:
+            raise too_long(self.max_model_len, left, room)
         self._loaded(query)
 
     def _loaded(self, query: Query) -> None:

@@ -17,7 +17,7 @@ from service.engine.continuations import branches, totals
 from service.engine.grammars import CONFIG, Grammars
 from service.engine.sides import Sides
 from service.engine.sizing import Sizes
-from service.errors import AdapterRefused, EngineUnavailable, InvalidRequest, PromptTooLong
+from service.errors import AdapterRefused, EngineUnavailable, InvalidRequest, too_long
 from service.settings import Settings
 from service.types import Adapter, Continuations, Delta, Query, Scores, TokenIds
 
@@ -172,10 +172,7 @@ class VLLMEngine:
             prompt["cache_salt"] = query.scope
         room = engine.model_config.max_model_len - len(query.token_ids) - _image_tokens(engine, query)
         if room < least:
-            raise PromptTooLong(
-                f"question and pictures leave {max(room, 0)} of the context's {engine.model_config.max_model_len} "
-                f"tokens, and {least} are needed: shorten the question, or ask for less"
-            )
+            raise too_long(engine.model_config.max_model_len, room, least)
         (rendered,) = await engine.renderer.render_cmpl_async([parse_model_prompt(engine.model_config, prompt)])
         return rendered, room
 

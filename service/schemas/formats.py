@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from service.errors import FormatRefused
 from service.schemas import Incoming
@@ -39,9 +39,10 @@ class TextFormat(Incoming):
 
 
 class ObjectFormat(Incoming):
-    """An answer that is a JSON object of any kind."""
+    """An answer that is a JSON object of any kind, or fits a schema, which Hugging Face's clients send here."""
 
     type: Literal["json_object"]
+    schema_: Annotated[dict[str, Any] | None, Field(validation_alias=AliasChoices("schema", "value"))] = None
 
 
 class NamedSchema(Incoming):
@@ -69,11 +70,11 @@ def schema_of(wanted: TextFormat | ObjectFormat | SchemaFormat | None) -> str | 
     Raises:
         FormatRefused: a schema over its bounds, or with a keyword that an answer cannot be held to.
     """
-    if isinstance(wanted, ObjectFormat):
-        return '{"type":"object"}'
-    if not isinstance(wanted, SchemaFormat):
+    if wanted is None or isinstance(wanted, TextFormat):
         return None
-    schema = wanted.json_schema.schema_
+    schema = wanted.schema_ if isinstance(wanted, ObjectFormat) else wanted.json_schema.schema_
+    if schema is None:
+        return '{"type":"object"}'
     text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
     if len(text.encode(errors="replace")) > MOST_BYTES:
         raise _refused(f"the schema has over {MOST_BYTES:,} bytes")
