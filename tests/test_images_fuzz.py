@@ -9,6 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 
+import pillow_heif
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from PIL import Image
 from service.errors import ServiceError
 from service.images import ImageLimits, decode
 from tests.conftest import png
-from tests.test_images import animated, deep, encode
+from tests.test_images import BEGINNINGS, animated, deep, encode
 
 pytestmark = pytest.mark.slow
 
@@ -42,12 +43,34 @@ def seeds() -> list[bytes]:
     files += [encode(noise, "JPEG"), encode(colour.convert("CMYK"), "JPEG"), encode(colour, "JPEG", subsampling=2)]
     files += [encode(colour, "MPO", save_all=True, append_images=[colour], exif=exif)]
     files += [encode(colour, "WEBP", lossless=True, **more), encode(colour.convert("RGBA"), "WEBP"), animated("WEBP")]
+    files += [encode(palette, "GIF"), encode(palette, "GIF", transparency=3, interlace=1), animated("GIF")]
+    files += [encode(palette, "GIF", comment=b"said" * 100), encode(noise, "GIF")]
+    files += [encode(image, "BMP") for image in (colour, palette, noise, noise.convert("1"), colour.convert("RGBA"))]
+    files += [run_lengths()]
+    more = {"exif": exif.tobytes(), "icc_profile": bytes(200)}
+    files += [encode(colour, "AVIF", **more), encode(colour.convert("RGBA"), "AVIF", subsampling="4:4:4")]
+    files += [encode(noise, "AVIF"), animated("AVIF")]
+    files += [encode(colour, "HEIF", **more), encode(colour.convert("RGBA"), "HEIF"), encode(noise, "HEIF")]
     return files
 
 
+def run_lengths() -> bytes:
+    """A BMP whose pixels are runs, single ones, a step and an end, which Pillow reads and does not write."""
+    plain = bytearray(encode(Image.effect_noise((16, 16), 90).quantize(7), "BMP"))
+    plain[30:34] = struct.pack("<I", 1)
+    begin = struct.unpack("<I", plain[10:14])[0]
+    runs = b"".join(bytes([10, row % 7, 0, 3, 1, 2, 3, 0, 3, 4, 0, 0]) for row in range(14)) + bytes(
+        [0, 2, 3, 1, 5, 1, 0, 1]
+    )
+    return bytes(plain[:begin]) + runs
+
+
+pillow_heif.register_heif_opener()
 SEEDS = seeds()
 SIZES = st.sampled_from([0, 1, 2, 499, 500, 501, 65_535, 1 << 16, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1])
 KINDS = [b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf", b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"acTL", b"fcTL"]
+BOXES = [b"meta", b"hdlr", b"pitm", b"iloc", b"iinf", b"infe", b"iprp", b"ipco", b"ispe", b"av1C", b"hvcC", b"pixi"]
+BOXES += [b"ipma", b"iref", b"auxC", b"irot", b"mdat", b"moov", b"trak", b"stsd"]
 KINDS += [b"fdAT", b"gAMA", b"cHRM", b"pHYs", b"sRGB"]
 
 
@@ -104,6 +127,27 @@ def segment(draw: st.DrawFn, data: bytes) -> bytes:
     return data[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body + data[2:]
 
 
+def extension(draw: st.DrawFn, data: bytes) -> bytes:
+    """A GIF extension, whole or without its end, before the first frame or anywhere."""
+    blocks = b"".join(bytes([size]) + bytes(size) for size in draw(st.lists(st.sampled_from([1, 4, 255]), max_size=40)))
+    made = b"!" + draw(st.sampled_from([b"\xf9", b"\xfe", b"\xff", b"\x01", b""])) + blocks
+    made += draw(st.sampled_from([b"", b"\0"]))
+    at = data.find(b",") if draw(st.booleans()) and b"," in data else place(draw, data)
+    return data[:at] + made + data[at:]
+
+
+def box(draw: st.DrawFn, data: bytes) -> bytes:
+    """A box of an AVIF or HEIC with another length, kind or content."""
+    kinds = [kind for kind in BOXES if kind in data]
+    if not kinds:
+        return number(draw, data)
+    at = data.find(draw(st.sampled_from(kinds)))
+    if draw(st.booleans()):
+        return data[: at - 4] + struct.pack(">I", draw(SIZES) & 0xFFFFFFFF) + data[at:]
+    inner = at + 4 + draw(st.integers(0, 24))
+    return data[:inner] + draw(st.binary(min_size=1, max_size=8)) + data[inner + draw(st.integers(0, 8)) :]
+
+
 def header(draw: st.DrawFn, data: bytes) -> bytes:
     """A PNG's size, depth and colour type set at will under a right checksum."""
     if not data.startswith(b"\x89PNG"):
@@ -113,14 +157,24 @@ def header(draw: st.DrawFn, data: bytes) -> bytes:
     return data[:16] + fields + struct.pack(">I", zlib.crc32(b"IHDR" + fields)) + data[33:]
 
 
-MUTATIONS: list[Callable[[st.DrawFn, bytes], bytes]] = [cut, flip, splice, number, chunk, segment, header]
+MUTATIONS: list[Callable[[st.DrawFn, bytes], bytes]] = [
+    cut,
+    flip,
+    splice,
+    number,
+    chunk,
+    segment,
+    header,
+    extension,
+    box,
+]
 
 
 @st.composite
 def hostile(draw: st.DrawFn) -> bytes:
     """A real file changed one to four times, or random bytes after a true beginning."""
     if draw(st.integers(0, 9)) == 0:
-        magic = draw(st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x40\0\0\0WEBP", b"RIFF"]))
+        magic = draw(st.sampled_from([b"", b"RIFF", *BEGINNINGS]))
         return magic + draw(st.binary(max_size=400))
     data = draw(st.sampled_from(SEEDS))
     for mutate in draw(st.lists(st.sampled_from(MUTATIONS), min_size=1, max_size=4)):
