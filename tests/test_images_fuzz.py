@@ -59,9 +59,8 @@ def run_lengths() -> bytes:
     plain = bytearray(encode(Image.effect_noise((16, 16), 90).quantize(7), "BMP"))
     plain[30:34] = struct.pack("<I", 1)
     begin = struct.unpack("<I", plain[10:14])[0]
-    runs = b"".join(bytes([10, row % 7, 0, 3, 1, 2, 3, 0, 3, 4, 0, 0]) for row in range(14)) + bytes(
-        [0, 2, 3, 1, 5, 1, 0, 1]
-    )
+    runs = b"".join(bytes([10, row % 7, 0, 3, 1, 2, 3, 0, 3, 4, 0, 0]) for row in range(14))
+    runs += bytes([0, 2, 3, 1, 13, 1, 0, 1])
     return bytes(plain[:begin]) + runs
 
 

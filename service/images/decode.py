@@ -97,11 +97,11 @@ def _prepared(kind: Kind, data: bytes, limits: ImageLimits) -> bytes:
             raise ImageTooLarge(f"the image is of {pixels:,} pixels, over {limits.pixels:,}: scale it down")
         return av1.still(data)
     if kind == "HEIF":
-        _know_heif()
+        know_heif()
     return data
 
 
-def _know_heif() -> None:
+def know_heif() -> None:
     """Have Pillow know HEIC; it stays known."""
     try:
         import pillow_heif
