@@ -6,13 +6,10 @@ python -m loadtest.fake_service [--port 8198] [any other option of the service]
 import asyncio
 import gc
 import itertools
-import signal
 import sys
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import uvicorn
 from pydantic import Field
 from pydantic_settings import CliApp
 
@@ -20,9 +17,9 @@ from loadtest.stores import files_of, record_probes
 from service import logs
 from service.adapters.store import Store
 from service.app import create_app
-from service.connections import configure
 from service.engine.fake import FakeEngine
 from service.prompt import Prompt
+from service.server import serve
 from service.settings import Settings
 
 
@@ -33,8 +30,8 @@ class FakeSettings(Settings):
     copies: int = Field(1, gt=0, description="times that each adapter is there, the first under its own name")
 
 
-def main(arguments: list[str]) -> None:
-    """Serve the embedded model's adapters, proven anew by what the fake engine says, until told to stop."""
+def main(arguments: list[str]) -> int:
+    """Serve the embedded model's adapters, proven anew by what the fake engine says; returns the exit status."""
     given = CliApp.run(FakeSettings, cli_args=arguments)
     logs.configure(given.log_level, given.log_format)
     checkpoint = Path(given.model)
@@ -44,11 +41,10 @@ def main(arguments: list[str]) -> None:
         for name, number in itertools.product(store.names(), range(1, given.copies)):
             store.publish(f"{name}-{number}", files_of(store.stable(name)))
         settings = given.model_copy(update={"adapters": directory})
-        leave = partial(signal.raise_signal, signal.SIGTERM)
-        app = create_app(settings, checkpoint, FakeEngine(step_s=given.step_s), leave)
+        app = create_app(settings, checkpoint, FakeEngine(step_s=given.step_s))
         gc.freeze()  # as the real engine does once it stands
-        uvicorn.Server(configure(app, settings)).run()
+        return serve(app, settings)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

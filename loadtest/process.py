@@ -16,7 +16,7 @@ def serving(module: str, port: int, *options: str, stderr: int | None = None) ->
     Raises:
         SystemExit: it ended before it was ready.
     """
-    command = [sys.executable, "-m", module, "--port", str(port), *options]
+    command = [sys.executable, "-m", module, "--port", str(port), "--lame-duck-s", "0", *options]
     with subprocess.Popen(command, stderr=stderr) as process:
         url = f"http://127.0.0.1:{port}"
         try:

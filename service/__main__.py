@@ -1,10 +1,7 @@
 """The composition root: Settings -> checkpoint -> engine -> app -> uvicorn."""
 
-import signal
 import sys
-from contextlib import suppress
 
-import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
@@ -12,9 +9,9 @@ from service import logs, tracing
 from service.app import create_app
 from service.auth import KeysFault
 from service.checkpoint import locate
-from service.connections import configure
 from service.engine.sizing import DoesNotFit, Sizes
 from service.engine.vllm import VLLMEngine
+from service.server import serve
 from service.settings import Settings
 
 
@@ -27,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         if settings.otlp is not None:
             tracing.export(str(settings.otlp))
         sizes = Sizes.of(checkpoint, settings)
-        app = create_app(settings, checkpoint, VLLMEngine(checkpoint, settings, sizes), _leave, sizes)
+        app = create_app(settings, checkpoint, VLLMEngine(checkpoint, settings, sizes), sizes=sizes)
     except ValidationError as error:
         for fault in error.errors():
             option = "_".join(map(str, fault["loc"]))
@@ -45,14 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     except FileNotFoundError as error:
         print(f"option model (VQA_MODEL): {error}", file=sys.stderr)
         return 2
-    with suppress(KeyboardInterrupt):  # which uvicorn raises again once it has shut down
-        uvicorn.Server(configure(app, settings)).run()
-    return 0 if app.state.service.warm.is_set() else 1
-
-
-def _leave() -> None:
-    """Let uvicorn shut down in order, as when it is told to stop."""
-    signal.raise_signal(signal.SIGTERM)
+    return serve(app, settings)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,16 @@ class Admission:
         self._patient: dict[str, deque[asyncio.Future[None]]] = {}
 
     @property
+    def running(self) -> int:
+        """Requests that hold a slot."""
+        return self._in_flight - self._free
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for one."""
+        return len(self._queue)
+
+    @property
     def here(self) -> int:
         """Requests that hold a slot or wait for one."""
         return self._here.total()

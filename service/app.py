@@ -27,8 +27,10 @@ from service.engine import Engine
 from service.engine.sizing import Sizes
 from service.engine.supervised import Supervised
 from service.errors import ServiceError
+from service.gate import Gate
 from service.images import ImageLimits
 from service.images.fetch import Fetcher, FetchLimits
+from service.lifetime import Life
 from service.metrics import Metrics, exposed
 from service.middleware import BodyLimit, Head, RequestId, Trace
 from service.pictures import Pictures
@@ -77,6 +79,7 @@ def create_app(
         app.include_router(router, dependencies=[Depends(get_tenant)])
     app.include_router(adapters.admin, dependencies=[Depends(require_admin)])
     app.include_router(ops.router)
+    app.add_middleware(Gate, life=app.state.service.life)
     app.add_middleware(BodyLimit, limit=settings.body_limit)
     app.add_middleware(Head)
     app.add_middleware(Trace)
@@ -98,7 +101,7 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
     base = Base.of_checkpoint(checkpoint)
     log.info("memory: %s", sizes.story)
     prompt = Prompt(checkpoint)
-    metrics = Metrics()
+    metrics, life = Metrics(), Life()
     canary = Query("canary", prompt.encode("are you there?", pictures=0), sampling=Sampling(max_tokens=1))
     engine = Supervised(raw, canary, settings, metrics)
     # Pools of their own, so that a slow bucket stops no decoding, and neither stops the following of keys.
@@ -123,10 +126,19 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
     if settings.capture is not None:
         files = Files(settings.capture, settings.capture_days, settings.capture_bytes)
         capture = Capture(files, settings.capture_redact, workers, metrics)
-    use_case = VQA(base.id, engine, residency, prompt, pictures, admission, fetching, decoding, metrics, capture)
+    use_case = VQA(base.id, engine, residency, prompt, pictures, admission, fetching, decoding, metrics, capture, life)
+    _show(metrics, admission, life)
     # Without keys, only who sits at this machine may change what is served.
     tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)))
-    return Service(settings, base, engine, residency, releases, use_case, metrics, tenants, workers)
+    return Service(settings, base, engine, residency, releases, use_case, metrics, tenants, workers, life)
+
+
+def _show(metrics: Metrics, admission: Admission, life: Life) -> None:
+    """Let the gauges of what is so just now look when they are read."""
+    metrics.waiting.set_function(lambda: admission.waiting)
+    metrics.running.set_function(lambda: admission.running)
+    metrics.ready.set_function(lambda: life.unready is None)
+    metrics.draining.set_function(lambda: life.leaving)
 
 
 @asynccontextmanager

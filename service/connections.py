@@ -10,10 +10,13 @@ from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import Gauge
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import HeadTooLarge, MalformedRequest, RequestTooSlow, ServiceError
+from service.lifetime import Life
 from service.routes import failure
+from service.routes.state import Service
 from service.schemas.errors import ErrorResponse
 from service.settings import Settings
 
@@ -24,7 +27,14 @@ _BYTES_PER_S = 65_536
 
 def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves `app`."""
-    protocol = partial(Connection, patience_s=settings.request_s, most=settings.connections)
+    service: Service = app.state.service
+    protocol = partial(
+        Connection,
+        patience_s=settings.request_s,
+        most=settings.connections,
+        life=service.life,
+        opened=service.metrics.connections,
+    )
     http = cast("type[asyncio.Protocol]", protocol)  # uvicorn only calls it
     return uvicorn.Config(
         app, settings.host, settings.port, http=http, ws="none", log_config=None, access_log=False, lifespan="on"
@@ -38,8 +48,9 @@ class Connection(HttpToolsProtocol):
     request at all. What is marked is refused by `service.routes.state.get_tenant`, so that probes are answered still.
     """
 
-    def __init__(self, *, patience_s: float, most: int, **given: Any) -> None:
+    def __init__(self, *, patience_s: float, most: int, life: Life, opened: Gauge, **given: Any) -> None:
         super().__init__(**given)
+        self._life, self._opened = life, opened
         self._patience_s, self._most = patience_s, most
         self._timer: asyncio.TimerHandle | None = None
         self._until = 0.0  # on the loop's clock
@@ -49,12 +60,14 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The client's turn begins."""
         super().connection_made(transport)
+        self._opened.inc()
         self._crowded = len(self.connections) > self._most
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody is waited for."""
         super().connection_lost(exc)
+        self._opened.dec()
         self._stop()
 
     def data_received(self, data: bytes) -> None:
@@ -77,7 +90,12 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self.scope["state"]["crowded"] = self._crowded
         super().on_headers_complete()
-        if self._crowded:
+        if self._crowded or self._life.leaving:
+            self.cycle.keep_alive = False
+
+    def close_behind_answer(self) -> None:
+        """Let an answer that has not begun say `connection: close`, and be the last."""
+        if self.cycle is not None and not self.cycle.response_started:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:

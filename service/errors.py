@@ -28,6 +28,7 @@ ServiceError                      500 internal
 ├── AdapterRefused                409 adapter_refused      (while loading, never on a question)
 ├── LimitReached                  429 limit_reached        + Retry-After (the caller's own limit)
 ├── Overloaded                    503 overloaded           + Retry-After (the service is full)
+├── Draining                      503 draining             + Retry-After (the service is being shut down)
 ├── DeadlineExceeded              504 deadline_exceeded
 ├── Cancelled                     499 cancelled            (the client hung up: nobody reads it)
 ├── StoreUnavailable              503 store_unavailable    + Retry-After
@@ -272,6 +273,14 @@ class Overloaded(ServiceError):
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Draining(ServiceError):
+    """The service is being shut down: it takes no more requests, or no longer works on this one."""
+
+    status = 503
+    code = "draining"
+    retry_after_s = 5
 
 
 class DeadlineExceeded(ServiceError):

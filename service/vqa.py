@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from PIL import Image
@@ -15,6 +15,7 @@ from service.admission import Admission
 from service.capture import Capture
 from service.engine import Engine
 from service.errors import AdapterNotFound, AdapterUnknown, Cancelled, DeadlineExceeded, EngineUnavailable, ServiceError
+from service.lifetime import Life
 from service.metrics import Metrics
 from service.pictures import Look, Pictures
 from service.progress import Progress
@@ -42,6 +43,7 @@ class VQA:
     decoding: Workers
     metrics: Metrics
     capture: Capture | None = None
+    life: Life = field(default_factory=Life)
 
     def names(self, tenant: Tenant) -> list[str]:
         """What a tenant may ask, by the names it may say: the base first."""
@@ -86,7 +88,7 @@ class VQA:
         outcome = ServiceError.code
         try:
             async with (
-                asyncio.timeout(question.deadline_s),
+                self.life.bounded(question.deadline_s),
                 aclosing(self._ask(progress, sight or Sight(self))) as deltas,
             ):
                 said = raw = ""

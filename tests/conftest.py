@@ -10,17 +10,16 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from hypothesis import settings as hypothesis_settings
 from PIL import Image, ImageDraw
 
 from loadtest.stores import record_probes
 from service.app import create_app
-from service.connections import configure
 from service.engine import Engine
 from service.engine.fake import FakeEngine
 from service.prompt import Prompt
+from service.server import Server
 from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -111,7 +110,7 @@ async def until(happened: Callable[[], bool]) -> None:
 async def listening(app: FastAPI, engine: Engine) -> AsyncGenerator[Running, None]:
     """The app behind a socket, warm."""
     settings: Settings = app.state.service.settings
-    server = uvicorn.Server(configure(app, settings.model_copy(update={"port": 0})))
+    server = Server(app, settings.model_copy(update={"port": 0}))
     task = asyncio.create_task(server.serve())
     await asyncio.wait_for(app.state.service.warm.wait(), 300)
     port = server.servers[0].sockets[0].getsockname()[1]

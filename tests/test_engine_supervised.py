@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -325,6 +326,19 @@ def test_a_hung_engine_is_found_within_the_canary_s_time_and_its_deadline() -> N
         return asyncio.get_running_loop().time() - began
 
     assert simulate(scenario()) <= 10 + 20
+
+
+async def test_time_in_which_our_own_loop_stood_still_is_not_the_engine_s_silence() -> None:
+    engine = FakeEngine(step_s=0.1)
+    keeper = over(engine, engine_canary_s=0.05, engine_canary_deadline_s=0.5)
+    await keeper.start()
+    keeping = asyncio.create_task(keeper.supervise(nothing, nothing))
+    await until(lambda: engine.running == 1)  # the canary
+    time.sleep(1.5)  # noqa: ASYNC251 - that is the point
+    await asyncio.sleep(0.3)
+    assert not keeper._metrics.registry.get_sample_value("vqa_engine_restarts_total")
+    assert await answers(keeper, QUERY)
+    keeping.cancel()
 
 
 @pytest.mark.parametrize("step", range(6))

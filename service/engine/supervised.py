@@ -51,7 +51,8 @@ class Supervised:
     async def start(self) -> None:
         """See Engine."""
         await self._engine.start()
-        self._asked, self._heard = set(), _now()
+        self._asked = set()
+        self._hear()
 
     async def stop(self) -> None:
         """See Engine."""
@@ -70,19 +71,19 @@ class Supervised:
         """See Engine."""
         async with aclosing(self._engine.generate(query)) as deltas:
             while (delta := await self._ask(_next, deltas)) is not None:
-                self._heard = _now()
+                self._hear()
                 yield delta
 
     async def score(self, query: Query) -> Scores:
         """See Engine."""
         scores = await self._ask(self._engine.score, query)
-        self._heard = _now()
+        self._hear()
         return scores
 
     async def extend(self, query: Query, said: Sequence[TokenIds], count: int) -> Continuations:
         """See Engine."""
         found = await self._ask(self._engine.extend, query, said, count)
-        self._heard = _now()
+        self._hear()
         return found
 
     async def check(self) -> None:
@@ -152,13 +153,14 @@ class Supervised:
                 await asyncio.sleep(early_s)
                 continue
             try:
-                async with asyncio.timeout(deadline_s), aclosing(self.generate(self._canary)) as deltas:
-                    await anext(deltas)
-            except TimeoutError:
-                if self._heard < asked:
+                if not await _within(self._answer_canary(), deadline_s) and self._heard < asked:
                     return f"the engine said nothing for {deadline_s:g} s"
             except EngineUnavailable as error:
                 return error.message
+
+    async def _answer_canary(self) -> None:
+        async with aclosing(self.generate(self._canary)) as deltas:
+            await anext(deltas)
 
     async def _ask(self, ask: Callable[[*Ts], Awaitable[T]], *about: *Ts) -> T:
         """What `ask(*about)` gives, or EngineUnavailable as soon as the engine is found to be lost."""
@@ -180,6 +182,10 @@ class Supervised:
             raise EngineUnavailable(self._fault)
         return found
 
+    def _hear(self) -> None:
+        self._heard = _now()
+        self._metrics.engine_heard.set_to_current_time()
+
     def _fail(self, fault: str) -> None:
         """Have no engine: everything asked fails, and what is under way does so now."""
         asked, self._asked, self._fault = self._asked, None, fault
@@ -198,6 +204,24 @@ def _pause(failures: int) -> float:
 
 async def _next(deltas: AsyncGenerator[Delta, None]) -> Delta | None:
     return await anext(deltas, None)
+
+
+async def _within(work: Coroutine[Any, Any, None], seconds: float) -> bool:
+    """Whether `work` ends within so many seconds in which this loop ran; it is cancelled if not.
+
+    While the loop is held up, an answer may lie here unread: such time is ours, not the engine's.
+    """
+    task, left, then = asyncio.create_task(work), seconds, _now()
+    try:
+        while not task.done() and left > 0:
+            await asyncio.wait({task}, timeout=min(left, LOOK_S))
+            left, then = left - min(_now() - then, 2 * LOOK_S), _now()
+        if task.done():
+            task.result()
+        return task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _first(*works: Coroutine[Any, Any, T]) -> T:

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import itertools
 import logging
-import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import replace
@@ -12,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from service.engine import sampling
+from service.engine import environment, sampling
 from service.engine.continuations import branches, totals
 from service.engine.grammars import CONFIG, Grammars
 from service.engine.sides import Sides
@@ -178,10 +177,7 @@ class VLLMEngine:
 
     def _build(self) -> Any:
         settings = self._settings
-        # Read by vLLM at import, so set before it. W4A8 would round activations to 8 bits: not what W4A16 promises.
-        os.environ.setdefault("VLLM_CPU_INT4_W4A8", "0")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if settings.log_level == "debug" else "ERROR")
+        environment.set_defaults(settings.log_level)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 

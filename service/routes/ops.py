@@ -5,7 +5,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.errors import EngineUnavailable
 from service.routes.state import Bearer, Service, get_service, known
 
 router = APIRouter(tags=["operations"])
@@ -22,13 +21,13 @@ async def healthz(service: Annotated[Service, Depends(get_service)]) -> dict[str
 @router.get("/health", include_in_schema=False)
 @router.get("/ping", include_in_schema=False)
 async def readyz(service: Annotated[Service, Depends(get_service)]) -> dict[str, str]:
-    """Ready: the engine is warm and every adapter of the store was proven or refused; 503 until then.
+    """Ready: the engine is warm, every adapter was proven or refused, and nobody told the service to stop; else 503.
 
     Also where vLLM's balancers (`/health`) and SageMaker (`/ping`) ask whether a container answers questions.
     """
+    if (fault := service.life.unready) is not None:
+        raise fault
     await service.engine.check()
-    if not service.warm.is_set():
-        raise EngineUnavailable("starting: the model or its adapters are not loaded yet")
     return {"status": "ready"}
 
 

@@ -14,6 +14,7 @@ from service.adapters.residency import Residency
 from service.auth import Tenants
 from service.engine.supervised import Supervised
 from service.errors import Forbidden, Overloaded
+from service.lifetime import Life
 from service.metrics import Metrics
 from service.settings import Settings
 from service.types import Tenant
@@ -38,8 +39,13 @@ class Service:
     metrics: Metrics
     tenants: Tenants
     workers: Workers
-    warm: asyncio.Event = field(default_factory=asyncio.Event)
+    life: Life
     began: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def warm(self) -> asyncio.Event:
+        """Set while the engine answers and every adapter was proven or refused."""
+        return self.life.warm
 
     @property
     def deadline_s(self) -> float:

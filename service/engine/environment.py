@@ -1,0 +1,53 @@
+"""The variables that vLLM and the libraries under it read when they are loaded: what we set where the user does not.
+
+Imports nothing heavy: it runs before torch is loaded, and libgomp reads OMP_NUM_THREADS only once.
+"""
+
+import os
+from collections.abc import MutableMapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_EVERYWHERE = {
+    "VLLM_NO_USAGE_STATS": "1",
+    # Of the plugins that an environment may hold, ours alone is loaded.
+    "VLLM_PLUGINS": "manylens",
+}
+_ON_CPU = {
+    # W4A8 would round activations to 8 bits: not what W4A16 promises.
+    "VLLM_CPU_INT4_W4A8": "0",
+    # vLLM would pin each service's worker to the first core: two services on one machine shared it.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # With LoRA vLLM compiles but three small functions there, with a C++ compiler that may be missing, in 4 to 17 s;
+    # answers and speed are the same without.
+    "TORCHDYNAMO_DISABLE": "1",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+}
+
+
+def set_defaults(log_level: str = "info", environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set what is missing from `environment`; what is there stays."""
+    wanted = {**_EVERYWHERE, "VLLM_LOGGING_LEVEL": "INFO" if log_level == "debug" else "ERROR"}
+    if on_cpu():
+        # One core is left to the event loop and the decoding of images.
+        wanted |= _ON_CPU | {"OMP_NUM_THREADS": str(max(1, cores() - 1))}
+    for name, value in wanted.items():
+        environment.setdefault(name, value)
+
+
+def on_cpu() -> bool:
+    """Whether the vLLM that is installed is a CPU build."""
+    try:
+        return "cpu" in version("vllm")
+    except PackageNotFoundError:  # the CPU build has a name of its own
+        return True
+
+
+def cores(root: Path = Path("/")) -> int:
+    """The cores that this process may use: those it may run on, or a container's limit if that is less (cgroup v2)."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
+        return mine if quota == "max" else max(1, min(mine, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return mine

@@ -1,0 +1,113 @@
+"""uvicorn's server with an end of our own: what a signal starts, in which order the service leaves, its exit status.
+
+SIGTERM: `/readyz` fails at once; for the lame duck (`--lame-duck-s`; not after Ctrl-C, nor before the service was
+ready) questions are answered, each on a connection that is closed behind it; then new ones are refused, and what is
+under way has `--drain-s` to end; then the sockets are closed, the lifespan stops the engine, and the status is 0. A
+second signal ends the process at once, with status 1. An engine that cannot start ends it in order, with status 1.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.connections import Connection, configure
+from service.lifetime import Life
+from service.settings import Settings
+
+# Once the last request has ended, connections that were opened just before may still bring one, which is refused.
+LINGER_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    """Serves one app of `create_app` until it is told to leave."""
+
+    def __init__(self, app: FastAPI, settings: Settings, abandon: Callable[[], None] = lambda: None) -> None:
+        """`abandon` ends the engine's processes, whatever they do; called when a second signal comes."""
+        super().__init__(configure(app, settings))
+        self._settings, self._abandon = settings, abandon
+        self._life: Life = app.state.service.life
+        self._leaving: asyncio.Task[None] | None = None
+        self.failed = False
+        app.state.give_up = self.give_up
+
+    def give_up(self) -> None:
+        """Leave in order, but with nobody to wait for: the service could not start."""
+        self.failed = self.should_exit = True
+
+    def leave(self, lame_duck_s: float) -> None:
+        """Begin to leave; a coroutine of the running loop does the rest."""
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_task(self._leave(lame_duck_s))
+
+    async def _leave(self, lame_duck_s: float) -> None:
+        drain_s, was_ready = self._settings.drain_s, self._life.warm.is_set()
+        self._life.leave()
+        for connection in self._connections():
+            connection.close_behind_answer()
+        if was_ready and lame_duck_s:
+            log.info("told to stop: not ready any more, questions are answered for another %g s", lame_duck_s)
+            await asyncio.sleep(lame_duck_s)
+        self._life.close()
+        log.info("new requests are refused; those under way have %g s to end", drain_s)
+        try:
+            async with asyncio.timeout(drain_s):
+                await self._life.over()
+        except TimeoutError:
+            log.warning("some requests did not end in %g s: they are given up", drain_s)
+            self._life.cut()
+        await self._hang_up()
+        self.should_exit = True
+
+    async def _hang_up(self) -> None:
+        """Accept no more connections, and let those there are end by themselves, for a moment."""
+        for server in self.servers:
+            server.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while self.server_state.connections:  # noqa: ASYNC110 - uvicorn announces no end of a connection
+                    await asyncio.sleep(0.02)
+
+    def _connections(self) -> list[Connection]:
+        return [each for each in self.server_state.connections if isinstance(each, Connection)]
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals are ours while the server runs; uvicorn's way would end the process by the signal, not in order."""
+        if threading.current_thread() is not threading.main_thread():  # which alone hears of signals
+            yield
+            return
+        loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
+
+        def tell(number: int, _: FrameType | None) -> None:
+            if self._life.leaving or self.should_exit:
+                self._abandon()
+                os._exit(1)
+            self._life.leave()  # now, for a signal that follows at once
+            loop.call_soon_threadsafe(self.leave, self._settings.lame_duck_s if number == signal.SIGTERM else 0.0)
+
+        before = {number: signal.signal(number, tell) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def serve(app: FastAPI, settings: Settings, abandon: Callable[[], None] = lambda: None) -> int:
+    """Serve until told to stop; the exit status: 0 when it left in order, 1 when it could not start."""
+    server = Server(app, settings, abandon)
+    try:
+        server.run()
+    except SystemExit:  # uvicorn's, having logged why: the port is taken
+        return 1
+    return 1 if server.failed else 0
