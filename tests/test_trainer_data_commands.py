@@ -56,19 +56,39 @@ def test_dedupe_knows_a_copy_from_another_picture(tmp_path: Path, capsys: pytest
     assert "1 x dropped, asked before and answered otherwise: rows-7" in printed
 
 
-def test_split_writes_two_files_that_share_no_image(tmp_path: Path) -> None:
+def test_split_writes_two_files_that_share_no_picture_under_any_name(tmp_path: Path) -> None:
     names = [f"i{number}" for number in range(40)]
     rows = [asked(name, question) for question in "qr" for name in names]
-    paths = make(tmp_path, rows, **{name: png() for name in names})
+    paths = make(tmp_path, rows, **{name: png(size=(64 + at // 2, 64)) for at, name in enumerate(names)})
     train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
     command = ["data", "split", *paths, "--output", str(train), "--held-out", str(test), "--holdout", "0.3"]
+    command += ["--index", str(tmp_path / "index")]
     assert main(command) == 0
     before = train.read_bytes()
     left, right = checked(train, tmp_path), checked(test, tmp_path)
     assert len(left) + len(right) == 80
-    assert not {row.image for row in left} & {row.image for row in right}
+    seen, unseen = ({Path(row.image or "").read_bytes() for row in rows} for rows in (left, right))
+    assert not seen & unseen
+    assert len(seen | unseen) == 20
     assert main(command) == 0
     assert train.read_bytes() == before
+
+
+def test_a_split_does_not_look_at_names(tmp_path: Path) -> None:
+    """ScienceQA's images are all called image.png, each in a folder of its own."""
+    rows = [{"image": f"{number}/image.png", "question": "q", "answer": "a"} for number in range(40)]
+    paths = make(tmp_path, rows_with_files(tmp_path, rows))
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    files = ["--output", str(train), "--held-out", str(test), "--index", str(tmp_path / "index")]
+    assert main(["data", "split", *paths, *files, "--holdout", "0.3"]) == 0
+    assert 4 < len(test.read_text().splitlines()) < 20
+
+
+def rows_with_files(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for number, row in enumerate(rows):
+        (folder / row["image"]).parent.mkdir()
+        (folder / row["image"]).write_bytes(png(size=(64 + number, 64)))
+    return rows
 
 
 def test_a_split_with_an_empty_side_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from service.adapters.store import Store
 from service.errors import AdapterRefused
 from tests.conftest import ADAPTERS, ROOT, Running, png
 from trainer.__main__ import main
+from trainer.checkpoints import MARK
 from trainer.config import EvaluateOptions
 from trainer.data.digests import IMAGES, image_list
 from trainer.evaluate import evaluate
@@ -84,14 +85,32 @@ def test_in_process_the_base_is_itself_again_behind_every_adapter(data: Path) ->
     assert list(by_category) == ["colour", "digit", "text", "all"]
 
 
-def test_a_training_run_is_evaluated_by_its_last_state(data: Path, tmp_path: Path) -> None:
-    for step, name in ((90, "digits"), (100, "shapes")):
-        version = Store(ADAPTERS).stable(name).path
-        shutil.copytree(version, tmp_path / f"run/checkpoints/checkpoint-{step}", copy_function=shutil.copyfile)
-    (found,) = evaluate(options(data, str(tmp_path / "run"), model=MODEL, limit=2))
+@pytest.mark.parametrize("asked", ["run", "run/checkpoints/checkpoint-100"])
+def test_a_training_run_is_evaluated_by_its_last_complete_checkpoint(data: Path, tmp_path: Path, asked: str) -> None:
+    """As the trainer leaves it: with pickles of the optimizer beside the adapter, which nothing reads here."""
+    for step, name in ((90, "digits"), (100, "shapes"), (110, "digits")):
+        checkpoint = tmp_path / f"run/checkpoints/checkpoint-{step}"
+        shutil.copytree(Store(ADAPTERS).stable(name).path, checkpoint, copy_function=shutil.copyfile)
+        for pickle in ("optimizer.pt", "rng_state.pth", "training_args.bin"):
+            (checkpoint / pickle).write_bytes(b"PK")
+        if step != 110:
+            (checkpoint / MARK).touch()
+    known = image_list([hashlib.sha256((data / "red.png").read_bytes()).hexdigest()])
+    (tmp_path / "run" / IMAGES).write_text(known)
+    (found,) = evaluate(options(data, str(tmp_path / asked), model=MODEL, limit=2))
     (expected,) = evaluate(options(data, "shapes", model=MODEL, limit=2))
-    assert found.adapter == "run"
+    assert found.adapter == Path(asked).name
     assert found.answers == expected.answers
+    assert found.seen == (str(data / "red.png"),)
+
+
+def test_what_a_run_has_learnt_comes_before_its_checkpoints(data: Path, tmp_path: Path) -> None:
+    for place, name in (("checkpoints/checkpoint-9", "digits"), ("learnt", "shapes")):
+        shutil.copytree(Store(ADAPTERS).stable(name).path, tmp_path / place, copy_function=shutil.copyfile)
+    (tmp_path / "checkpoints/checkpoint-9" / MARK).touch()
+    (tmp_path / "learnt/training_args.bin").write_bytes(b"PK")
+    (found,) = evaluate(options(data, str(tmp_path), model=MODEL, limit=2))
+    assert found.answers == evaluate(options(data, "shapes", model=MODEL, limit=2))[0].answers
 
 
 def test_held_out_images_that_the_adapter_was_trained_on_are_told(

@@ -85,7 +85,7 @@ def test_it_can_be_heard_and_read_on_a_phone(found: Evaluation) -> None:
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in read.all("meta")
     assert all(names.get("alt") for names in read.all("img"))
     assert all(names.get("scope") in ("col", "row") for names in read.all("th"))
-    assert len(read.all("table")) == len(read.all("caption")) == 6  # four metrics, two confusions
+    assert len(read.all("table")) == len(read.all("caption")) == 7  # five metrics, two confusions
     assert [name for name, _ in read.tags if name in ("h1", "h2", "h3")][:3] == ["h1", "h2", "h3"]
 
 

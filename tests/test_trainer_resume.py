@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from service.adapters.store import Store
 from tests.conftest import ROOT
+from trainer.checkpoints import MARK
 
 
 def command(codes: Path, run: Path, *options: str) -> list[str]:
@@ -37,14 +37,12 @@ def undisturbed(codes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kill_once(codes: Path, run: Path, after_checkpoints: int, delay_s: float) -> None:
     """Start the training and kill it `delay_s` after its so-manieth checkpoint appeared."""
     seen: set[str] = set()
-    with subprocess.Popen(
-        command(codes, run, "--resume"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    with started(codes, run) as process:
         while process.poll() is None and len(seen) < after_checkpoints:
             seen |= {path.name for path in (run / "checkpoints").glob("checkpoint-*")}
             time.sleep(0.005)
         time.sleep(delay_s)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
 
 
 def test_killed_and_resumed_is_bitwise_undisturbed(codes: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -54,12 +52,45 @@ def test_killed_and_resumed_is_bitwise_undisturbed(codes: Path, undisturbed: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(10))
 def test_killed_at_random_moments(codes: Path, undisturbed: Path, tmp_path: Path, seed: int) -> None:
+    """Odd seeds kill while a checkpoint is written, even ones at any moment; and again when it goes on."""
     rng = random.Random(seed)
-    kill_once(codes, tmp_path, after_checkpoints=rng.randrange(1, 9), delay_s=rng.random())
-    subprocess.run(command(codes, tmp_path, "--resume"), check=True, cwd=ROOT, capture_output=True)
+    for resume in ((), ("--resume",)):
+        (kill_within_a_write if seed % 2 else kill_at_any_moment)(codes, tmp_path, rng, *resume)
+    begun = (tmp_path / "run.json").exists()
+    subprocess.run(
+        command(codes, tmp_path, *(["--resume"] if begun else [])), check=True, cwd=ROOT, capture_output=True
+    )
     assert weights(tmp_path) == weights(undisturbed)
+    assert losses(tmp_path) == losses(undisturbed)
+
+
+def kill_within_a_write(codes: Path, run: Path, rng: random.Random, *options: str) -> None:
+    """Kill the training where a checkpoint is there and is not marked yet."""
+    passed = rng.randrange(4)
+    with started(codes, run, *options) as process:
+        seen: set[str] = set()
+        while process.poll() is None and len(seen) <= passed:
+            seen |= {path.name for path in (run / "checkpoints").glob("checkpoint-*") if not (path / MARK).exists()}
+            time.sleep(0.0005)
+        time.sleep(rng.random() * 0.02)
+        process.kill()
+
+
+def kill_at_any_moment(codes: Path, run: Path, rng: random.Random, *options: str) -> None:
+    """Kill the training within ten seconds of its beginning."""
+    with started(codes, run, *options) as process:
+        while process.poll() is None and not (run / "run.json").exists():
+            time.sleep(0.005)
+        time.sleep(rng.random() * 10)
+        process.kill()
+
+
+def started(codes: Path, run: Path, *options: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        command(codes, run, *options), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def test_a_cut_off_checkpoint_is_never_gone_on_from(codes: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -2,17 +2,30 @@
 
 import json
 import logging
+import re
 import sys
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, get_subcommand
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, SettingsError, get_subcommand
 
 from service.errors import ServiceError
-from trainer.config import BaseOptions, EvaluateOptions, PublishOptions, QuantizeOptions, StageOptions, TrainOptions
+from trainer.config import (
+    AlignOptions,
+    BaseOptions,
+    EvaluateOptions,
+    MergeOptions,
+    PublishOptions,
+    QuantizeOptions,
+    StageOptions,
+    TrainOptions,
+    TuneOptions,
+)
 from trainer.data.config import DataOptions
-from trainer.errors import TrainerError
+from trainer.errors import TrainerError, condition
+from trainer.options_file import with_file
 from trainer.unserved import refuse_options
 
 if TYPE_CHECKING:
@@ -35,27 +48,68 @@ class Trainer(BaseSettings):
     evaluate: CliSubCommand[EvaluateOptions]
     quantize: CliSubCommand[QuantizeOptions]
     publish: CliSubCommand[PublishOptions]
+    merge: CliSubCommand[MergeOptions]
     data: CliSubCommand[DataOptions]
 
 
+# The commands that read a file of options.
+_CONFIGURED: dict[str, type[BaseModel]] = {
+    "train": TrainOptions,
+    "base align": AlignOptions,
+    "base tune": TuneOptions,
+    "evaluate": EvaluateOptions,
+    "quantize": QuantizeOptions,
+    "publish": PublishOptions,
+    "merge": MergeOptions,
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; returns the exit status: 0, 1 where the machine failed, 2 where the input did, 130 at Ctrl-C."""
     logging.basicConfig(level="INFO", format="%(message)s")
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         refuse_options(arguments)
+        arguments = with_file(arguments, _CONFIGURED)
         parsed = CliApp.run(Trainer, cli_args=arguments or ["--help"])
         _run(get_subcommand(parsed), arguments)
     except ValidationError as error:
-        commands = len(list(takewhile(lambda word: not word.startswith("-"), arguments)))
-        for fault in error.errors(include_url=False):
-            option, *within = map(str, fault["loc"][commands:] or ("",))
-            print(f"--{' '.join([option.replace('_', '-'), *within])}: {fault['msg']}", file=sys.stderr)
+        print("\n".join(_faults(error, arguments)), file=sys.stderr)
+        return 2
+    except SettingsError as error:
+        print(_unparsed(error), file=sys.stderr)
         return 2
     except (TrainerError, ServiceError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt as stop:
+        print(f"\nstopped. {stop}".rstrip(), file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not (said := condition(error)):
+            raise
+        print(said, file=sys.stderr)
+        return 1
     return 0
+
+
+def _faults(error: ValidationError, arguments: Sequence[str]) -> Iterator[str]:
+    commands = len(list(takewhile(lambda word: not word.startswith("-"), arguments)))
+    for fault in error.errors(include_url=False):
+        words = fault["msg"].removeprefix("Value error, ")
+        if not (names := [str(name) for name in fault["loc"][commands:]]):
+            yield words  # of several options, which it names
+        else:
+            yield f"--{' '.join([names[0].replace('_', '-'), *names[1:]])}: {words}"
+
+
+def _unparsed(error: SettingsError) -> str:
+    """What pydantic-settings says of a list or mapping that it could not make of an option's text."""
+    found = re.search(r"error encountered for (?P<name>[\w.]+): (?P<why>.*)", str(error), re.DOTALL)
+    if not found:
+        return str(error)
+    option = found["name"].rpartition(".")[2].strip("_").replace("_", "-")
+    return f"--{option}: is neither JSON nor name=value pairs or values with commas between them ({found['why']})"
 
 
 def _run(options: object, arguments: list[str]) -> None:
@@ -83,6 +137,10 @@ def _run(options: object, arguments: list[str]) -> None:
         from trainer.adopt import adopt
 
         adopt(options, ["python", "-m", "trainer", *arguments])
+    elif isinstance(options, MergeOptions):
+        from trainer.merge import merge
+
+        merge(options)
     elif isinstance(options, DataOptions):
         from trainer.data.commands import run
 

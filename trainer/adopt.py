@@ -15,15 +15,16 @@ from service.types import Adapter
 from trainer.config import PublishOptions
 from trainer.convert import Converted, convert
 from trainer.data.rows import Row, read_rows
-from trainer.errors import NoGain, OptionError
-from trainer.evaluation import Evaluation, Source
+from trainer.errors import OptionError
+from trainer.evaluation import Source
 from trainer.features import Features
+from trainer.gate import check_gain
 from trainer.lens import Lens
 from trainer.model import Checkpoint
-from trainer.predict import Prediction
-from trainer.publish import choose_probes, differing_probes, now, publish, trainer_version
+from trainer.places import check_file, check_folder
+from trainer.publish import choose_probes, now, publish, trainer_version
 from trainer.report import write_report
-from trainer.score import by_category, score
+from trainer.trial import Trial, compare
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,11 @@ def adopt(options: PublishOptions, command: Sequence[str]) -> Adapter:
     """
     if (options.data is None) != (options.images is None):
         raise OptionError("--data and --images: held-out rows need both")
+    if options.gate != "auto" and options.data is None:
+        raise OptionError(f"--gate {options.gate}: decides on held-out rows: name them by --data and --images")
+    check_folder("--store", options.store)
+    if options.report:
+        check_file("--report", options.report)
     base_path = locate(options.model)
     with TemporaryDirectory() as directory:
         weights = Path(directory) / "adapter"
@@ -56,35 +62,19 @@ def adopt(options: PublishOptions, command: Sequence[str]) -> Adapter:
         rows = read_rows(options.data, options.images or "")[: options.limit] if options.data else _stock(directory)
         checkpoint = Checkpoint.load(base_path)
         lens = Lens(options.name, weights, weights)
-        base, adapter = lens.answers(checkpoint, rows, Features.of(checkpoint, rows))
-        manifest = _manifest(options, converted, checkpoint, rows, base, adapter)
+        trial = compare(lens, checkpoint, rows, Features.of(checkpoint, rows), options.gate, options.max_tokens)
+        manifest = _manifest(options, converted, checkpoint, trial)
         published = publish(options.store, manifest, weights, shlex.join(command))
     log.info("published %s as %s", published.key, published.path)
     return published
 
 
-def _manifest(
-    options: PublishOptions,
-    converted: Converted,
-    checkpoint: Checkpoint,
-    rows: list[Row],
-    base: list[Prediction],
-    adapter: list[Prediction],
-) -> Manifest:
-    result, categories = Score(rows=0, base=0, adapter=0), dict[str, Score]()
+def _manifest(options: PublishOptions, converted: Converted, checkpoint: Checkpoint, trial: Trial) -> Manifest:
     if options.data:
-        texts = [said.text for said in base], [said.text for said in adapter]
-        result, categories = score(rows, *texts), by_category(rows, *texts)
         if options.report:
             source = Source(options.model, checkpoint.base.id, checkpoint.base.precision)
-            held = Evaluation(source, options.name, tuple(rows), tuple(texts[0]), tuple(texts[1]))
-            write_report(options.report, [held])
-        if result.adapter <= result.base:
-            raise NoGain(
-                f"on {result.rows} held-out rows the adapter has {result.adapter} right, its base {result.base}: "
-                "not published"
-            )
-    choose = choose_probes if options.data else differing_probes
+            write_report(options.report, [trial.evaluation(source, options.name)])
+        check_gain(trial.gate, len(trial.rows), f"it lies in {options.adapter} as before")
     return Manifest(
         name=options.name,
         about=options.about,
@@ -96,9 +86,10 @@ def _manifest(
         targets=converted.targets,
         modality=options.modality,
         data_digest="unknown",
-        score=result,
-        categories=categories,
-        probes=choose(rows, base, adapter, checkpoint.preparation),
+        score=trial.score if options.data else Score(rows=0, base=0, adapter=0),
+        categories=trial.categories if options.data else {},
+        gate=trial.gate if options.data else None,
+        probes=choose_probes(trial.rows, trial.base, trial.adapter, checkpoint.preparation),
     )
 
 

@@ -13,6 +13,9 @@ from trainer.data.rows import Row
 from trainer.errors import OptionError
 from trainer.evaluation import Evaluation, Source
 
+# Of a service nothing is known of its tokens: answers longer than this want --max-tokens.
+SERVICE_TOKENS = 64
+
 
 async def ask_service(url: str, options: EvaluateOptions, rows: Sequence[Row]) -> list[Evaluation]:
     """What the service at `url` answers to `rows`, through its base once and through each adapter.
@@ -47,7 +50,7 @@ async def _ask_all(
     client: httpx.AsyncClient, rows: Sequence[Row], adapter: str | None, options: EvaluateOptions
 ) -> list[str]:
     gate = asyncio.Semaphore(options.clients)
-    fields = {"max_tokens": options.max_tokens} | ({"adapter": adapter} if adapter else {})
+    fields = {"max_tokens": options.max_tokens or SERVICE_TOKENS} | ({"adapter": adapter} if adapter else {})
     with tqdm(total=len(rows), desc=f"{client.base_url} {adapter or 'base'}", unit="question") as progress:
 
         async def ask(row: Row) -> str:

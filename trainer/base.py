@@ -1,7 +1,6 @@
 """`trainer base`: a LLaVA's projector, or projector and language model, trained on rows -> a base checkpoint."""
 
 import logging
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +17,12 @@ from trainer.errors import OptionError
 from trainer.features import Features
 from trainer.loop import fit, uses_bfloat16
 from trainer.model import Checkpoint
-from trainer.saving import FLOATS, INDEX, new_directory, rename_tower
+from trainer.places import check_folder
+from trainer.run import begin, facts, owned
+from trainer.saving import FLOATS, copy_companions, new_directory, rename_tower
 from trainer.whole import WEIGHTS, unfreeze
 
 log = logging.getLogger(__name__)
-
-# What a checkpoint has beside its weights: how it is asked and shown pictures, which no training changes.
-_KEPT = ("*.json", "*.jinja", "*.model", "*.txt")
 
 
 def train_base(options: StageOptions) -> Path | None:
@@ -42,7 +40,16 @@ def train_base(options: StageOptions) -> Path | None:
             f"--model: {options.model} is {precision}, and packed weights cannot learn: name the checkpoint it was "
             "packed from, and pack what was trained with `trainer quantize`"
         )
-    rows, held_out = read_sides(options.data, options.images, options.eval_data, options.holdout, options.seed)
+    check_folder("--output", options.output.parent)
+    if options.feature_cache:
+        check_folder("--feature-cache", options.feature_cache)
+    with owned(Path("runs") / options.output.name, f"base {options.stage}") as run:
+        return _train(options, source, run)
+
+
+def _train(options: StageOptions, source: Path, run: Path) -> Path | None:
+    sides = read_sides(options.sets, options.eval_data, options.holdout, options.seed, options.feature_cache)
+    rows, held_out = sides.train, sides.held_out
     log.info("%d training rows, %d held out", len(rows), len(held_out))
     checkpoint = Checkpoint.load(source)
     features = Features.of(
@@ -53,8 +60,7 @@ def train_base(options: StageOptions) -> Path | None:
         for part in (rows, held_out)
     )
     batch = partial(collate, features=features, pad_id=checkpoint.prompt.pad_token_id)
-    run = Path("runs") / options.output.name
-    run.mkdir(parents=True, exist_ok=True)
+    begin(run, options, facts(options, sides, Base.of_checkpoint(source)), options.resume)
     learnt = fit(unfreeze(checkpoint.model, options.learns), trees, unseen, batch, options, run)
     if not PartialState().is_main_process:
         return None
@@ -69,7 +75,6 @@ def write_base(source: Path, learnt: Path, target: Path) -> None:
     strange = model.load_state_dict(load_file(learnt), strict=False).unexpected_keys
     assert not strange, strange
     with new_directory(target) as part:
-        for file in (file for pattern in _KEPT for file in source.glob(pattern) if file.name != INDEX):
-            shutil.copyfile(file, part / file.name)
+        copy_companions(source, part)
         model.save_pretrained(part)
         rename_tower(part)

@@ -8,7 +8,7 @@ is exact. With one branch per tree this is the plain sequence.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Protocol
 
@@ -54,6 +54,10 @@ class Batch:
     labels: torch.Tensor
     seen: torch.Tensor
     features: torch.Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on `device`."""
+        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
 def grow(rows: list[Row], prompt: Prompt, image_tokens: int, questions: int, context: int | None = None) -> list[Tree]:

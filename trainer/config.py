@@ -1,13 +1,15 @@
 """Every option of every command, declared once: the command line and its --help come from these classes."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import CliSubCommand
 
 from service.adapters.aliases import AliasName
+from trainer.data.config import Seed
 
 # The largest that any service may be set to allow.
 LARGEST_RANK = 512
@@ -26,23 +28,67 @@ def _expression(text: str) -> str:
 Expression = Annotated[str, AfterValidator(_expression)]
 
 
+# What a command line gives once becomes a list of one.
+Listed = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+# What an adapter may change of a layer; the engine serves LoRA on all of these and on nothing else.
+Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LINEARS: tuple[Linear, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# What decides whether an adapter is better than its base: trainer/gate.py.
+Gate = Literal["auto", "loss", "normalised", "exact", "anls", "relaxed", "f1"]
+GATE = (
+    "what has to be better than the base's on held-out rows, or nothing is published: the loss of the right answers, or"
+    " the mean of a metric over the answers given; auto: loss where answers are free text, else normalised"
+)
+MAX_TOKENS = "longest answer that is scored, in tokens [the longest held-out answer]"
+MaxTokens = Annotated[int, Field(gt=0, le=4096)]
+
+
 class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class LoopOptions(_Options):
+class _Configured(_Options):
+    config: Path | None = Field(
+        None,
+        description="a YAML file of options by their names, as every run leaves one in options.yaml; those given beside"
+        " it on the command line come first",
+    )
+
+
+class LoopOptions(_Configured):
     """What every training has."""
 
-    data: str = Field(
-        description="training rows, a path or URL: LLaVA JSON lines, or lines of {image, question, answer}"
+    data: Listed = Field(
+        min_length=1,
+        description="training rows, a path or URL: LLaVA JSON lines, or lines of {image, question, answer}; several"
+        " sets are trained on together where --data is given several times",
     )
-    images: str = Field(description="the folder, a path or URL, that the rows' image names are relative to")
-    eval_data: str | None = Field(None, description="held-out rows; without it a share of the images is held out")
+    images: Listed = Field(
+        min_length=1,
+        description="the folder, a path or URL, that the rows' image names are relative to; of several sets one for"
+        " all, or one for each in their order",
+    )
+    eval_data: str | None = Field(
+        None,
+        description="held-out rows, named relative to the first --images; without it a share of the images is held out",
+    )
     holdout: float = Field(0.1, gt=0, lt=1, description="share of the images held out, by seed")
 
     epochs: float = Field(3.0, gt=0, description="passes over the training rows")
+    max_steps: int | None = Field(None, gt=0, description="end after so many updates, whatever --epochs says")
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate; small models want more")
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the rate rises; then cosine")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the rate rises to its peak")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="how the rate falls from its peak to 0 behind the warmup; constant: it stays"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="of the weights that learn, times the rate in every update")
+    clip: float = Field(1.0, ge=0, description="longest gradient, by its norm; longer ones are shortened; 0: never")
+    optimizer: Literal["adamw", "adamw-8bit", "muon"] = Field(
+        "adamw",
+        description="adamw-8bit: a quarter of its memory, on a GPU, by bitsandbytes; muon: steps of one size in all"
+        " directions of a matrix, which teach a small base in fewer of them what it knows little of; on whole matrices,"
+        " so for LoRA alone and not under DeepSpeed or FSDP",
+    )
     batch_size: int = Field(16, gt=0, description="sequences in a step, on each device")
     accumulate: int = Field(1, gt=0, description="steps whose gradients make one update")
     patience: int | None = Field(
@@ -73,8 +119,39 @@ class LoopOptions(_Options):
     track: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         (), description='also log to these, as JSON: ["tensorboard"]'
     )
-    seed: int = Field(0, description="of the split, the initial weights and the order")
-    resume: bool = Field(False, description="go on from the run's last complete checkpoint, as if never stopped")
+    seed: Seed = Field(0, description="of the split, the initial weights and the order")
+    resume: bool = Field(
+        False,
+        description="go on from the run's last complete checkpoint, as if never stopped; data and options that shape"
+        " the weights have to be the run's, and others are refused by name",
+    )
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        if len(self.images) not in (1, len(self.data)):
+            raise ValueError(
+                f"--images: {len(self.data)} sets are named by --data and {len(self.images)} folders: give one for all,"
+                " or one for each"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _installed(self) -> Self:
+        asked: dict[str, str] = {f"--track {name}": name for name in self.track}
+        if self.optimizer == "adamw-8bit":
+            asked["--optimizer adamw-8bit"] = "bitsandbytes"
+        if getattr(self, "nf4", False):
+            asked["--nf4"] = "bitsandbytes"
+        for option, package in asked.items():
+            if find_spec(package) is None:
+                raise ValueError(f"{option}: needs a package that is not installed: {package}")
+        return self
+
+    @property
+    def sets(self) -> list[tuple[str, str]]:
+        """Each file of rows with its image folder."""
+        folders = self.images if len(self.images) == len(self.data) else self.images * len(self.data)
+        return list(zip(self.data, folders, strict=True))
 
 
 class TrainOptions(LoopOptions):
@@ -102,11 +179,26 @@ class TrainOptions(LoopOptions):
         " an INT4 checkpoint as --model trains on the very values that serve",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
-    optimizer: Literal["adamw", "muon"] = Field(
-        "adamw",
-        description="muon: steps of one size in all directions of a matrix, which teach a small base in fewer of them"
-        " what it knows little of; on whole matrices, so not under DeepSpeed or FSDP",
+    targets: tuple[Linear, ...] = Field(
+        LINEARS, min_length=1, description='linears of each layer that learn, as JSON: ["q_proj","v_proj"] [all seven]'
     )
+    init_adapter: str | None = Field(
+        None,
+        description="go on from this adapter on new data: one of the store, a run, or a directory of PEFT's files; its"
+        " rank, alpha and targets stay",
+    )
+    gate: Gate = Field("auto", description=GATE)
+    max_tokens: MaxTokens | None = Field(None, description=MAX_TOKENS)
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> Self:
+        """An adapter that is gone on from has a shape already."""
+        for name in ("rank", "alpha", "rslora", "rank_pattern", "alpha_pattern", "targets", "dropout"):
+            default = type(self).model_fields[name].get_default(call_default_factory=True)
+            if self.init_adapter is not None and getattr(self, name) != default:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option}: the adapter of --init-adapter keeps its own: leave --{option} out")
+        return self
 
     @property
     def lora_alpha(self) -> float:
@@ -125,17 +217,22 @@ class StageOptions(LoopOptions):
     Liu et al., "Improved Baselines with Visual Instruction Tuning", CVPR 2024: one epoch and a cosine schedule each.
     """
 
+    stage: ClassVar[str]
     learns: ClassVar[tuple[str, ...]]
     model: str = Field(description="checkpoint to begin with, not INT4: a directory, or a Hugging Face id")
     output: Path = Field(
         description="a new directory for the trained checkpoint; the run keeps its log and checkpoints in runs/NAME"
     )
     epochs: float = Field(1.0, gt=0, description="passes over the training rows")
+    optimizer: Literal["adamw", "adamw-8bit"] = Field(
+        "adamw", description="adamw-8bit: a quarter of its memory, on a GPU, by bitsandbytes"
+    )
 
 
 class AlignOptions(StageOptions):
     """Stage 1: the projector alone learns, from captions, to speak the language model's tongue."""
 
+    stage = "align"
     learns = ("multi_modal_projector",)
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
     accumulate: int = Field(
@@ -146,6 +243,7 @@ class AlignOptions(StageOptions):
 class TuneOptions(StageOptions):
     """Stage 2: projector and language model learn to follow instructions; the tower stays as it is."""
 
+    stage = "tune"
     learns = ("multi_modal_projector", "language_model", "lm_head")
     learning_rate: float = Field(2e-5, gt=0, description="peak learning rate")
     accumulate: int = Field(
@@ -160,7 +258,7 @@ class BaseOptions(_Options):
     tune: CliSubCommand[TuneOptions] = Field(description="stage 2: projector and language model, from instructions")
 
 
-class EvaluateOptions(_Options):
+class EvaluateOptions(_Configured):
     """Ask held-out rows of a base and of adapters, in process or of a running service, and compare their answers."""
 
     adapter: list[str] = Field(
@@ -174,13 +272,15 @@ class EvaluateOptions(_Options):
         None, description="the service's address; several are compared [http://127.0.0.1:8000]"
     )
     limit: int | None = Field(None, gt=0, description="only the first rows")
-    max_tokens: int = Field(64, gt=0, le=4096, description="longest answer, in tokens")
+    max_tokens: MaxTokens | None = Field(
+        None, description="longest answer, in tokens [in process the longest right answer; of a service 64]"
+    )
     clients: int = Field(32, gt=0, description="of a service: questions asked at once")
-    seed: int = Field(0, description="of the 95% intervals, which are drawn")
+    seed: Seed = Field(0, description="of the 95% intervals, which are drawn")
     report: str | None = Field(None, description="also write what was found as one HTML page to this path or URL")
 
 
-class PublishOptions(_Options):
+class PublishOptions(_Configured):
     """Publish a PEFT adapter made elsewhere: convert it, or refuse it by name, and ask it against its base."""
 
     adapter: Path = Field(description="the directory of PEFT's files, LLaVA's own or transformers' older names too")
@@ -195,10 +295,12 @@ class PublishOptions(_Options):
     )
     images: str | None = Field(None, description="the folder that the rows' image names are relative to")
     limit: int | None = Field(None, gt=0, description="only the first rows")
+    gate: Gate = Field("auto", description=GATE)
+    max_tokens: MaxTokens | None = Field(None, description=MAX_TOKENS)
     report: str | None = Field(None, description="also write the scores as one HTML page to this path or URL")
 
 
-class QuantizeOptions(_Options):
+class QuantizeOptions(_Configured):
     """Pack a base's language model to INT4 (W4A16), the form that the service runs, and count what it costs."""
 
     model: str = Field(description="base checkpoint to pack: a directory, or a Hugging Face id")
@@ -215,4 +317,13 @@ class QuantizeOptions(_Options):
     group_size: Annotated[Literal[32, 64, 128], BeforeValidator(int)] = Field(
         128, description="weights that share a scale; every linear's input size must be a multiple"
     )
-    seed: int = Field(0, description="of the split")
+    seed: Seed = Field(0, description="of the split")
+
+
+class MergeOptions(_Configured):
+    """Add an adapter into its base's weights: a checkpoint that answers as both do, for tools that take no LoRA."""
+
+    adapter: str = Field(description="an adapter of the store, a run, or a directory of PEFT's files")
+    model: str = Field(description="base checkpoint, not INT4: a directory, or a Hugging Face id")
+    output: Path = Field(description="a new directory for the merged checkpoint")
+    store: Path = Field(Path("adapters"), description="the adapter store")

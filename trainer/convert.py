@@ -75,7 +75,7 @@ def convert(source: Path, target: Path, linears: Shapes, max_rank: int) -> Conve
         base_model_name_or_path=config.get("base_model_name_or_path"),
         inference_mode=True,
     )
-    plain.save_pretrained(str(target))
+    plain.save_pretrained(str(target))  # `publish` adds the class that AutoPeftModel loads
     save_file({_name(key, modules): tensor for key, tensor in tensors.items()}, target / WEIGHTS, {"format": "pt"})
     check_tensors(target, linears, max_rank)
     made_by, base = (str(config.get(name) or "unknown") for name in ("peft_version", "base_model_name_or_path"))
@@ -118,7 +118,18 @@ def _tensors(source: Path) -> dict[str, torch.Tensor]:
             raise AdapterRefused("files", f"{source / WEIGHTS} is not a safetensors file: {error}") from error
     if not tensors:
         raise AdapterRefused("files", f"{source} holds no tensors")
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+    if packed := sorted(name for name, tensor in tensors.items() if not tensor.is_floating_point()):
+        raise AdapterRefused(
+            "features",
+            f"{packed[0]!r} holds {tensors[packed[0]].dtype}: packed adapters are not served;"
+            " save it as float16 or bfloat16",
+        )
+    return {name: _float(tensor).contiguous() for name, tensor in tensors.items()}
+
+
+def _float(tensor: torch.Tensor) -> torch.Tensor:
+    """Numbers of 8 bits as bfloat16, which holds each of them; the engine takes no shorter ones."""
+    return tensor.to(torch.bfloat16) if tensor.element_size() == 1 else tensor
 
 
 def _unpickle(file: Path) -> dict[str, torch.Tensor]:

@@ -3,8 +3,25 @@
 TrainerError
 ├── DataError        the rows: one line per fault, file and line first
 ├── OptionError      an option's value, or two that exclude each other
+├── LossDiverged     the loss is no number any more
 └── NoGain           the adapter answers as its base does, or no better: nothing to publish
 """
+
+import errno
+import re
+
+# What a system call says of a disk, in words.
+DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk's quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "it may not be written or read by this user",
+    errno.EPERM: "it may not be written or read by this user",
+    errno.EIO: "the disk fails",
+    errno.EMFILE: "too many files are open: raise `ulimit -n`",
+    errno.ENOTDIR: "a part of its path is a file",
+    errno.EEXIST: "is a file",
+}
 
 
 class TrainerError(Exception):
@@ -24,5 +41,41 @@ class OptionError(TrainerError):
     """An option that cannot be followed."""
 
 
+class LossDiverged(TrainerError):
+    """Training stopped at the first loss that is infinite or no number."""
+
+
 class NoGain(TrainerError):
     """Training ended with an adapter that should not be published."""
+
+
+def condition(error: BaseException) -> str | None:
+    """What a failure of the machine is in a sentence, its cause looked for too; None: it is something else, a fault.
+
+    Disks and memory fail in as many classes as there are libraries between them and us, so text has to decide.
+    """
+    seen: list[BaseException] = []
+    while error not in seen:
+        seen.append(error)
+        if said := _condition(error):
+            return said
+        error = error.__cause__ or error.__context__ or error
+    return None
+
+
+def _condition(error: BaseException) -> str | None:
+    text = str(error)
+    if isinstance(error, OSError) and error.errno in DISK:
+        return f"{error.filename or 'a file'}: {DISK[error.errno]}; what was written before is kept"
+    # safetensors and PyTorch's zip writer say in words what a disk did.
+    if found := re.search(r"No space left on device|Disk quota exceeded|Read-only file system", text):
+        return f"{found[0].lower()}: {text.splitlines()[0]:.200}"
+    if "PytorchStreamWriter failed" in text or "inline_container" in text:
+        return f"a checkpoint could not be written, which is what a full disk does: {text.splitlines()[0]:.200}"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "t allocate memory" in text:
+        first = f" ({text.splitlines()[0]:.160})" if text else ""
+        return (
+            f"out of memory{first}: a smaller --batch-size with more --accumulate, --gradient-checkpointing and --nf4"
+            " need less"
+        )
+    return None

@@ -8,6 +8,7 @@ from trainer.config import EvaluateOptions
 from trainer.data.rows import read_rows
 from trainer.errors import OptionError
 from trainer.evaluation import Evaluation
+from trainer.places import check_file
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ def evaluate(options: EvaluateOptions) -> list[Evaluation]:
     """
     if options.model and options.url:
         raise OptionError("--model asks in process and --url a service: give one of them")
+    if options.report:
+        check_file("--report", options.report)
     rows = read_rows(options.data, options.images)[: options.limit]
     if options.model:
         from trainer.offline import ask_checkpoint  # torch: only where it is needed

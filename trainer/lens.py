@@ -1,26 +1,27 @@
 """An adapter as the trainer meets it: found in a store or a run, judged against a base, put in front of it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from peft import PeftModel
 from pydantic import ValidationError
 
 from service.adapters import manifest as manifests
+from service.adapters.base import Base
 from service.adapters.manifest import Manifest
-from service.adapters.modules import CONFIG, check_tensors, language_model_linears
+from service.adapters.modules import CONFIG, WEIGHTS, check_tensors, language_model_linears
 from service.adapters.store import Store
 from service.errors import AdapterRefused
+from service.images import Preparation
+from service.prompt import Prompt
 from trainer.config import LARGEST_RANK
 from trainer.data.digests import IMAGES, listed
-from trainer.data.rows import Row
 from trainer.errors import OptionError
-from trainer.features import Features
-from trainer.model import Checkpoint
-from trainer.predict import Prediction, predict
+from trainer.run import is_run, learnt
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,10 @@ class Lens:
     origin: Path
 
     @classmethod
-    def find(cls, name: str, store: Path) -> "Lens":
-        """What `name` means: an adapter of the store, a directory of PEFT's files, or a training run's last state.
+    def find(cls, name: str, store: Path, option: str = "--adapter") -> "Lens":
+        """What `name` means: an adapter of the store, a directory of PEFT's files, or what a training run has learnt.
+
+        `option` is where it was given.
 
         Raises:
             OptionError: none of these.
@@ -42,20 +45,27 @@ class Lens:
             path = Store(store).stable(name).path
             return cls(name, path, path)
         origin = Path(name)
-        states = {int(path.name.rpartition("-")[2]): path for path in origin.glob("checkpoints/checkpoint-*[0-9]")}
-        for path in (origin, *(states[step] for step in sorted(states, reverse=True))):
-            if (path / CONFIG).is_file():
-                return cls(origin.name, path, origin)
+        if (origin / CONFIG).is_file():
+            # A run's own parts know what they were trained on by the run.
+            run = next((folder for folder in origin.parents[:2] if is_run(folder)), origin)
+            return cls(origin.name, origin, run)
+        if is_run(origin):
+            return cls(origin.name, learnt(origin), origin)
         held = ", ".join(Store(store).names()) or "none"
-        raise OptionError(f"--adapter {name}: no directory of an adapter or a run; --store {store} holds {held}")
+        raise OptionError(f"{option} {name}: no directory of an adapter or a run; --store {store} holds {held}")
 
-    def judge(self, checkpoint: Checkpoint) -> None:
-        """Check that this adapter fits a base, as the service would.
+    def judge(self, base: Path) -> None:
+        """Check that this adapter fits the base checkpoint in a directory, as the service would.
+
+        PEFT's two files are all that is read of it: a run's checkpoints hold pickles of the optimizer beside them.
 
         Raises:
             AdapterRefused: tensors that land nowhere, or a manifest made for another base, prompt or preparation.
         """
-        check_tensors(self.weights, language_model_linears(checkpoint.path), LARGEST_RANK)
+        with TemporaryDirectory() as alone:
+            for name in (CONFIG, WEIGHTS):
+                (Path(alone) / name).symlink_to((self.weights / name).resolve())
+            check_tensors(Path(alone), language_model_linears(base), LARGEST_RANK)
         file = self.origin / manifests.FILE
         if not file.is_file():
             return
@@ -63,9 +73,9 @@ class Lens:
             manifest = Manifest.model_validate_json(file.read_bytes())
         except ValidationError as error:
             raise AdapterRefused("manifest", f"{file} is not a manifest: {error}") from error
-        difference = manifests.mismatch(manifest, checkpoint.base, checkpoint.prompt.digest, checkpoint.preparation)
-        if difference:
-            raise AdapterRefused("mismatch", f"{self.name} does not fit {checkpoint.path}: {difference}")
+        found = Base.of_checkpoint(base), Prompt(base).digest, Preparation.of_checkpoint(base)
+        if difference := manifests.mismatch(manifest, *found):
+            raise AdapterRefused("mismatch", f"{self.name} does not fit {base}: {difference}")
 
     @contextmanager
     def before(self, llava: Any) -> Iterator[Any]:
@@ -75,15 +85,6 @@ class Lens:
             yield model.eval().get_base_model()
         finally:
             model.unload()
-
-    def answers(
-        self, checkpoint: Checkpoint, rows: Sequence[Row], features: Features
-    ) -> tuple[list[Prediction], list[Prediction]]:
-        """What the base and this adapter answer to `rows`, as far as the service asks probes."""
-        asked = list(rows)
-        base = predict(checkpoint.model, checkpoint.prompt, asked, features, "base answers")
-        with self.before(checkpoint.model) as llava:
-            return base, predict(llava, checkpoint.prompt, asked, features, "adapter answers")
 
     def trained_on(self, images: Mapping[str, str]) -> tuple[str, ...]:
         """Those of `images`, digests by name, that the adapter was trained on, where its origin says so."""

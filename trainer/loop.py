@@ -2,7 +2,7 @@
 
 import json
 import logging
-import os
+import math
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,13 +16,17 @@ from torch.utils.data import SequentialSampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from trainer.batches import IGNORED, Batch, Tree
+from trainer.checkpoints import CHECKPOINTS, Checkpoints, last_complete
 from trainer.config import LoopOptions
-from trainer.errors import OptionError
+from trainer.errors import LossDiverged, OptionError
 from trainer.order import LengthOrder
+from trainer.places import check_folder
+from trainer.run import LEARNT, LOG, cut_log
 
 log = logging.getLogger(__name__)
-# A checkpoint's mark, and where a run leaves what it trained.
-COMPLETE, LEARNT = "complete", "learnt"
+# transformers' names; each has the warmup.
+_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+_OPTIMIZERS = {"adamw-8bit": "adamw_bnb_8bit"}
 
 
 class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
@@ -37,10 +41,29 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     ) -> Any:
         """See transformers.Trainer; the mean is over all answer tokens of the step, however it is cut into batches."""
         count = num_items_in_batch if num_items_in_batch is not None else (inputs["labels"] != IGNORED).sum()
-        with self._precision(), _attention():
+        with self._precision():
             # Processes' gradients are averaged, and `count` is of all of them.
             loss = model(**inputs) / count * (self.accelerator.num_processes if num_items_in_batch is not None else 1)
         return (loss, None) if return_outputs else loss
+
+    def training_step(self, *args: Any, **inputs: Any) -> Any:
+        """See transformers.Trainer.
+
+        Raises:
+            LossDiverged: the step's loss is infinite or no number.
+        """
+        with _attention():  # around the backward pass too, which computes anew what checkpointing did not keep
+            loss = super().training_step(*args, **inputs)
+        self._check(loss, f"step {self.state.global_step + 1} of {self.state.max_steps}")
+        return loss
+
+    def _check(self, loss: Any, where: str) -> None:
+        if not math.isfinite(float(loss)):
+            bfloat16 = ", or --precision float32" if self.bfloat16 else ""
+            raise LossDiverged(
+                f"the loss is {float(loss)} at {where}: begin afresh with a lower --learning-rate (it is"
+                f" {self.args.learning_rate:g}), a longer --warmup or a lower --clip{bfloat16}"
+            )
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean cross-entropy over the held-out answer tokens, as `eval_loss`, logged."""
@@ -53,6 +76,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
                 total += torch.stack([self.model(**inputs).float(), count.float()])
         loss, count = self.accelerator.reduce(total).tolist()
         metrics = {"eval_loss": loss / count}
+        self._check(loss, f"the held-out rows, after step {self.state.global_step}")
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -91,16 +115,6 @@ class _Log(TrainerCallback):  # type: ignore[misc]
                 file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
 
 
-class _Complete(TrainerCallback):  # type: ignore[misc]
-    """Marks a checkpoint once all of it is on disk: one without the mark was cut off by a kill."""
-
-    def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """See transformers.TrainerCallback."""
-        if state.is_world_process_zero:
-            os.sync()
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
-
 def fit(
     model: Any,
     trees: list[Tree],
@@ -108,17 +122,22 @@ def fit(
     collate: Callable[[list[Tree]], Batch],
     options: LoopOptions,
     output: Path,
-    muon: bool = False,
 ) -> Path:
     """Train what of `model` learns, in place; returns the directory that holds it, whole whoever had which part.
 
     The curve lies in `output`, and checkpoints do, the last and the best. Only one of several processes writes. With
-    `muon` all that learns has to be matrices.
+    the optimizer muon all that learns has to be matrices.
 
     Raises:
-        OptionError: `muon` where processes share out matrices.
+        OptionError: muon where processes share out matrices, or no room for two checkpoints.
+        LossDiverged: the loss is no number any more.
     """
-    arguments = _arguments(options, output)
+    arguments = one_device(_arguments(options, output))
+    muon = options.optimizer == "muon"
+    last = last_complete(output) if options.resume else None
+    if arguments.should_save:
+        check_folder("--output", output, _bytes_of_checkpoints(model))
+        cut_log(output / LOG, int(last.name.rpartition("-")[2]) if last else 0)
     stop = [EarlyStoppingCallback(options.patience)] if options.patience else []
     together = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     order = LengthOrder(trees, together, options.seed) if options.group_by_length else None
@@ -129,15 +148,45 @@ def fit(
         eval_dataset=held_out,
         data_collator=lambda batch: _fields(collate(batch)),
         optimizer_cls_and_kwargs=_muon(options) if muon else None,
-        callbacks=[_Log(output / "log.jsonl"), _Complete(), *stop, *([_Epochs(order)] if order else [])],
+        callbacks=[_Log(output / LOG), Checkpoints(), *stop, *([_Epochs(order)] if order else [])],
     )
     if muon and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
         raise OptionError("--optimizer muon: DeepSpeed and FSDP share out the matrices that it needs whole: use adamw")
     trainer.bfloat16, trainer.order = uses_bfloat16(options), order
-    trainer.train(resume_from_checkpoint=_last(Path(arguments.output_dir), options.resume))
-    trainer.save_model(str(output / LEARNT))
+    if options.resume:
+        log.info("going on from %s", last.name if last else "the beginning: no checkpoint was complete")
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    _save(trainer, output)
     model.eval()
     return output / LEARNT
+
+
+def _save(trainer: Trainer, output: Path) -> None:
+    """Write what was learnt; it takes its name once it is whole."""
+    part = output / f".{LEARNT}.part"
+    trainer.save_model(str(part))
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        if (output / LEARNT).exists():
+            shutil.rmtree(output / LEARNT)
+        part.rename(output / LEARNT)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _bytes_of_checkpoints(model: Any) -> int:
+    """Of two at once: each has the weights that learn and two moments of each."""
+    learns = (each for each in model.parameters() if each.requires_grad)
+    return 2 * 3 * sum(int(each.numel() * each.element_size()) for each in learns)
+
+
+def one_device(arguments: TrainingArguments) -> TrainingArguments:
+    """Keep transformers from splitting batches over all GPUs by DataParallel, which would part pictures and trees."""
+    if arguments.n_gpu > 1:  # asked before it is set: asking counts the GPUs
+        log.info(
+            "this process uses one of %d GPUs; `accelerate launch -m trainer train …` trains on all", arguments.n_gpu
+        )
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _arguments(options: LoopOptions, output: Path) -> TrainingArguments:
@@ -150,20 +199,23 @@ def _arguments(options: LoopOptions, output: Path) -> TrainingArguments:
         "restore_callback_states_from_checkpoint": True,  # how long patience has lasted
     }
     return TrainingArguments(
-        output_dir=str(output / "checkpoints"),
+        output_dir=str(output / CHECKPOINTS),
         run_name=output.name,
         num_train_epochs=options.epochs,
+        max_steps=options.max_steps or -1,
         per_device_train_batch_size=options.batch_size,
         per_device_eval_batch_size=options.batch_size,
         gradient_accumulation_steps=options.accumulate,
         gradient_checkpointing=options.gradient_checkpointing,
         learning_rate=options.learning_rate,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type=_SCHEDULES[options.schedule],
         warmup_steps=options.warmup,
-        weight_decay=0.0,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.clip,
+        optim=_OPTIMIZERS.get(options.optimizer, "adamw_torch_fused"),
+        logging_nan_inf_filter=False,
         logging_steps=options.log_steps,
         logging_first_step=True,
-        save_total_limit=1,
         seed=options.seed,
         data_seed=options.seed,
         report_to=list(options.track) or "none",
@@ -179,24 +231,11 @@ def _arguments(options: LoopOptions, output: Path) -> TrainingArguments:
 
 def _muon(options: LoopOptions) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """Jordan 2024, steps scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), whose rates then serve."""
-    return torch.optim.Muon, {"lr": options.learning_rate, "weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"}
-
-
-def _last(checkpoints: Path, resume: bool) -> str | None:
-    """The newest complete checkpoint, where one is to be gone on from; cut-off ones are removed."""
-    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for path in found:
-        if not (path / COMPLETE).exists():
-            log.warning("%s was cut off while it was written: removed", path)
-            shutil.rmtree(path)
-    complete = [path for path in found if path.exists()]
-    if not resume:
-        if complete:
-            log.info("starting afresh; --resume would go on from %s", complete[-1].name)
-        return None
-    if complete:
-        log.info("going on from %s", complete[-1].name)
-    return str(complete[-1]) if complete else None
+    return torch.optim.Muon, {
+        "lr": options.learning_rate,
+        "weight_decay": options.weight_decay,
+        "adjust_lr_fn": "match_rms_adamw",
+    }
 
 
 def uses_bfloat16(options: LoopOptions) -> bool:

@@ -17,6 +17,7 @@ contractions has them.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -58,8 +59,18 @@ def relaxed(expected: str, answer: str) -> float:
     return float(abs(found - target) <= TOLERANCE * abs(target))
 
 
+def f1(expected: str, answer: str) -> float:
+    """Overlap of the words of both after `normalise`: the harmonic mean of precision and recall, as SQuAD has it.
+
+    Rajpurkar et al. 2016, arXiv 1606.05250.
+    """
+    target, found = Counter(normalise(expected).split()), Counter(normalise(answer).split())
+    common = (target & found).total()
+    return 2 * common / (target.total() + found.total()) if common else float(target == found)
+
+
 Metric = Callable[[str, str], float]
-METRICS: dict[str, Metric] = {"normalised": normalised, "exact": exact, "anls": anls, "relaxed": relaxed}
+METRICS: dict[str, Metric] = {"normalised": normalised, "exact": exact, "anls": anls, "relaxed": relaxed, "f1": f1}
 
 
 def normalise(text: str) -> str:

@@ -1,5 +1,7 @@
 """The base checkpoint and the LoRA on its language model: loading, and the one forward pass that training takes."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import environ
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import DistributedType
 from accelerate.state import AcceleratorState
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.other import get_pattern_key
 from torch.nn import functional
 from transformers import AutoImageProcessor, BitsAndBytesConfig, CompressedTensorsConfig, LlavaForConditionalGeneration
@@ -20,7 +22,7 @@ from service.adapters.modules import TARGETS
 from service.images import Preparation
 from service.prompt import Prompt
 from trainer.batches import IGNORED, Batch
-from trainer.config import TrainOptions
+from trainer.config import LINEARS, TrainOptions
 from trainer.errors import OptionError
 
 
@@ -70,14 +72,18 @@ class Checkpoint:
 
         Raises:
             FileNotFoundError: the directory is not a LLaVA checkpoint.
-            OptionError: `nf4` of weights that are packed already.
+            OptionError: `nf4` of weights that are packed already, or weights packed in another form.
         """
         base, preparation = Base.of_checkpoint(path), Preparation.of_checkpoint(path)
         # Set by every launcher of several processes, each of which has a GPU of its own.
         device = f"cuda:{environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        packing = _packing(base, nf4)
+        packing = _packing(path, base, nf4)
         model = LlavaForConditionalGeneration.from_pretrained(
-            path, dtype=torch.float32, local_files_only=True, quantization_config=packing
+            path,
+            dtype=torch.float32,
+            local_files_only=True,
+            quantization_config=packing,
+            device_map={"": device} if nf4 else None,  # packed where it stays: else every process packs on GPU 0
         )
         model.__class__ = TreeLlava  # loaded by its own name: transformers translates keys by it
         processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
@@ -93,8 +99,14 @@ def alone(checkpoint: Checkpoint, lora: Any, nf4: bool) -> Checkpoint:
     return Checkpoint.load(checkpoint.path, nf4)
 
 
-def _packing(base: Base, nf4: bool) -> Any:
+def _packing(path: Path, base: Base, nf4: bool) -> Any:
     """How transformers is to hold the weights: INT4 spread out again, or NF4 for the language model's linears."""
+    quantised = json.loads((path / "config.json").read_text()).get("quantization_config")
+    if quantised and (base.precision, quantised.get("quant_method")) != ("int4", "compressed-tensors"):
+        raise OptionError(
+            f"--model: {path} is quantised to {base.precision} by {quantised.get('quant_method')}: training takes"
+            " floats, and INT4 by compressed-tensors, which `trainer quantize` writes"
+        )
     if base.precision == "int4":
         if nf4:
             raise OptionError(f"--nf4: {base.id} is INT4 already: leave --nf4 out, or name the bf16 checkpoint")
@@ -102,18 +114,28 @@ def _packing(base: Base, nf4: bool) -> Any:
     if not nf4:
         return None
     kept = [".*vision_tower", ".*multi_modal_projector", "lm_head"]
+    products = torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, llm_int8_skip_modules=kept
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=products,
+        bnb_4bit_quant_storage=products,  # FSDP shares out tensors of one type alone
+        llm_int8_skip_modules=kept,
     )
 
 
-def add_lora(model: Any, options: TrainOptions) -> Any:
-    """Wrap a LLaVA so that only a new LoRA on its language model trains; tower and projector stay frozen.
+def add_lora(model: Any, options: TrainOptions, begun_from: Path | None = None) -> Any:
+    """Wrap a LLaVA so that only a LoRA on its language model trains; tower and projector stay frozen.
+
+    It is a new one, or that of PEFT's files in the directory `begun_from`.
 
     Raises:
         OptionError: a pattern that is no module's.
     """
     torch.manual_seed(options.seed)
+    if begun_from:
+        return PeftModel.from_pretrained(model, str(begun_from), is_trainable=True)
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.lora_alpha,
@@ -121,7 +143,7 @@ def add_lora(model: Any, options: TrainOptions) -> Any:
         use_rslora=options.rslora,
         rank_pattern=dict(options.rank_pattern),
         alpha_pattern=dict(options.alpha_pattern),
-        target_modules=TARGETS,
+        target_modules=targets(options.targets),
         bias="none",
     )
     wrapped = get_peft_model(model, config)
@@ -133,6 +155,13 @@ def add_lora(model: Any, options: TrainOptions) -> Any:
                     f" {wrapped.targeted_module_names[0]}, from behind a dot"
                 )
     return wrapped
+
+
+def targets(linears: Sequence[str]) -> str:
+    """PEFT's regular expression for those linears of each layer of the language model: TARGETS if they are all."""
+    if set(linears) == set(LINEARS):
+        return TARGETS
+    return rf".*language_model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(linears)})"
 
 
 def embed(llava: Any, token_ids: torch.Tensor, features: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from trainer.evaluation import Evaluation, Source
 from trainer.features import Features
 from trainer.lens import Lens
 from trainer.model import Checkpoint
-from trainer.predict import predict
+from trainer.predict import longest_answer, predict
 
 
 def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) -> list[Evaluation]:
@@ -23,13 +23,15 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
         FileNotFoundError: the model is not a LLaVA checkpoint.
     """
     lenses = [Lens.find(name, options.store) for name in options.adapter]
-    checkpoint = Checkpoint.load(locate(model))
+    path = locate(model)
     for lens in lenses:
-        lens.judge(checkpoint)
+        lens.judge(path)
+    checkpoint = Checkpoint.load(path)
     features = Features.of(checkpoint, rows)
+    tokens = options.max_tokens or longest_answer(checkpoint.prompt, rows)
 
     def answers(llava: Any, label: str) -> tuple[str, ...]:
-        said = predict(llava, checkpoint.prompt, list(rows), features, f"{label} answers", options.max_tokens)
+        said = predict(llava, checkpoint.prompt, list(rows), features, f"{label} answers", tokens)
         return tuple(prediction.text for prediction in said)
 
     source = Source(model, checkpoint.base.id, checkpoint.base.precision)

@@ -1,5 +1,6 @@
 """Greedy answers in process, batched over rows whose image features are known."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,13 @@ BATCH = 128
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model answers, and the smallest lead of a chosen token over the second best, as a log-probability."""
+    """What a model answers, and `probe`, what it has answered as far as the service asks probes.
+
+    `margin` is the smallest lead within the probe of a chosen token over the second best, as a log-probability.
+    """
 
     text: str
+    probe: str
     margin: float
 
 
@@ -35,6 +40,12 @@ def predict(
             answers = _generate(llava, prompt, [rows[index] for index in batch], features, max_tokens)
             found.update(zip(batch, answers, strict=True))
     return [found[index] for index in range(len(rows))]
+
+
+def longest_answer(prompt: Prompt, rows: Sequence[Row]) -> int:
+    """Tokens that every right answer of `rows` fits in, its end too; no fewer than the service asks probes for."""
+    answers = {row.answer for row in rows if row.answer}
+    return max([PROBE_TOKENS, *(len(prompt.encode_answer("?", answer, 0)) for answer in answers)])
 
 
 def _generate(llava: Any, prompt: Prompt, rows: list[Row], features: Features, max_tokens: int) -> list[Prediction]:
@@ -60,7 +71,8 @@ def _generate(llava: Any, prompt: Prompt, rows: list[Row], features: Features, m
 
 def _prediction(prompt: Prompt, token_ids: list[int], leads: torch.Tensor) -> Prediction:
     end = token_ids.index(prompt.end_token_id) + 1 if prompt.end_token_id in token_ids else len(token_ids)
-    return Prediction(prompt.decode(token_ids[:end]), float(leads[:end].min()))
+    asked = min(end, PROBE_TOKENS)
+    return Prediction(prompt.decode(token_ids[:end]), prompt.decode(token_ids[:asked]), float(leads[:asked].min()))
 
 
 def _expanded(prompt: Prompt, row: Row, image_tokens: int) -> list[int]:

@@ -2,10 +2,13 @@
 
 import base64
 import io
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
+
+from transformers import LlavaForConditionalGeneration
 
 from service.adapters import manifest as manifests
 from service.adapters.manifest import Manifest, Probe
@@ -26,29 +29,19 @@ PROBES = 4
 def choose_probes(
     rows: Sequence[Row], base: Sequence[Prediction], adapter: Sequence[Prediction], preparation: Preparation
 ) -> tuple[Probe, ...]:
-    """Held-out rows that only the adapter answers right, those it is surest of, each about another image.
+    """Rows that the adapter answers otherwise than its base, those it is surest of, each about another image.
+
+    Those that only the adapter has right are taken where there are any; free text seldom is right to the letter.
 
     Raises:
         NoGain: there is no such row.
     """
-    won = [i for i, row in enumerate(rows) if right(row, adapter[i].text) and not right(row, base[i].text)]
-    if not won:
-        raise NoGain("the adapter answers no held-out row better than its base: nothing to publish")
-    return _probes(won, rows, base, adapter, preparation)
-
-
-def differing_probes(
-    rows: Sequence[Row], base: Sequence[Prediction], adapter: Sequence[Prediction], preparation: Preparation
-) -> tuple[Probe, ...]:
-    """Rows that the adapter answers otherwise than its base, right or wrong.
-
-    Raises:
-        NoGain: there is no such row.
-    """
-    differ = [i for i in range(len(rows)) if adapter[i].text != base[i].text]
+    # A letter cut in two ends a probe otherwise than the engine's own text would.
+    differ = [i for i in range(len(rows)) if adapter[i].probe != base[i].probe and "\ufffd" not in adapter[i].probe]
+    won = [i for i in differ if right(rows[i], adapter[i].text) and not right(rows[i], base[i].text)]
     if not differ:
-        raise NoGain(f"the adapter answers {len(rows)} questions as its base does: give held-out rows of its domain")
-    return _probes(differ, rows, base, adapter, preparation)
+        raise NoGain(f"the adapter answers {len(rows)} questions as its base does: nothing to publish")
+    return _probes(won or differ, rows, base, adapter, preparation)
 
 
 def _probes(
@@ -65,8 +58,8 @@ def _probes(
         Probe(
             question=rows[i].question,
             image_png=_png(rows[i].image, preparation),
-            base_answer=base[i].text,
-            adapter_answer=adapter[i].text,
+            base_answer=base[i].probe,
+            adapter_answer=adapter[i].probe,
         )
         for i in sorted(first_of_image.values(), key=order.index)[:PROBES]
     )
@@ -77,12 +70,23 @@ def publish(store: Path, manifest: Manifest, directory: Path, command: str, imag
 
     `images` is the `image_list` of what it was trained on, or nothing.
     """
-    files = {name: (directory / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+    files = {CONFIG: plain_config(directory), WEIGHTS: (directory / WEIGHTS).read_bytes()}
     if images:
         files[IMAGES] = images.encode()
     files[manifests.FILE] = manifest.model_dump_json(indent=2).encode() + b"\n"
     files["README.md"] = card(manifest, command).encode()
     return Store(store).publish(manifest.name, files)
+
+
+def plain_config(directory: Path) -> bytes:
+    """PEFT's configuration in `directory` as PEFT's AutoPeftModel can load it, wherever this trainer is not installed.
+
+    PEFT writes the class that it found, which is a subclass of ours, under `auto_mapping`.
+    """
+    config = json.loads((directory / CONFIG).read_text())
+    llava = LlavaForConditionalGeneration
+    config["auto_mapping"] = {"base_model_class": llava.__name__, "parent_library": llava.__module__}
+    return json.dumps(config, indent=2).encode() + b"\n"
 
 
 def now() -> str:
@@ -111,6 +115,10 @@ def card(manifest: Manifest, command: str) -> str:
             lines.append(f"| {name} | {score.rows} | {base} | {adapter} |")
     else:
         lines.append("No held-out rows were asked of it: how well it answers is not known.")
+    if gate := manifest.gate:
+        lines += ["", f"Published by {gate.metric} on these rows: base {gate.base:.4g}, adapter {gate.adapter:.4g}."]
+    if manifest.begun_from:
+        lines += ["", f"Its training went on from {manifest.begun_from}."]
     lines += ["", f"Made {manifest.created} by {manifest.trainer}:", "", f"    {command}", ""]
     return "\n".join(lines)
 

@@ -28,6 +28,7 @@ from service.memory import GIB, available
 from service.prompt import Prompt
 from trainer.config import QuantizeOptions
 from trainer.data.files import read
+from trainer.data.index import DEFAULT, image_digests
 from trainer.data.rows import Row, read_rows
 from trainer.data.split import split
 from trainer.errors import OptionError
@@ -98,7 +99,8 @@ def quantize(options: QuantizeOptions) -> Evaluation | None:
     if options.data:
         if options.images is None:
             raise OptionError("--images: name the folder that the image names of --data are relative to")
-        rows, held_out = split(read_rows(options.data, options.images), options.holdout, options.seed)
+        found = read_rows(options.data, options.images)
+        rows, held_out = split(found, options.holdout, options.seed, image_digests(found, DEFAULT))
     fitted = _samples(rows, source, options.samples) if options.fit else []
     loss = write_int4(source, options.output, fitted, options.group_size, _samples(held_out, source, _COUNTED))
     if loss is not None:

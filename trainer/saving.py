@@ -13,14 +13,28 @@ INDEX = "model.safetensors.index.json"
 FLOATS = ("bfloat16", "float16", "float32")
 
 
+# What a checkpoint has beside its weights: how it is asked and shown pictures, which no training changes.
+_COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt")
+
+
 @contextmanager
 def new_directory(target: Path) -> Iterator[Path]:
-    """A directory to write into that takes the name `target` when the block ends well."""
+    """A directory to write into that takes the name `target` when the block ends well, and goes when it does not."""
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    yield part
-    part.rename(target)
+    try:
+        yield part
+        part.rename(target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy what a checkpoint has beside its weights."""
+    for file in (file for pattern in _COMPANIONS for file in source.glob(pattern) if file.name != INDEX):
+        shutil.copyfile(file, target / file.name)
 
 
 def rename_tower(directory: Path) -> None:

@@ -35,9 +35,13 @@ class BaseLlava(TreeLlava):
     def save_pretrained(self, directory: Any, state_dict: dict[str, torch.Tensor] | None = None, **_: Any) -> None:
         """Write what learns as safetensors under this model's own names; `state_dict` where processes share it out."""
         tensors = state_dict or self.state_dict()
-        kept = {name: tensors[name].contiguous() for name in tensors if name not in self._keys_to_ignore_on_save}
+        kept: dict[int, tuple[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            # A head that is the embeddings is one tensor under two names: it is kept once, under the first.
+            if name not in self._keys_to_ignore_on_save and (tensor.data_ptr() or id(tensor)) not in kept:
+                kept[tensor.data_ptr() or id(tensor)] = name, tensor.contiguous()
         Path(directory).mkdir(parents=True, exist_ok=True)
-        save_file(kept, Path(directory) / WEIGHTS, {"format": "pt"})
+        save_file(dict(kept.values()), Path(directory) / WEIGHTS, {"format": "pt"})
 
 
 def unfreeze(llava: Any, parts: Sequence[str]) -> Any:

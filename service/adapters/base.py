@@ -12,6 +12,10 @@ from safetensors import safe_open
 _KEPT = ("embed_tokens.weight", "multi_modal_projector.linear_1.weight", "multi_modal_projector.linear_2.weight")
 
 
+# In config.json, the digest of an adapter that was added into the weights, which the kept tensors do not show.
+MERGED = "merged_adapter_sha256"
+
+
 @dataclass(frozen=True, slots=True)
 class Base:
     """A base checkpoint: its id, the digest of its identity, and the precision of its weights.
@@ -36,7 +40,7 @@ class Base:
             raise FileNotFoundError(f"{checkpoint} is not a checkpoint: it has no config.json")
         config = json.loads(file.read_text())
         name = _hub_id(checkpoint) or config.get("_name_or_path") or checkpoint.name
-        return cls(name, _digest(checkpoint), _precision(config))
+        return cls(name, _digest(checkpoint, config.get(MERGED)), _precision(config))
 
 
 def _hub_id(checkpoint: Path) -> str | None:
@@ -56,8 +60,8 @@ def _precision(config: dict[str, object]) -> str:
     return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
-def _digest(checkpoint: Path) -> str:
-    """SHA-256 over the kept tensors in bfloat16, whichever dtype and names they are stored under."""
+def _digest(checkpoint: Path, merged: object) -> str:
+    """SHA-256 over the kept tensors in bfloat16, whichever dtype and names they are stored under; and over `merged`."""
     found: dict[str, torch.Tensor] = {}
     for file in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
@@ -70,4 +74,5 @@ def _digest(checkpoint: Path) -> str:
     digest = hashlib.sha256()
     for name in _KEPT:
         digest.update(found[name].to(torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+    digest.update(str(merged or "").encode())
     return digest.hexdigest()

@@ -22,6 +22,14 @@ class Score(_Frozen):
     adapter: int
 
 
+class Gate(_Frozen):
+    """The measure by which the adapter was found better than its base on held-out rows: a mean, or the loss."""
+
+    metric: str = Field(description="a metric of trainer/metrics.py, or `loss`: nats a token, lower is better")
+    base: float
+    adapter: float
+
+
 class Probe(_Frozen):
     """One held-out question the adapter answers otherwise than its base; asked again before a version serves."""
 
@@ -51,6 +59,8 @@ class Manifest(_Frozen):
     data_digest: str = Field(description="SHA-256 over the training rows and images, in order")
     score: Score
     categories: dict[str, Score] = Field(default_factory=dict)
+    gate: Gate | None = Field(None, description="why it was published; null where no rows were asked")
+    begun_from: str = Field("", description="the adapter that its training went on from, and what that was trained on")
     probes: tuple[Probe, ...] = Field(min_length=1)
 
 

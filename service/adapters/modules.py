@@ -20,6 +20,12 @@ TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|dow
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # formats that run code when they are read
 
+# Of PEFT's features, by their names in its configuration, those that the engine passes over without a word.
+UNSERVED = (
+    *("use_dora", "lora_bias", "modules_to_save", "arrow_config", "alora_invocation_tokens", "trainable_token_indices"),
+    *("target_parameters", "layer_replication", "use_bdlora", "use_qalora"),
+)
+
 Shapes = dict[str, tuple[int, int]]
 
 
@@ -66,7 +72,7 @@ def _check_config(directory: Path, max_rank: int) -> int:
         rank = int(config["r"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdapterRefused("files", f"{directory / CONFIG} is not a PEFT LoRA configuration: {error!r}") from error
-    unserved = [name for name in ("use_dora", "lora_bias", "modules_to_save") if config.get(name)]
+    unserved = [name for name in UNSERVED if config.get(name)]
     if config.get("bias", "none") != "none":
         unserved.append("bias")
     if unserved:
@@ -88,6 +94,8 @@ def _check_tensor(key: str, tensor: torch.Tensor, linears: Shapes, rank: int) ->
     fitting = (rank, input_) if match[2] == "A" else (output, rank)
     if tuple(tensor.shape) != fitting:
         raise AdapterRefused("shape", f"tensor {key!r} is {tuple(tensor.shape)}, the base needs {fitting}")
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise AdapterRefused("features", f"tensor {key!r} is {tensor.dtype}: save it as float32, float16 or bfloat16")
     if not bool(tensor.isfinite().all()):
         raise AdapterRefused("values", f"tensor {key!r} holds NaN or infinity")
     return match[2]

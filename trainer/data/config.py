@@ -1,6 +1,7 @@
 """Every option of the `data` commands, declared once; see trainer/config.py."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import CliSubCommand
@@ -13,8 +14,12 @@ KINDS: tuple[Kind, ...] = ("pie", "funnel", "bar", "grouped", "line", "scatter")
 ASKED: tuple[Asked, ...] = ("value", "compare", "sum", "extreme", "trend", "count")
 
 
+# What every random generator in use takes.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
 class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class _Rows(_Options):
@@ -39,12 +44,16 @@ class DedupeOptions(_Rows):
 
 
 class SplitOptions(_Rows):
-    """Write two files that share no image; a row's side depends on its image's name and the seed alone."""
+    """Write two files that share no image; a row's side depends on its image's bytes and the seed alone."""
 
     output: str = Field(description="the JSON lines file for the larger side, usually training")
     held_out: str = Field(description="the JSON lines file for the rows held out")
     holdout: float = Field(0.1, gt=0, lt=1, description="share of the images held out")
-    seed: int = Field(0, description="another seed holds out other images")
+    seed: Seed = Field(0, description="another seed holds out other images")
+    index: Path | None = Field(
+        Path("runs/features"),
+        description="where the digests of images are kept, so that each is read once; None: nowhere",
+    )
 
 
 class FilterOptions(_Rows):
@@ -79,7 +88,7 @@ class MixOptions(_Options):
     weight: list[float] = Field(min_length=1, description="the set's share, relative to the others'")
     output: str = Field(description="the JSON lines file to write; the last line printed says its image folder")
     rows: int | None = Field(None, gt=0, description="rows in all [as many as the weights and the smallest set allow]")
-    seed: int = Field(0, description="of the choice and the order")
+    seed: Seed = Field(0, description="of the choice and the order")
 
 
 class ChartOptions(_Options):
@@ -101,7 +110,7 @@ class ChartOptions(_Options):
     values: Literal["any", "even", "bell", "skewed"] = Field(
         "any", description="how values are spread: evenly, around a middle, or many small and few large"
     )
-    seed: int = Field(0, description="another seed draws other charts")
+    seed: Seed = Field(0, description="another seed draws other charts")
     questions_url: str | None = Field(None, description="OpenAI-compatible endpoint, …/v1, that writes more questions")
     questions_model: str | None = Field(None, description="the endpoint's model")
     questions_key: SecretStr | None = Field(None, description="the endpoint's API key, if it wants one")

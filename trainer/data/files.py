@@ -1,9 +1,11 @@
 """Bytes and lines at a path or any fsspec URL (s3://, gs://, memory://…); knows nothing of rows or pixels."""
 
+import hashlib
 import posixpath
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, Any
 
 from fsspec.core import url_to_fs
@@ -54,6 +56,35 @@ def read(url: str) -> bytes:
         return data
 
 
+def sha256(url: str) -> str:
+    """SHA-256 over a file's bytes, in hex; memory holds a megabyte of it.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with _naming(url):
+        fs, path = _locate(url)
+        with fs.open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def stamp(url: str) -> str | None:
+    """What changes when the file does: its size and time of change, or what its store says of it; None: not known."""
+    fs, path = _locate(url)
+    try:
+        if isinstance(fs, LocalFileSystem):
+            found = Path(path).stat()
+            return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_ino}"
+        facts = fs.info(path)
+    except Exception:  # as `_naming`; whoever reads the file says what is wrong with it
+        return None
+    known = {name: facts[name] for name in ("ETag", "etag", "md5Hash", "LastModified", "mtime") if facts.get(name)}
+    return f"{facts.get('size')}-{sorted(known.items())}" if known else None
+
+
 def lines(url: str) -> Iterator[bytes]:
     """A file's lines, one by one, without their ends; memory holds one.
 
@@ -80,13 +111,23 @@ def writing(url: str) -> Iterator[IO[bytes]]:
         fs.makedirs(posixpath.dirname(path), exist_ok=True)
         file = fs.open(part, "wb")
     try:
-        with file:
+        with _writing(url), file:
             yield file
+        with _naming(url, "written"):
+            fs.mv(part, path)
     except BaseException:
-        fs.rm_file(part)
+        with suppress(Exception):
+            fs.rm_file(part)
         raise
-    with _naming(url, "written"):
-        fs.mv(part, path)
+
+
+@contextmanager
+def _writing(url: str) -> Iterator[None]:
+    """A disk that is full becomes one line with the URL; what else a caller's block raises is its own."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError([f"{url}: cannot be written: {error}"]) from error
 
 
 def write(url: str, data: bytes) -> None:

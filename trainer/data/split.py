@@ -1,34 +1,60 @@
-"""Rows -> training and held-out rows, by image, so that no image is on both sides; seeded."""
+"""Rows -> training and held-out rows that share no image, however it is called, and no question of text; seeded."""
 
 import hashlib
-import posixpath
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from tqdm import tqdm
 
 from trainer.data.config import SplitOptions
+from trainer.data.index import image_digests
 from trainer.data.rows import Row, read_rows, scan
 from trainer.data.write import Report, writing
 from trainer.errors import OptionError
 
+log = logging.getLogger(__name__)
 
-def read_sides(data: str, images: str, eval_data: str | None, holdout: float, seed: int) -> tuple[list[Row], list[Row]]:
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Rows to train on and rows held out; `digests` has the SHA-256 of every image's bytes, in hex, by image."""
+
+    train: list[Row]
+    held_out: list[Row]
+    digests: Mapping[str, str]
+
+
+def read_sides(
+    data: Sequence[tuple[str, str]], eval_data: str | None, holdout: float, seed: int, index: Path | None
+) -> Sides:
     """Training and held-out rows: of two files, or of one split by `holdout` and `seed`.
 
-    Raises:
-        DataError: faulty rows.
-        OptionError: one side would be empty.
-    """
-    rows = read_rows(data, images)
-    return split(rows, holdout, seed) if eval_data is None else (rows, read_rows(eval_data, images))
-
-
-def split(rows: list[Row], holdout: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Hold out about `holdout` of the images (text rows by id); a row's side depends on its image and the seed alone.
+    `data` are files of rows, each with its image folder; the names in `eval_data` are relative to the first of these.
+    The digests of images are kept in the folder `index`. Held-out rows about an image that is trained on as well, or
+    about the same text, are left out with a warning.
 
     Raises:
+        DataError: faulty rows, or images that cannot be read.
         OptionError: one side would be empty.
     """
-    held = [held_out(row, holdout, seed) for row in rows]
+    rows = [row for file, images in data for row in read_rows(file, images)]
+    if eval_data is None:
+        digests = image_digests(rows, index)
+        return Sides(*split(rows, holdout, seed, digests), digests)
+    asked = read_rows(eval_data, data[0][1])
+    digests = image_digests([*rows, *asked], index)
+    return Sides(rows, _unseen(asked, rows, digests, eval_data), digests)
+
+
+def split(rows: list[Row], holdout: float, seed: int, digests: Mapping[str, str]) -> tuple[list[Row], list[Row]]:
+    """Hold out about `holdout` of the images; a row's side depends on its image's bytes (or text) and the seed alone.
+
+    Raises:
+        OptionError: one side would be empty.
+    """
+    held = [held_out(row, holdout, seed, digests) for row in rows]
     train = [row for row, out in zip(rows, held, strict=True) if not out]
     test = [row for row, out in zip(rows, held, strict=True) if out]
     if not train or not test:
@@ -36,10 +62,37 @@ def split(rows: list[Row], holdout: float, seed: int) -> tuple[list[Row], list[R
     return train, test
 
 
-def held_out(row: Row, holdout: float, seed: int) -> bool:
-    """Which side a row is on: all rows of an image, wherever it lies, are on the same."""
-    key = f"{seed}:{posixpath.basename(row.image) if row.image else row.id}"
+def held_out(row: Row, holdout: float, seed: int, digests: Mapping[str, str]) -> bool:
+    """Which side a row is on: all rows of an image, under whichever names it lies, are on the same."""
+    key = f"{seed}:{_content(row, digests)}"
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "backslashreplace")).digest()[:8]) / 2**64 < holdout
+
+
+def _content(row: Row, digests: Mapping[str, str]) -> str:
+    """What a row is about: its image's bytes, or the question of a text row, whatever its spaces and case."""
+    return digests[row.image] if row.image else " ".join(row.question.lower().split())
+
+
+def _unseen(asked: list[Row], trained: list[Row], digests: Mapping[str, str], file: str) -> list[Row]:
+    """Those of the rows `asked`, of `file`, that are about nothing that is trained on."""
+    first = {_content(row, digests): row for row in reversed(trained)}
+    seen = [row for row in asked if _content(row, digests) in first]
+    if len(seen) == len(asked):
+        raise OptionError(
+            f"--eval-data {file}: every row is about an image or a text that --data has too, so a score on them would"
+            " say nothing: hold out others, or leave --eval-data out and let --holdout part the images"
+        )
+    if seen:
+        twin = first[_content(seen[0], digests)]
+        log.warning(
+            "--eval-data %s: %d of %d rows are left out, their images or texts are trained on: %s is %s of --data",
+            file,
+            len(seen),
+            len(asked),
+            seen[0].place or seen[0].id,
+            twin.place or twin.id,
+        )
+    return [row for row in asked if _content(row, digests) not in first]
 
 
 def split_file(options: SplitOptions) -> str:
@@ -52,12 +105,13 @@ def split_file(options: SplitOptions) -> str:
     if options.output == options.held_out:
         raise OptionError(f"--held-out {options.held_out}: is --output too; give it another name")
     larger, smaller = Report(), Report()
+    digests = image_digests(scan(options.data, options.images), options.index)
     with (
         writing(options.output, options.images, larger) as train,
         writing(options.held_out, options.images, smaller) as test,
     ):
         for row in tqdm(scan(options.data, options.images), desc="split", unit="row"):
-            (test if held_out(row, options.holdout, options.seed) else train).write(row)
+            (test if held_out(row, options.holdout, options.seed, digests) else train).write(row)
         if not larger.kept or not smaller.kept:
             rows = larger.kept + smaller.kept
             raise OptionError(f"--holdout {options.holdout} of {rows} rows leaves one side empty: choose another")
