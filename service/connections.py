@@ -1,6 +1,7 @@
 """What HTTP connections may cost: how long a request may take to come, how large its head is, how many are open.
 
-uvicorn has no such limits of its own. Knows bytes and time, nothing of questions; closes a connection or lets it be.
+And how they end: so that the last answer reaches its client. uvicorn has no such limits, and closes at once. This file
+knows bytes and time, nothing of questions; it closes a connection or lets it be.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import HeadTooLarge, MalformedRequest, RequestTooSlow, ServiceError
@@ -21,6 +22,11 @@ from service.schemas.errors import ErrorResponse
 from service.settings import Settings
 
 _HEAD_BYTES = 65_536
+# An answer that goes before its request came whole, on a connection that is to be closed: closed at once, the system
+# resets it, and most clients lose the answer. So what they still send is read and dropped, up to as much as this.
+_LINGER_BYTES, _LINGER_S = 64 << 20, 20.0
+# Who was too slow, or speaks no HTTP, is not waited for so long.
+_REFUSED_LINGER_S = 2.0
 # A body of this many bytes more may take a second more: a slow line is served, a drip is not.
 _BYTES_PER_S = 65_536
 
@@ -34,6 +40,7 @@ def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
         most=settings.connections,
         life=service.life,
         opened=service.metrics.connections,
+        refused=service.metrics.requests,
     )
     http = cast("type[asyncio.Protocol]", protocol)  # uvicorn only calls it
     return uvicorn.Config(
@@ -48,14 +55,18 @@ class Connection(HttpToolsProtocol):
     request at all. What is marked is refused by `service.routes.state.get_tenant`, so that probes are answered still.
     """
 
-    def __init__(self, *, patience_s: float, most: int, life: Life, opened: Gauge, **given: Any) -> None:
+    def __init__(
+        self, *, patience_s: float, most: int, life: Life, opened: Gauge, refused: Counter, **given: Any
+    ) -> None:
         super().__init__(**given)
-        self._life, self._opened = life, opened
+        self._life, self._opened, self._refused = life, opened, refused
         self._patience_s, self._most = patience_s, most
         self._timer: asyncio.TimerHandle | None = None
         self._until = 0.0  # on the loop's clock
         self._in_head, self._head = False, 0
         self._crowded = False
+        # Whether what comes is dropped, how much was, and whether it is not even read for where the request ends.
+        self._lingering, self._dropped, self._deaf = False, 0, False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The client's turn begins."""
@@ -72,9 +83,14 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came; a head is counted from the second piece on."""
+        if self._deaf:
+            self._drop(len(data))
+            return
         before = self.scope
         super().data_received(data)
-        if self._in_head and self.scope is before:
+        if self.cycle is not None and self.cycle.response_complete:
+            self._drop(len(data))
+        if self._in_head and self.scope is before and not self._deaf:
             self._head += len(data)
             if self._head > _HEAD_BYTES:
                 self._refuse(HeadTooLarge(f"the request's head is over {_HEAD_BYTES:,} bytes: send fewer headers"))
@@ -90,6 +106,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self.scope["state"]["crowded"] = self._crowded
         super().on_headers_complete()
+        self.cycle.transport = _LastWords(self)
         if self._crowded or self._life.leaving:
             self.cycle.keep_alive = False
 
@@ -100,24 +117,44 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Some of a request's body came."""
-        if not self.cycle.response_complete:
-            self._until += len(body) / _BYTES_PER_S
+        self._until += len(body) / _BYTES_PER_S
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request's last byte came: it is our turn."""
         self._stop()
         super().on_message_complete()
+        if self._lingering:
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         """Its answer went: where no other is in line, it is the client's turn, be it to end what it still sends."""
-        if not self.pipeline:
+        self._dropped = 0
+        if self._lingering:
+            self.pipeline.clear()
+        elif not self.pipeline:
             self._wait()
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP."""
         self._refuse(MalformedRequest(msg))
+
+    def linger(self, seconds: float = _LINGER_S) -> None:
+        """Close, once what the client still sends of its request was read and dropped, or is too much."""
+        if self._lingering or self.transport.is_closing() or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self._lingering, self._dropped = True, 0
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._stop()
+        self._timer = self.loop.call_later(seconds, self.transport.close)
+
+    def _drop(self, count: int) -> None:
+        self._dropped += count
+        if self._dropped > _LINGER_BYTES:
+            self.transport.close()
 
     def _wait(self) -> None:
         self._stop()
@@ -144,9 +181,36 @@ class Connection(HttpToolsProtocol):
             listening = cycle is None or cycle.response_complete
         else:
             listening = cycle is not None and cycle.more_body and not cycle.response_started
-        if listening and not self.transport.is_closing():
+        if listening and not self._lingering and not self.transport.is_closing():
+            self._refused.labels("", error.code).inc()
             self.transport.write(_answer(error))
-        self.transport.close()
+            self.linger(_REFUSED_LINGER_S)
+            self._deaf = True
+        else:
+            self.transport.close()
+
+
+class _LastWords(asyncio.Transport):
+    """The transport as one answer sees it: to close it while its request still comes is to linger."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._transport, self._connection, self._cycle = connection.transport, connection, connection.cycle
+
+    def write(self, data: "bytes | bytearray | memoryview[Any]") -> None:
+        """See asyncio."""
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        """See asyncio."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """See asyncio."""
+        if self._cycle.more_body:
+            self._connection.linger()
+        else:
+            self._transport.close()
 
 
 def _answer(error: ServiceError) -> bytes:

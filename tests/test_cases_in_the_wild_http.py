@@ -1,7 +1,11 @@
 """What clients, proxies and platforms were seen to send to the HTTP face, with the answers they need."""
 
+import asyncio
 import gzip
 import json
+import socket as sockets
+import urllib.error
+import urllib.request
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -9,9 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
+from service.app import create_app
 from service.engine.fake import FakeEngine
 from service.settings import Settings
-from tests.conftest import Running, png, serving
+from tests.conftest import CHECKPOINT, Running, listening, png, serving
 from tests.test_auth import bearer, write
 from tests.test_http_edge import QUESTION, assert_error, data_url
 
@@ -136,6 +141,52 @@ async def test_a_page_of_another_origin_may_not(browsed: Running, fake: Running)
 async def test_the_list_of_models_with_a_slash_is_the_list(fake: Running) -> None:
     slashed = await fake.client.get("/v1/models/")
     assert slashed.raise_for_status().json()["data"] == (await fake.client.get("/v1/models")).json()["data"]
+
+
+# 23: an answer before the body came
+
+
+def posted(url: str, size: int) -> int:
+    """The status that Python's urllib gets, which closes each connection and reads nothing before it has sent all."""
+    body = b'{"question":"x","image":"' + b"A" * size + b'"}'
+    request = urllib.request.Request(url, body, {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "status"),
+    [
+        ("/nope", 200_000, 404),
+        ("/nope", 10_000_000, 404),
+        ("/healthz", 3_000_000, 405),
+        ("/v1/chat/completions", 500_000, 401),
+        ("/v1/chat/completions", 8_000_000, 401),
+        ("/v1/vqa", 21_000_000, 401),
+    ],
+)
+async def test_an_early_answer_reaches_a_client_that_sends_on(
+    keyed: Running, path: str, size: int, status: int
+) -> None:
+    url = str(keyed.client.base_url.join(path))
+    assert [await asyncio.to_thread(posted, url, size) for _ in range(4)] == [status] * 4
+
+
+async def test_so_does_the_refusal_of_a_body_that_is_too_large(socket: Running) -> None:
+    url = str(socket.client.base_url.join("/v1/vqa"))
+    assert [await asyncio.to_thread(posted, url, 21_000_000) for _ in range(4)] == [413] * 4
+
+
+@pytest.fixture
+async def keyed(tmp_path: Path) -> AsyncGenerator[Running, None]:
+    """A service with keys, behind a socket."""
+    engine, keys = FakeEngine(), write(tmp_path / "keys.json", {"acme": {}})
+    async with listening(create_app(Settings(adapters=tmp_path, keys=keys), CHECKPOINT, engine), engine) as running:
+        yield running
 
 
 # 34: every refusal is counted
@@ -265,6 +316,17 @@ async def test_behind_a_proxy_nobody_becomes_an_admin_by_accident(fake: Running,
     assert "digits" not in (await fake.client.get("/metrics", headers=header)).text
 
 
+async def test_who_speaks_http_1_0_as_nginx_does_by_default_is_no_admin(fake_adapters: Path) -> None:
+    engine = FakeEngine()
+    async with listening(create_app(Settings(adapters=fake_adapters), CHECKPOINT, engine), engine) as running:
+        for version, status in ((b"1.0", b"403"), (b"1.1", b"200")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.client.base_url.port)
+            head = b"POST /v1/adapters/digits/prefetch HTTP/%b\r\nhost: x\r\nconnection: close\r\n\r\n"
+            writer.write(head % version)
+            assert (await reader.read()).startswith(b"HTTP/1.1 " + status)
+            writer.close()
+
+
 async def test_metrics_name_adapters_to_an_admin_and_tell_others_their_totals(
     fake_adapters: Path, tmp_path: Path
 ) -> None:
@@ -300,8 +362,6 @@ async def test_metrics_have_a_port_of_their_own_if_asked_for(fake_adapters: Path
 @pytest.fixture
 def free_port() -> int:
     """A port of loopback that nobody has just now."""
-    import socket
-
-    with socket.socket() as probe:
+    with sockets.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

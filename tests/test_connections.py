@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from service.app import create_app
+from service.connections import Connection
 from service.engine.fake import FakeEngine
 from service.settings import Settings
 from tests.conftest import CHECKPOINT, Running, listening, png, until
@@ -215,6 +217,75 @@ async def test_more_than_the_length_that_was_told_is_no_part_of_the_body(wire: R
     assert await exchange(wire, [asked + b"x" * 100]) == b""
     both = await exchange(wire, [asked + request(start="GET /healthz")])
     assert both.count(b"HTTP/1.1 200") == 2
+
+
+async def late_reader(port: int, head: bytes, count: int) -> bytes:
+    """What is read after all of a body was sent; the connection is blocking, as most clients' are."""
+
+    def send_then_read() -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as line:
+            line.sendall(head)
+            for _ in range(count):
+                line.sendall(bytes(100_000))
+            answer = b""
+            while piece := line.recv(65_536):
+                answer += piece
+            return answer
+
+    return await asyncio.to_thread(send_then_read)
+
+
+@pytest.mark.parametrize("wire", [{"request_s": 10.0}], indirect=True)
+@pytest.mark.parametrize(
+    ("start", "count", "status"),
+    [
+        ("POST /nope", 20, 404),
+        ("POST /healthz", 20, 405),
+        ("POST /v1/vqa", 100, 413),
+        ("GET /healthz", 20, 200),
+        ("POST /v1/vqa", 3, 400),
+    ],
+)
+async def test_an_answer_before_the_body_came_reaches_who_reads_only_after_sending_it(
+    wire: Running, start: str, count: int, status: int
+) -> None:
+    head = request(b"", "connection: close", start=start)
+    head = head.replace(b"content-length: 0", b"content-length: %d" % (count * 100_000))
+    for _ in range(8):
+        answer = await late_reader(wire.client.base_url.port or 0, head, count)
+        assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:100]
+
+
+@pytest.mark.parametrize("start", [b"GET / HTTP/9\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000])
+async def test_so_does_one_to_what_is_no_http(wire: Running, start: bytes) -> None:
+    for _ in range(8):
+        assert b"HTTP/1.1 4" in await late_reader(wire.client.base_url.port or 0, start, 10)
+
+
+async def test_what_is_dropped_behind_an_answer_is_bounded_in_bytes_and_in_seconds(
+    wire: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.connections._LINGER_BYTES", 300_000)
+    head = request(b"", "connection: close", start="POST /nope")
+    head = head.replace(b"content-length: 0", b"content-length: 999999999")
+    with pytest.raises(ConnectionError):
+        await late_reader(wire.client.base_url.port or 0, head, 1000)
+    monkeypatch.setattr(Connection.linger, "__defaults__", (0.2,))
+    reader, writer = await connect(wire)
+    writer.write(head)
+    assert (await reader.read()).startswith(b"HTTP/1.1 404")
+    async with asyncio.timeout(2):
+        while not writer.transport.is_closing():
+            writer.write(b"x")
+            await asyncio.sleep(0.02)
+
+
+async def test_refusals_of_a_connection_are_counted(wire: Running) -> None:
+    await exchange(wire, [b"SSH-2.0-OpenSSH_9.2\r\n"])
+    await exchange(wire, [HALF])
+    text = (await wire.client.get("/metrics")).text
+    for code in ("malformed_request", "request_too_slow"):
+        assert f'vqa_requests_total{{adapter="",outcome="{code}"}} 1.0' in text
 
 
 async def test_less_than_the_length_that_was_told_is_a_client_that_left(
