@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import gc
 import gzip
 import socket
 import time
+import tracemalloc
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from service.settings import Settings
 from tests.conftest import Running, png, serving, until
 from tests.origins import Origin, answer, origin
 from tests.test_http_edge import QUESTION, ask, assert_error, data_url
-from tests.test_images import animated, deep, encode
+from tests.test_images import animated, deep, encode, photo
 from tests.test_images_fetch import REDIRECTED_FORMS, REFUSED_FORMS
 
 
@@ -238,6 +240,38 @@ async def test_of_an_animation_the_first_frame_is_asked_about(cluster: Running, 
     data = animated(file_format)
     moving, still = await ask(cluster, image=data_url(data)), await ask(cluster, image=data_url(encode(decode(data))))
     assert moving.raise_for_status().json()["answer"] == still.raise_for_status().json()["answer"]
+
+
+@pytest.mark.parametrize("route", ["json", "form", "chat", "batch"])
+async def test_while_the_engine_works_one_copy_of_an_image_is_kept(tmp_path: Path, route: str) -> None:
+    data, engine = photo(1600, 1200, "PNG"), FakeEngine()
+    text = data_url(data)
+    async with serving(Settings(adapters=tmp_path), engine) as running:
+        part = {"type": "image_url", "image_url": {"url": text}}
+        turn = {"role": "user", "content": [{"type": "text", "text": QUESTION}, part]}
+        path, sent = {
+            "json": ("/v1/vqa", {"json": {"question": QUESTION, "image": text}}),
+            "form": ("/v1/vqa", {"data": {"question": QUESTION}, "files": {"image": data}}),
+            "chat": (
+                "/v1/chat/completions",
+                {"json": {"model": running.app.state.service.base.id, "messages": [turn]}},
+            ),
+            "batch": ("/v1/vqa/batch", {"json": {"questions": [QUESTION], "image": text}}),
+        }[route]
+        request = running.client.build_request("POST", path, **sent)  # type: ignore[arg-type]
+        body, headers = request.read(), {"content-type": request.headers["content-type"]}
+        (await running.client.post(path, content=body, headers=headers)).raise_for_status()  # what is made once is made
+        engine.step_s = 0.5
+        tracemalloc.start()
+        try:
+            answering = asyncio.create_task(running.client.post(path, content=body, headers=headers))
+            await until(lambda: engine.running > 0)
+            gc.collect()
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        (await answering).raise_for_status()
+    assert len(data) < held < 1.3 * len(data)
 
 
 async def test_every_kind_of_picture_is_answered(cluster: Running) -> None:

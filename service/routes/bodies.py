@@ -42,7 +42,8 @@ async def read_json(request: Request, shape: type[M], workers: Workers, mean: Ca
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in _TYPES and not kind.endswith("+json"):
         raise BodyTypeRefused(f"the body's content-type is {kind[:100]!r}: send JSON, and say application/json")
-    body = (await request.body()).removeprefix(_BOM) or b"{}"
+    # Not `request.body()`, which would keep it until the answer is given.
+    body = b"".join([chunk async for chunk in request.stream()]).removeprefix(_BOM) or b"{}"
     return await understand(partial(_parse, shape, body), mean, len(body), workers)
 
 

@@ -89,6 +89,7 @@ async def chat(
         return replace(body.to_question(id_, service.deadline_s), tenant=tenant, key=key)
 
     body, question = await read_json(request, ChatRequest, service.workers, mean)
+    body = body.model_copy(update={"messages": []})  # which have the images as text
     if body.stream:
         writer = _Writer(id_, body, request.state.request_id)
         return await listening.stream(request, service.vqa.stream(question), writer.write, writer.fail)

@@ -60,7 +60,9 @@ async def ask(
     else:
         shape = Invocation if route_path(request.scope) == "/invocations" else VQARequest
         body, question = await read_json(request, shape, service.workers, mean)
-    if body.stream:
+    stream = body.stream
+    del body  # which has the images as text
+    if stream:
         fail = partial(_write_error, request.state.request_id)
         return await listening.stream(request, service.vqa.stream(question), _write, fail)
     return VQAResponse.of(await listening.unless_gone(request.receive, service.vqa.answer(question)))
