@@ -89,9 +89,11 @@ async def fake(fake_adapters: Path) -> AsyncGenerator[Running, None]:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, engine: Engine, wait: bool = True) -> AsyncGenerator[Running, None]:
+async def serving(
+    settings: Settings, engine: Engine, wait: bool = True, checkpoint: Path = CHECKPOINT
+) -> AsyncGenerator[Running, None]:
     """The app's lifespan around a client that calls it without a socket."""
-    app = create_app(settings, CHECKPOINT, engine)
+    app = create_app(settings, checkpoint, engine)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://test")
     async with app.router.lifespan_context(app), client:
         if wait:

@@ -95,11 +95,11 @@ MESSAGE: Mapping[str, Values | None] = {
 }
 # Why, and what to send, where there is a way.
 _INSTEAD = {
-    "tools": "no tools are called here; for an answer in a form of yours send response_format with a json_schema",
-    "functions": "no functions are called here; for an answer in a form of yours send response_format",
+    **dict.fromkeys(
+        ("function_call", "functions", "tool_choice", "tools"),
+        "no tools are called here; for an answer in a form of yours send response_format with a json_schema",
+    ),
     "tool_calls": "no tools are called here: leave out the turns that did",
-    "function_call": "no functions are called here",
-    "tool_choice": "no tools are called here",
     "n": "one answer is given: ask again for another",
     "top_k": "draw by top_p and temperature",
     "min_p": "draw by top_p and temperature",
@@ -121,7 +121,7 @@ def without(fields: Mapping[str, Values | None], sent: Any) -> Any:
     """
     if not isinstance(sent, dict):
         return sent
-    for name in fields.keys() & sent.keys():
+    for name in sorted(fields.keys() & sent.keys()):
         value, neutral = sent[name], fields[name]
         if neutral is not None and value is not None and not any(_same(value, each) for each in neutral):
             raise InvalidRequest(f"{name}: {_INSTEAD.get(name, 'this is not done here: leave it out')}")
