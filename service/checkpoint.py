@@ -99,7 +99,9 @@ def _check_weights(path: Path) -> None:
     if (index := path / "model.safetensors.index.json").is_file():
         named = set(_json(index).get("weight_map", {}).values())
         if missing := sorted(named - {file.name for file in files}):
-            raise FileNotFoundError(f"{path}: {missing[0]} is missing, which {index.name} names: copy it again")
+            raise FileNotFoundError(
+                f"{path} is not complete: it has no {missing[0]}, which {index.name} names: copy it again"
+            )
     for file in files:
         _check_whole(file)
 

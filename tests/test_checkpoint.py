@@ -63,7 +63,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut weights": (lambda at: cut(at / "model.safetensors", 100_000), "is cut off"),
     "cut within the header": (lambda at: cut(at / "model.safetensors", 20), "is cut off"),
     "empty weights": (lambda at: cut(at / "model.safetensors", 0), "is cut off"),
-    "a missing shard": (a_missing_shard, "model-00002-of-00002.safetensors is missing"),
+    "a missing shard": (a_missing_shard, "is not complete: it has no model-00002-of-00002"),
     "cut config": (lambda at: cut(at / "config.json", 30), "is not JSON"),
     "no config": (lambda at: (at / "config.json").unlink(), "no config.json"),
 }

@@ -2,12 +2,13 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
 from service.adapters.base import Base
@@ -165,3 +166,24 @@ def test_the_defaults_are_llava_s() -> None:
         (1e-3, 256, 0.03, 1),
         (2e-5, 128, 0.03, 1),
     ]
+
+
+def test_a_checkpoint_whose_head_is_its_embeddings_is_tuned_and_saved(
+    codes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "tied"
+    shutil.copytree(MODEL, source, copy_function=shutil.copyfile)
+    tensors = load_file(source / "model.safetensors")
+    save_file({name: tensor for name, tensor in tensors.items() if "lm_head" not in name}, source / "model.safetensors")
+    config = json.loads((source / "config.json").read_text()) | {"tie_word_embeddings": True}
+    config["text_config"]["tie_word_embeddings"] = True
+    (source / "config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", str(source), "--max-steps", "3", "--save-steps", "1"]
+    with interrupted_after(2):
+        run("tune", codes, tmp_path / "out", *options)
+    assert run("tune", codes, tmp_path / "out", *options, "--resume") == 0
+    model = LlavaForConditionalGeneration.from_pretrained(tmp_path / "out", local_files_only=True)
+    head, embeddings = model.lm_head.weight, model.get_input_embeddings().weight
+    assert head.data_ptr() == embeddings.data_ptr()
+    assert not torch.equal(embeddings.float(), next(t for n, t in tensors.items() if "embed_tokens" in n).float())

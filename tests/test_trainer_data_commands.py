@@ -139,7 +139,11 @@ def test_a_mix_follows_weights_and_seed(tmp_path: Path) -> None:
 
 
 def test_a_mix_that_cannot_be_names_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for options, name in ((["--rows", "90"], "--rows"), (["--weight", "2"], "--weight")):
+    for options, name in (
+        (["--rows", "90"], "--rows"),
+        (["--weight", "2"], "--weight"),
+        (["--weight", "nan"], "--weight"),
+    ):
         assert main(mix(tmp_path, *options)) == 2
         assert name in capsys.readouterr().err
 

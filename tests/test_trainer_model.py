@@ -2,9 +2,11 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
 
 from service.adapters.base import Base
 from tests.conftest import ROOT, png
@@ -57,6 +59,28 @@ def test_nf4_holds_the_language_model_in_four_bits_and_trains(rows: list[Row]) -
     assert len(packed) == 7 * 4
     assert all("language_model.layers" in name for name in packed)
     assert gradient(checkpoint, rows) > 0
+
+
+def test_nf4_is_packed_on_the_process_s_own_gpu_in_the_type_it_is_shared_out_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What transformers is asked for; the packing itself needs bitsandbytes and a GPU."""
+    asked: dict[str, Any] = {}
+
+    def ask(_path: Path, **options: Any) -> None:
+        asked.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(BitsAndBytesConfig, "post_init", lambda _: None)  # it looks for the package
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+    monkeypatch.setattr(LlavaForConditionalGeneration, "from_pretrained", ask)
+    with pytest.raises(KeyboardInterrupt):
+        Checkpoint.load(BF16, nf4=True)
+    assert asked["device_map"] == {"": "cuda:3"}
+    packing = asked["quantization_config"]
+    assert (packing.bnb_4bit_compute_dtype, packing.bnb_4bit_quant_storage) == (torch.bfloat16, torch.bfloat16)
 
 
 def test_nf4_of_int4_is_refused() -> None:

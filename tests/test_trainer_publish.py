@@ -12,7 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from service.adapters.base import Base
-from service.adapters.modules import CONFIG, TARGETS, WEIGHTS, language_model_linears
+from service.adapters.modules import CONFIG, TARGETS, WEIGHTS, check_tensors, language_model_linears
+from service.adapters.modules import UNSERVED as SILENT
 from service.adapters.proof import Proof
 from service.adapters.store import Store
 from service.errors import AdapterRefused
@@ -127,6 +128,33 @@ def test_a_pickle_of_tensors_becomes_safetensors(made: Callable[..., Path], tmp_
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_numbers_of_eight_bits_are_read_as_floats(
+    made: Callable[..., Path], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    adapter = made()
+    packed = {key: tensor.to(dtype) for key, tensor in load_file(adapter / WEIGHTS).items()}
+    save_file(packed, adapter / WEIGHTS)
+    with pytest.raises(AdapterRefused, match=r"float8.*save it as"):
+        check_tensors(adapter, LINEARS, 64)
+    convert(adapter, tmp_path / "out", LINEARS, 64)
+    found = load_file(tmp_path / "out" / WEIGHTS)
+    assert all(torch.equal(found[key].float(), packed[key].float()) for key in packed)
+
+
+def test_weights_that_are_whole_numbers_are_refused_by_name(made: Callable[..., Path], tmp_path: Path) -> None:
+    adapter = made()
+    save_file({key: tensor.to(torch.int8) for key, tensor in load_file(adapter / WEIGHTS).items()}, adapter / WEIGHTS)
+    with pytest.raises(AdapterRefused, match=r"torch\.int8: packed adapters"):
+        convert(adapter, tmp_path / "out", LINEARS, 64)
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_the_service_refuses_what_its_engine_would_pass_over(made: Callable[..., Path], name: str) -> None:
+    with pytest.raises(AdapterRefused, match=name):
+        check_tensors(with_config(made(), **{name: {"x": 1}}), LINEARS, 64)
+
+
 class Payload:
     """Unpickled by a careless loader, this makes a file."""
 
@@ -167,6 +195,7 @@ def test_a_projector_trained_beside_the_lora_is_refused_by_name(made: Callable[.
         ({"lora_bias": True}, "lora_bias: "),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save: "),
         ({"init_lora_weights": "pissa"}, "init_lora_weights: PiSSA"),
+        ({"arrow_config": {"top_k": 3}}, "arrow_config: the engine applies one adapter"),
         ({"peft_type": "IA3"}, "IA3"),
         ({"r": 128}, "rank 128 is over the 64"),
         ({"r": 0}, "r is 0"),

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -103,14 +104,26 @@ def test_a_cut_off_checkpoint_is_never_gone_on_from(codes: Path, undisturbed: Pa
     assert weights(tmp_path) == weights(undisturbed)
 
 
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(codes: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """Two gloo processes with half the batch each: the same curve, up to the order of additions."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    options = command(codes, tmp_path, "--batch-size", "4")[1:]
-    subprocess.run(
-        [*launch, *options], check=True, cwd=ROOT, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+def test_two_processes_learn_what_one_does_and_go_on_when_they_are_killed(
+    codes: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Two gloo processes with half the batch each: the same curve, up to the order of additions, killed or not."""
+    options = [*LAUNCH, *command(codes, tmp_path, "--batch-size", "4")[1:]]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(options, cwd=ROOT, start_new_session=True, env=environment) as launched:
+        while launched.poll() is None and len(list((tmp_path / "checkpoints").glob(f"checkpoint-*/{MARK}"))) == 0:
+            time.sleep(0.01)
+        time.sleep(1)
+        os.killpg(launched.pid, signal.SIGKILL)
+    # What is cut off is removed by one of both; another number of processes is refused.
+    (tmp_path / "checkpoints/checkpoint-9999").mkdir()
+    alone = subprocess.run(command(codes, tmp_path, "--batch-size", "4", "--resume"), cwd=ROOT, capture_output=True)
+    assert b"the number of processes was 2 and is 1 now" in alone.stderr
+    subprocess.run([*options, "--resume"], check=True, cwd=ROOT, capture_output=True, env=environment)
     assert losses(tmp_path) == pytest.approx(losses(undisturbed), rel=1e-3)
 
 

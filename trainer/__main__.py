@@ -64,6 +64,10 @@ _CONFIGURED: dict[str, type[BaseModel]] = {
 }
 
 
+# The options that are lists of numbers.
+_NUMBERS = ("--weight",)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 where the machine failed, 2 where the input did, 130 at Ctrl-C."""
     logging.basicConfig(level="INFO", format="%(message)s")
@@ -77,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(_faults(error, arguments)), file=sys.stderr)
         return 2
     except SettingsError as error:
-        print(_unparsed(error), file=sys.stderr)
+        print(_unparsed(error, arguments), file=sys.stderr)
         return 2
     except (TrainerError, ServiceError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
@@ -103,11 +107,12 @@ def _faults(error: ValidationError, arguments: Sequence[str]) -> Iterator[str]:
             yield f"--{' '.join([names[0].replace('_', '-'), *names[1:]])}: {words}"
 
 
-def _unparsed(error: SettingsError) -> str:
+def _unparsed(error: SettingsError, arguments: Sequence[str]) -> str:
     """What pydantic-settings says of a list or mapping that it could not make of an option's text."""
     found = re.search(r"error encountered for (?P<name>[\w.]+): (?P<why>.*)", str(error), re.DOTALL)
-    if not found:
-        return str(error)
+    if not found:  # said of a whole command where a list of numbers holds something else
+        named = ", ".join(option for option in _NUMBERS if any(word.startswith(option) for word in arguments))
+        return f"{named}: has to be numbers" if named else str(error)
     option = found["name"].rpartition(".")[2].strip("_").replace("_", "-")
     return f"--{option}: is neither JSON nor name=value pairs or values with commas between them ({found['why']})"
 

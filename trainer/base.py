@@ -19,7 +19,7 @@ from trainer.loop import fit, uses_bfloat16
 from trainer.model import Checkpoint
 from trainer.places import check_folder
 from trainer.run import begin, facts, owned
-from trainer.saving import FLOATS, copy_companions, new_directory, rename_tower
+from trainer.saving import FLOATS, bytes_of, copy_companions, new_directory, rename_tower
 from trainer.whole import WEIGHTS, unfreeze
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def train_base(options: StageOptions) -> Path | None:
             f"--model: {options.model} is {precision}, and packed weights cannot learn: name the checkpoint it was "
             "packed from, and pack what was trained with `trainer quantize`"
         )
-    check_folder("--output", options.output.parent)
+    check_folder("--output", options.output.parent, bytes_of(source))
     if options.feature_cache:
         check_folder("--feature-cache", options.feature_cache)
     with owned(Path("runs") / options.output.name, f"base {options.stage}") as run:

@@ -14,7 +14,7 @@ from trainer.config import MergeOptions
 from trainer.errors import OptionError
 from trainer.lens import Lens
 from trainer.places import check_folder
-from trainer.saving import FLOATS, copy_companions, new_directory, rename_tower
+from trainer.saving import FLOATS, bytes_of, copy_companions, new_directory, rename_tower
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def merge(options: MergeOptions) -> Path:
             f"--model: {options.model} is {precision}, and packed weights take no adapter: name the checkpoint it was"
             " packed from, and pack what was merged with `trainer quantize`"
         )
-    check_folder("--output", options.output.parent)
+    check_folder("--output", options.output.parent, bytes_of(source))
     lens = Lens.find(options.adapter, options.store)
     lens.judge(source)
     model = LlavaForConditionalGeneration.from_pretrained(source, dtype="auto", local_files_only=True)

@@ -36,8 +36,9 @@ from trainer.evaluation import Evaluation, Source
 from trainer.features import Features, prepared
 from trainer.model import Checkpoint
 from trainer.packing import pack, packing_config, unpack
+from trainer.places import check_folder
 from trainer.predict import predict
-from trainer.saving import FLOATS, INDEX, new_directory
+from trainer.saving import FLOATS, INDEX, bytes_of, new_directory
 from trainer.streamed import LAYERS, Streamed
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ def quantize(options: QuantizeOptions) -> Evaluation | None:
         raise OptionError(f"--output: {options.output} is there already: name a new directory")
     if (precision := Base.of_checkpoint(source).precision) not in FLOATS:
         raise OptionError(f"--model: {options.model} is {precision} already: name the checkpoint it was packed from")
+    check_folder("--output", options.output.parent, bytes_of(source) // 2)  # linears take 0.27, all else stays
     rows: list[Row] = []
     held_out: list[Row] = []
     if options.data:

@@ -155,8 +155,9 @@ def _compare(directory: Path, now: Mapping[str, Any]) -> None:
     parted = any(words.startswith(("--seed ", "--holdout ")) for words in other)
     for name, value in now["facts"].items():
         if name in facts and facts[name] != value and not (parted and name == "data"):
-            shown = f"was {facts[name]} and is {value} now" if name == "processes" else "names something else than then"
-            other.append(f"--{name} {shown}")
+            counted = name == "processes"  # which the launcher's own option says
+            said = f"was {facts[name]} and is {value} now" if counted else "names something else than then"
+            other.append(f"the number of processes {said}" if counted else f"--{name} {said}")
     if other:
         raise OptionError(
             f"--resume: {directory} was begun otherwise: {'; '.join(other)}. Give what it was begun with"

@@ -31,6 +31,11 @@ def new_directory(target: Path) -> Iterator[Path]:
         raise
 
 
+def bytes_of(source: Path) -> int:
+    """What the weights of a checkpoint take on disk."""
+    return sum(file.stat().st_size for file in source.glob("*.safetensors"))
+
+
 def copy_companions(source: Path, target: Path) -> None:
     """Copy what a checkpoint has beside its weights."""
     for file in (file for pattern in _COMPANIONS for file in source.glob(pattern) if file.name != INDEX):

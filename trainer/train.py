@@ -76,7 +76,8 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
     images = image_list(sides.digests[row.image] for row in rows if row.image)
     if parent:
         images = parent.images(images, held_out, sides.digests)
-    (output / IMAGES).write_text(images)
+    if PartialState().is_main_process:
+        (output / IMAGES).write_text(images)
     batch = partial(collate, features=features, pad_id=checkpoint.prompt.pad_token_id)
     weights = fit(model, trees, unseen, batch, options, output)
     if not PartialState().is_main_process:
