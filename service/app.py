@@ -30,7 +30,9 @@ from service.errors import ServiceError
 from service.gate import Gate
 from service.images import ImageLimits
 from service.images.fetch import Fetcher, FetchLimits
+from service.in_hand import InHand
 from service.lifetime import Life
+from service.memory import available
 from service.metrics import Metrics, exposed
 from service.middleware import BodyLimit, Head, RequestId, Trace
 from service.pictures import Pictures
@@ -80,7 +82,7 @@ def create_app(
     app.include_router(adapters.admin, dependencies=[Depends(require_admin)])
     app.include_router(ops.router)
     app.add_middleware(Gate, life=app.state.service.life)
-    app.add_middleware(BodyLimit, limit=settings.body_limit)
+    app.add_middleware(BodyLimit, limit=settings.body_limit, in_hand=app.state.service.vqa.in_hand)
     app.add_middleware(Head)
     app.add_middleware(Trace)
     if settings.cors_origins:
@@ -126,8 +128,13 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
     if settings.capture is not None:
         files = Files(settings.capture, settings.capture_days, settings.capture_bytes)
         capture = Capture(files, settings.capture_redact, workers, metrics)
-    use_case = VQA(base.id, engine, residency, prompt, pictures, admission, fetching, decoding, metrics, capture, life)
+    in_hand = InHand(settings.bytes_in_hand or max(available() // 8, settings.body_limit))
+    log.info("bodies and fetched images: at most %.1f GB at once", in_hand.total / 1e9)
+    use_case = VQA(
+        base.id, engine, residency, prompt, pictures, admission, fetching, in_hand, decoding, metrics, capture, life
+    )
     _show(metrics, admission, life)
+    metrics.bytes_in_hand.set_function(lambda: in_hand.total - in_hand.left)
     # Without keys, only who sits at this machine may change what is served.
     tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)))
     return Service(settings, base, engine, residency, releases, use_case, metrics, tenants, workers, life)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from service.errors import ServiceError
 from service.pictures import Look
@@ -26,17 +26,17 @@ class _Shared(Sight):
         self._made: tuple[Picture, ...] | None = None
         self._failed: ServiceError | None = None
 
-    async def fetch(self, question: Question, deadline: float) -> None:
+    async def fetch(self, question: Question, deadline: float, stack: AsyncExitStack) -> None:
         """See Sight."""
         async with self._once():
             if self._fetched is None:
-                await super().fetch(question, deadline)
+                await super().fetch(question, deadline, stack)
 
-    async def look(self) -> Look:
+    async def look(self, question: Question) -> Look:
         """See Sight."""
         async with self._once():
             if self._made is None:
-                self._made = await self._vqa.decoding.run(await super().look())
+                self._made = await self._vqa.decoding.run(await super().look(question))
         made = self._made
         return lambda: made
 

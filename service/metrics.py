@@ -48,6 +48,9 @@ class Metrics:
         self.queue_seconds = self._histogram("vqa_queue_seconds", "Waiting for an admission slot", adapter)
         self.image_seconds = self._histogram("vqa_image_seconds", "Image work by stage", ("stage",))
         self.tokens = Counter("vqa_tokens_total", "Tokens by kind", ("adapter", "kind"), registry=registry)
+        self.bytes_in_hand = Gauge(
+            "vqa_bytes_in_hand", "Bytes of request bodies and fetched images held", registry=registry
+        )
         self.in_flight = Gauge("vqa_in_flight", "Requests accepted and not yet answered", registry=registry)
         self.resident = Gauge(
             "vqa_adapter_resident",

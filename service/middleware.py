@@ -10,9 +10,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
 from service.errors import BodyTooLarge, BodyTypeRefused
+from service.in_hand import InHand
 from service.tracing import tracer
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+# Bytes of a body that are taken ahead of their coming: more than a connection reads at once.
+_STEP = 512 << 10
 # An image is sent as it is: to decompress it would let a few bytes become many.
 _ENCODINGS = ("", "identity")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -94,10 +97,14 @@ class Head:
 
 
 class BodyLimit:
-    """Raises BodyTooLarge once more than `limit` bytes are declared or have come, BodyTypeRefused where compressed."""
+    """What a body may be: at most `limit` bytes, not compressed, and within the bytes that may be in hand.
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app, self.limit = app, limit
+    Where it is more, what the app reads it with raises BodyTooLarge, BodyTypeRefused or Overloaded. Bytes are taken a
+    step before they are read, so that who is slow to send holds little, and given back when the request ends.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, in_hand: InHand) -> None:
+        self.app, self.limit, self.in_hand = app, limit, in_hand
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -106,20 +113,34 @@ class BodyLimit:
             return
         headers = Headers(scope=scope)
         encoding, length = headers.get("content-encoding", "").strip().lower(), headers.get("content-length", "")
-        declared, seen = int(length) if length.isdecimal() else 0, 0
+        declared, seen, held = int(length) if length.isdecimal() else 0, 0, 0
+        comes = declared > 0 or "transfer-encoding" in headers
+
+        async def hold(count: int) -> None:
+            nonlocal held
+            if count > held:
+                await self.in_hand.take(count - held)
+                held = count
 
         async def receive_capped() -> Message:
-            nonlocal seen
+            nonlocal seen, comes
             if encoding not in _ENCODINGS:
                 raise BodyTypeRefused(f"the body's content-encoding is {encoding[:40]!r}: send it as it is")
             # Before it is waited for: a client that expects 100-continue then sends none of it.
+            if declared <= self.limit and comes:
+                await hold(min(seen + _STEP, declared or self.limit))
             message: Message = await receive() if declared <= self.limit else {}
             seen += len(message.get("body", b""))
+            comes = comes and bool(message.get("more_body"))
             if max(seen, declared) > self.limit:
                 raise BodyTooLarge(f"the body is over {self.limit:,} bytes: send a smaller image")
+            await hold(seen)
             return message
 
-        await self.app(scope, receive_capped, send)
+        try:
+            await self.app(scope, receive_capped, send)
+        finally:
+            self.in_hand.give(held)
 
 
 def _note_response(span: Span, method: str, scope: Scope, status: int) -> None:

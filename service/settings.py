@@ -90,6 +90,11 @@ class Settings(BaseSettings):
         800, gt=0, description="connections open at once; what comes over others gets 503, save for probes"
     )
     body_limit: int = Field(20_000_000, gt=0, description="largest request body, and largest fetched image, in bytes")
+    bytes_in_hand: int = Field(
+        0,
+        ge=0,
+        description="bytes of bodies and fetched images held at once; others wait, then get 503 [1/8 of memory]",
+    )
     image_pixels: int = Field(50_000_000, gt=0, description="largest image, in pixels, judged before decoding")
     image_memory: int = Field(
         512_000_000,
@@ -190,6 +195,13 @@ class Settings(BaseSettings):
         if keys is None and not info.data.get("anonymous") and not loopback(host):
             raise ValueError(f"others can reach {host}: name a file of keys, or say --anonymous true to serve them all")
         return keys
+
+    @field_validator("bytes_in_hand")
+    @classmethod
+    def _room_for_one_body(cls, count: int, info: ValidationInfo) -> int:
+        if 0 < count < (limit := info.data.get("body_limit", 0)):
+            raise ValueError(f"less than one body may have, which is {limit:,} (--body-limit)")
+        return count
 
 
 def loopback(host: str) -> bool:

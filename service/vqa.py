@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,6 +15,7 @@ from service.admission import Admission
 from service.capture import Capture
 from service.engine import Engine
 from service.errors import AdapterNotFound, AdapterUnknown, Cancelled, DeadlineExceeded, EngineUnavailable, ServiceError
+from service.in_hand import InHand
 from service.lifetime import Life
 from service.metrics import Metrics
 from service.pictures import Look, Pictures
@@ -40,6 +41,7 @@ class VQA:
     pictures: Pictures
     admission: Admission
     fetching: Admission
+    in_hand: InHand
     decoding: Workers
     metrics: Metrics
     capture: Capture | None = None
@@ -142,9 +144,7 @@ class VQA:
         async with self._lease(question) as progress.adapter, self._slot(progress, sight, deadline):
             await self.engine.check()
             slot_s = progress.elapsed()
-            if not _links(question):
-                await sight.fetch(question, deadline)
-            look = await sight.look()
+            look = await sight.look(question)
             query = progress.query = await self.decoding.run(self._query, question, look, progress.adapter)
             progress.image_s += progress.elapsed() - slot_s
             answering = self._answering(query, progress)
@@ -181,12 +181,12 @@ class VQA:
         async def fetch() -> None:
             await self.engine.check()
             arrived_s = progress.elapsed()
-            await sight.fetch(question, deadline)
+            await sight.fetch(question, deadline, stack)
             progress.image_s = progress.elapsed() - arrived_s
 
         name, first = adapter.name if adapter else "", fetch if _links(question) else None
         slot = self.admission.slot(question.tenant, name, question.priority, deadline, question.patient, first)
-        async with slot as settle:
+        async with AsyncExitStack() as stack, slot as settle:
             progress.queue_s = progress.elapsed() - progress.image_s
             try:
                 yield
@@ -228,22 +228,26 @@ class Sight:
         self._vqa = vqa
         self._fetched: Look | None = None
 
-    async def fetch(self, question: Question, deadline: float) -> None:
-        """Have the images here; those at URLs wait for one of the places there are for fetching.
+    async def fetch(self, question: Question, deadline: float, stack: AsyncExitStack) -> None:
+        """Have the images at URLs here, in one of the places there are for that; `stack` ends when the question does.
 
         Raises:
-            ServiceError: what `Pictures.fetch` and `Admission.slot` raise.
+            ServiceError: what `Pictures.fetch`, `Admission.slot` and `InHand.take` raise.
         """
-        if not _links(question):
-            self._fetched = await self._vqa.pictures.fetch(question.images)
-            return
+        most = self._vqa.pictures.fetcher.most * sum(isinstance(image, Link) for image in question.images)
+        await stack.enter_async_context(self._vqa.in_hand.held(most))
         tenant, priority = question.tenant, question.priority
         async with self._vqa.fetching.slot(tenant, "", priority, deadline, patient=True):
             self._fetched = await self._vqa.pictures.fetch(question.images)
 
-    async def look(self) -> Look:
-        """What makes the pictures; it blocks."""
-        assert self._fetched is not None  # it was fetched before
+    async def look(self, question: Question) -> Look:
+        """What makes the pictures of the images that came with the question, or were fetched; it blocks.
+
+        Raises:
+            ServiceError: what `Pictures.fetch` raises.
+        """
+        if self._fetched is None:
+            self._fetched = await self._vqa.pictures.fetch(question.images)
         return self._fetched
 
 

@@ -71,6 +71,11 @@ class Fetcher:
         contact = f" (+{limits.contact})" if limits.contact else ""
         self._headers = {**_HEADERS, "user-agent": f"manylens/{version('manylens')}{contact}"}
 
+    @property
+    def most(self) -> int:
+        """Bytes that one image may have."""
+        return self._limits.size
+
     async def fetch(self, url: str) -> bytes:
         """The bytes behind `url`.
 
