@@ -8,7 +8,7 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(FIND_LINK
 # The engine's build: `cpu` here, `gpu` with `make serve ENGINE=gpu` on a machine that has one.
 ENGINE ?= cpu
 
-.PHONY: help serve test check format adapters accuracy model bench-train bench-gateway bench-fairness bench-swaps parity test-slow test-restart test-fuzz test-clients clean
+.PHONY: help serve test check format adapters accuracy model bench-train bench-gateway bench-fairness bench-swaps parity test-slow test-restart test-fuzz test-clients test-k8s test-image clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -100,6 +100,12 @@ build/clients/done: pyproject.toml tests/clients/package.json | $(VENV)/.all-$(E
 
 test-clients: build/clients/done ## openai, LiteLLM, LangChain, llama-index, instructor, pydantic-ai and others ask the real engine (needs npm)
 	$(BIN)/python -m pytest -m slow tests/test_clients.py $(ARGS)
+
+test-k8s: $(VENV)/.all-$(ENGINE) ## every overlay against Kubernetes 1.30 to 1.37 and CRDS=a folder of CustomResourceDefinitions; needs kubectl
+	MANYLENS_CRDS=$(CRDS) $(BIN)/python -m pytest -m slow tests/test_k8s.py $(ARGS)
+
+test-image: $(VENV)/.all-$(ENGINE) ## build the container image and ask it, as strictly confined as in Kubernetes; needs buildah and podman
+	$(BIN)/python -m pytest -m slow -s tests/test_image.py $(ARGS)
 
 clean: ## remove what was set up and built
 	rm -rf $(VENV) build

@@ -1,0 +1,1 @@
+"""Kubernetes manifests in kustomize form, and their check."""

@@ -1,0 +1,113 @@
+"""The manifests' check passes on what is there and fails on each thing that must not be: `make test-k8s`.
+
+Needs kubectl (MANYLENS_KUBECTL names another one) and a folder of CustomResourceDefinitions in MANYLENS_CRDS.
+"""
+
+import copy
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.k8s import check
+
+KUBECTL = os.environ.get("MANYLENS_KUBECTL", "kubectl")
+CRDS = os.environ.get("MANYLENS_CRDS", "")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which(KUBECTL) or not CRDS, reason="needs kubectl, and MANYLENS_CRDS"),
+]
+Objects = list[check.Object]
+
+
+@pytest.fixture(scope="module", params=sorted(path.name for path in check.OVERLAYS.iterdir() if path.is_dir()))
+def overlay(request: pytest.FixtureRequest) -> Objects:
+    return check.build(check.OVERLAYS / request.param, KUBECTL)
+
+
+@pytest.fixture(scope="module")
+def scaled() -> Objects:
+    return check.build(check.OVERLAYS / "scaled", KUBECTL)
+
+
+def faults(objects: Objects) -> list[str]:
+    return check.faults(objects, check.load_crds(Path(CRDS)), check.known_routes(), check.known_series())
+
+
+def test_every_overlay_is_as_kubernetes_and_the_service_take_it(overlay: Objects) -> None:
+    assert faults(overlay) == []
+
+
+def _of(objects: Objects, kind: str) -> Any:
+    return next(each for each in objects if each["kind"] == kind)
+
+
+def _container(objects: Objects) -> Any:
+    return _of(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+
+
+MUTATIONS: dict[str, tuple[Callable[[Objects], Any], str]] = {
+    "a probe's path": (
+        lambda all_: _container(all_)["readinessProbe"]["httpGet"].update(path="/ready"),
+        "asks /ready, which",
+    ),
+    "a probe's port": (lambda all_: _container(all_)["livenessProbe"]["httpGet"].update(port="web"), "asks port web"),
+    "a label": (
+        lambda all_: _of(all_, "Deployment")["spec"]["template"]["metadata"]["labels"].update(
+            {"app.kubernetes.io/name": "other"}
+        ),
+        "no pod has the labels",
+    ),
+    "a series": (
+        lambda all_: _of(all_, "ScaledObject")["spec"]["triggers"][0]["metadata"].update(query="sum(vqa_waiting)"),
+        "vqa_waiting is no series",
+    ),
+    "an unknown field": (lambda all_: _of(all_, "Service")["spec"].update(portz=[]), "portz"),
+    "an unknown field of a custom object": (
+        lambda all_: _of(all_, "ScaledObject")["spec"].update(minReplicas=1),
+        "minReplicas",
+    ),
+    "a number for a text": (
+        lambda all_: _of(all_, "ScaledObject")["spec"]["triggers"][0]["metadata"].update(threshold=45),
+        "45 is not of type 'string'",
+    ),
+    "an option": (lambda all_: _of(all_, "ConfigMap")["data"].update(VQA_MODELL="x"), "VQA_MODELL is no option"),
+    "a ConfigMap's name": (
+        lambda all_: _container(all_)["envFrom"][0]["configMapRef"].update(name="other"),
+        "there is no ConfigMap other",
+    ),
+    "a volume": (
+        lambda all_: _container(all_)["volumeMounts"][0].update(name="disk"),
+        "mounts the volume disk",
+    ),
+    "a root file system that can be written": (
+        lambda all_: _container(all_)["securityContext"].pop("readOnlyRootFilesystem"),
+        "root file system",
+    ),
+    "what is scaled": (
+        lambda all_: _of(all_, "ScaledObject")["spec"]["scaleTargetRef"].update(name="other"),
+        "there is no other to scale",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MUTATIONS)
+def test_the_check_fails_on(what: str, scaled: Objects) -> None:
+    changed, (mutate, expected) = copy.deepcopy(scaled), MUTATIONS[what]
+    mutate(changed)
+    assert any(expected in fault for fault in faults(changed)), faults(changed)
+
+
+def test_without_definitions_the_check_fails(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        check.main(["--crds", str(tmp_path), "--kubectl", KUBECTL])
+
+
+def test_an_overlay_that_kustomize_refuses_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/kustomization.yaml").write_text("resources: [gone.yaml]")
+    assert check.main(["--crds", CRDS, "--kubectl", KUBECTL, "--overlays", str(tmp_path)]) == 1
+    assert "gone.yaml" in capsys.readouterr().out
