@@ -49,6 +49,8 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-venv \
     && python3 -m venv /opt/uv \
     && /opt/uv/bin/pip install --no-cache-dir uv
+# So that this stage is made again whenever `deps` is: buildah 1.28 mounts nothing of a stage that is wholly from its cache.
+COPY pyproject.toml /opt/uv/
 
 # What pyproject.toml names, compiled. Only a change of pyproject.toml makes this again.
 FROM system AS deps
@@ -88,11 +90,11 @@ RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
 FROM system AS app
 ENV UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=UNCHECKED_HASH UV_LINK_MODE=copy UV_CACHE_DIR=/root/.cache/uv
 WORKDIR /build
+COPY --from=uv /opt/uv /opt/uv
 COPY pyproject.toml README.md LICENSE ./
 COPY service service
 COPY trainer trainer
-RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
-    --mount=type=cache,target=/root/.cache/uv \
+RUN --mount=type=cache,target=/root/.cache/uv \
     /opt/uv/bin/uv pip install --python /usr/bin/python3 --no-deps --target /opt/app .
 
 FROM deps AS serve-base

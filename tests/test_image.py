@@ -136,6 +136,6 @@ def test_the_gpu_image_compiles_what_triton_asks_for() -> None:
     """Its system alone: the packages of the GPU build take more disk than a test may."""
     build("system", "--build-arg", "ENGINE=gpu")
     source = "#include <Python.h>\\nint one(void) { return Py_IsInitialized() + 1; }"
-    script = f"printf '{source}' >/tmp/a.c && gcc -shared -fPIC $(echo -I/usr/include/python3.*) -o /tmp/a.so /tmp/a.c"
+    script = f"printf '{source}' >/tmp/a.c && gcc -shared -fPIC -I$(echo /usr/include/python3.*) -o /tmp/a.so /tmp/a.c"
     done = inside("sh", "-c", script, image="system")
     assert done.returncode == 0, done.stderr
