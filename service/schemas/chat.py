@@ -53,6 +53,7 @@ class ImagePart(Incoming):
 
 
 _Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+_Parts = Annotated[list[_Part], Field(max_length=64)]
 
 
 def _parts(sent: Any) -> Any:
@@ -66,11 +67,8 @@ class Message(Incoming):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
-        list[_Part],
-        Field(max_length=64),
-        BeforeValidator(
-            _parts, json_schema_input_type=list[_Part] | Annotated[str, Field(max_length=TEXT_LIMIT)] | None
-        ),
+        _Parts,
+        BeforeValidator(_parts, json_schema_input_type=_Parts | Annotated[str, Field(max_length=TEXT_LIMIT)] | None),
     ] = Field(default_factory=list)
 
     @model_validator(mode="before")
