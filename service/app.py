@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
@@ -49,6 +50,8 @@ log = logging.getLogger(__name__)
 
 # They wait for a disk or a bucket more than they compute.
 _STORE_THREADS = 8
+# Between two lines that say that something is still going on.
+_PROGRESS_S = 5.0
 
 
 def create_app(
@@ -177,20 +180,43 @@ async def _warm(service: Service, give_up: Callable[[], None]) -> None:
 
     No engine to begin with, no service.
     """
-    log.info("loading %s (%s)", service.base.id, service.base.precision)
     try:
-        await service.engine.start()
-        await _warm_up(service)
-        await service.residency.reconcile()
+        async with _phase(f"starting the engine with {service.base.id} ({service.base.precision})"):
+            await service.engine.start()
+        async with _phase("asking a first question"):
+            await _warm_up(service)
+        async with _phase("proving adapters"):
+            await service.residency.reconcile()
         service.warm.set()
         served = ", ".join(service.residency.served.names()) or "none"
         log.info("ready: base %s in %s, adapters: %s", service.base.id, service.base.precision, served)
         async with asyncio.TaskGroup() as group:
             group.create_task(watch(service.residency, service.settings.adapters_poll_s))
             group.create_task(service.engine.supervise(partial(_forget, service), partial(_renew, service)))
-    except Exception:
-        log.exception("the service cannot go on")
+    except Exception as error:
+        log.error("the service cannot go on: %s", error or repr(error))
+        log.debug("in full:", exc_info=True)
         give_up()
+
+
+@asynccontextmanager
+async def _phase(what: str) -> AsyncGenerator[None, None]:
+    """Say what begins, every few seconds that it goes on, and how long it took."""
+    began = time.monotonic()
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(_PROGRESS_S)
+            log.info("%s: %.0f s so far", what, time.monotonic() - began)
+
+    log.info("%s", what)
+    telling = asyncio.create_task(tell())
+    try:
+        yield
+        log.info("%s: done in %.1f s", what, time.monotonic() - began)
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
 
 
 async def _warm_up(service: Service) -> None:

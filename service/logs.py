@@ -12,6 +12,15 @@ from service.tracing import trace_id
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s%(about)s"
+# vLLM's errors come to us as exceptions, which we word.
+_OTHERS = {
+    "vllm": logging.CRITICAL,
+    "py.warnings": logging.CRITICAL,
+    "torch": logging.ERROR,
+    "transformers": logging.ERROR,
+    "httpx": logging.WARNING,
+    "uvicorn": logging.WARNING,
+}
 _JSON = "%(levelname)s %(name)s %(message)s"
 
 
@@ -26,6 +35,9 @@ def configure(level: str, form: Literal["text", "json"]) -> None:
         handler.setFormatter(logging.Formatter(_TEXT))
         handler.addFilter(_tell_text)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # What other people's code says by the way is for who debugs.
+    for name, least in _OTHERS.items():
+        logging.getLogger(name).setLevel(logging.NOTSET if level == "debug" else least)
 
 
 def _tell_fields(record: logging.LogRecord) -> bool:

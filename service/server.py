@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -39,6 +40,14 @@ class Server(uvicorn.Server):
         self._leaving: asyncio.Task[None] | None = None
         self.failed = False
         app.state.give_up = self.give_up
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        for server in self.servers:
+            for listening in server.sockets:
+                host, port = listening.getsockname()[:2]
+                log.info("listening on http://%s:%d", host, port)
 
     def give_up(self) -> None:
         """Leave in order, but with nobody to wait for: the service could not start."""

@@ -125,7 +125,8 @@ class Supervised:
             self._metrics.engine_restarts.inc()
             fault = await _first(self._end(), renew())
         except Exception as error:  # engines fail to start in their own words
-            log.exception("the engine does not start")
+            log.error("the engine does not start: %s", error or repr(error))
+            log.debug("in full:", exc_info=True)
             return f"it does not start ({error!r})"
         if fault is None:
             self._lost_at = None

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from service.engine import environment, sampling
+from service import environment
+from service.engine import forking, sampling
 from service.engine.continuations import branches, totals
 from service.engine.grammars import CONFIG, Grammars
 from service.engine.sides import Sides
@@ -35,23 +36,44 @@ class VLLMEngine:
         self._checkpoint, self._settings = checkpoint, settings
         self._sizes = sizes or Sizes.of(checkpoint, settings)
         self._engine: Any = None
+        self._building: asyncio.Task[Any] | None = None
         self._ids, self._numbers = itertools.count(1), itertools.count(1)
         self._lora: dict[str, Any] = {}
         self._sides, self._grammars = Sides(), Grammars(checkpoint)
 
     async def start(self) -> None:
-        """See Engine. Importing and loading block for a minute or so, hence the thread."""
-        self._engine = await asyncio.to_thread(self._build)
+        """See Engine. Importing and loading block for half a minute or so, hence the thread."""
+        self._building = asyncio.create_task(asyncio.to_thread(self._build))
+        try:
+            self._engine = await asyncio.shield(self._building)
+        except Exception as error:
+            if (cause := forking.cause()) is None:
+                raise
+            raise EngineUnavailable(f"vLLM does not start: {cause}") from error
         _spare_the_collector()
         log.info("vLLM serves %s", self._checkpoint)
 
     async def stop(self) -> None:
         """See Engine."""
         engine, self._engine = self._engine, None
+        if engine is None and self._building is not None:
+            engine = await self._end_building(self._building)
+        self._building = None
         self._lora.clear()
         gc.unfreeze()
         if engine is not None:
             await asyncio.to_thread(engine.shutdown)
+
+    @staticmethod
+    async def _end_building(building: "asyncio.Task[Any]") -> Any:
+        """The engine that a start made, which is not wanted any more; None once its processes, half started, are dead.
+
+        The thread cannot be stopped: it ends when it finds them dead.
+        """
+        while not building.done():
+            await asyncio.to_thread(forking.kill_engines)
+            await asyncio.wait({building}, timeout=0.2)
+        return None if building.exception() else building.result()
 
     async def load(self, adapter: Adapter) -> None:
         """See Engine."""
@@ -177,7 +199,7 @@ class VLLMEngine:
 
     def _build(self) -> Any:
         settings = self._settings
-        environment.set_defaults(settings.log_level)
+        environment.set_defaults()
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -189,6 +211,7 @@ class VLLMEngine:
             "max_num_seqs": settings.max_num_seqs,
             "structured_outputs_config": CONFIG,
             "enable_log_requests": False,
+            "use_tqdm_on_load": False,
             **self._sizes.engine_arguments(),
         }
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | settings.engine_args))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.engine import environment
+from service import environment
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +15,7 @@ def _cpu_of_four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_on_a_cpu_nothing_is_compiled_no_core_is_pinned_and_one_is_left_to_the_gateway() -> None:
     found: dict[str, str] = {}
-    environment.set_defaults(environment=found)
+    environment.set_defaults(found)
     assert found["TORCHDYNAMO_DISABLE"] == "1"
     assert found["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
     assert found["OMP_NUM_THREADS"] == "3"
@@ -24,14 +24,14 @@ def test_on_a_cpu_nothing_is_compiled_no_core_is_pinned_and_one_is_left_to_the_g
 def test_what_the_user_set_stays() -> None:
     mine = {"OMP_NUM_THREADS": "7", "VLLM_CPU_OMP_THREADS_BIND": "0-3", "TORCHDYNAMO_DISABLE": "0", "VLLM_PLUGINS": ""}
     found = dict(mine)
-    environment.set_defaults(environment=found)
+    environment.set_defaults(found)
     assert found.items() >= mine.items()
 
 
 def test_on_a_gpu_torch_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "on_cpu", lambda: False)
     found: dict[str, str] = {}
-    environment.set_defaults(environment=found)
+    environment.set_defaults(found)
     assert not found.keys() & {"TORCHDYNAMO_DISABLE", "VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS"}
 
 

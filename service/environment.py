@@ -4,14 +4,19 @@ Imports nothing heavy: it runs before torch is loaded, and libgomp reads OMP_NUM
 """
 
 import os
+import signal
+import sys
 from collections.abc import MutableMapping
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 _EVERYWHERE = {
     "VLLM_NO_USAGE_STATS": "1",
     # Of the plugins that an environment may hold, ours alone is loaded.
     "VLLM_PLUGINS": "manylens",
+    # Of processes that vLLM starts in its own way; those that are forked log as we do.
+    "VLLM_LOGGING_LEVEL": "ERROR",
 }
 _ON_CPU = {
     # W4A8 would round activations to 8 bits: not what W4A16 promises.
@@ -25,9 +30,37 @@ _ON_CPU = {
 }
 
 
-def set_defaults(log_level: str = "info", environment: MutableMapping[str, str] = os.environ) -> None:
+def prepare() -> None:
+    """Make this process one that may import torch: variables set, and started anew where a library must come first."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))  # nothing has begun that would have to end in order
+    set_defaults()
+    if (libraries := _preloaded()) != os.environ.get("LD_PRELOAD", ""):
+        os.environ["LD_PRELOAD"] = libraries
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _preloaded() -> str:
+    """LD_PRELOAD as vLLM wants it on a CPU: torch's OpenMP and, where there is one, its tcmalloc."""
+    found = os.environ.get("LD_PRELOAD", "")
+    if not (on_cpu() and sys.platform == "linux"):
+        return found
+    for package, pattern, others in (
+        ("torch", "lib/libgomp*.so*", ("libomp", "libgomp", "libiomp")),
+        ("vllm", "libs/libtcmalloc*.so*", ("libtcmalloc",)),
+    ):
+        spec = find_spec(package)
+        if spec is None or spec.origin is None or any(other in found for other in others):
+            continue
+        here = Path(spec.origin).parent
+        there = sorted([*here.glob(pattern), *(here.parent / f"{package}.libs").glob(Path(pattern).name)])
+        found = ":".join(filter(None, (found, *map(str, there[:1]))))
+    return found
+
+
+def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
     """Set what is missing from `environment`; what is there stays."""
-    wanted = {**_EVERYWHERE, "VLLM_LOGGING_LEVEL": "INFO" if log_level == "debug" else "ERROR"}
+    wanted = dict(_EVERYWHERE)
     if on_cpu():
         # One core is left to the event loop and the decoding of images.
         wanted |= _ON_CPU | {"OMP_NUM_THREADS": str(max(1, cores() - 1))}

@@ -1,0 +1,84 @@
+"""The composition root: options -> checkpoint -> vLLM imported -> engine -> app -> server."""
+
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service import logs, tracing
+from service.auth import KeysFault
+from service.checkpoint import locate
+from service.engine import forking
+from service.engine.sizing import DoesNotFit, Sizes
+from service.settings import Settings
+
+# Between two lines that say that something is still going on.
+PROGRESS_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+def run(arguments: list[str], alone: bool = False) -> int:
+    """Serve until told to stop; returns the exit status: 2 where an option is wrong, else as `service.server.serve`.
+
+    `alone` says that this process does nothing else and has no threads yet, so that it may be forked.
+    """
+    try:
+        settings = CliApp.run(Settings, cli_args=arguments)
+        logs.configure(settings.log_level, settings.log_format)
+        return _serve(settings, alone)
+    except ValidationError as error:
+        for fault in error.errors():
+            option = "_".join(map(str, fault["loc"]))
+            print(f"option {option} (VQA_{option.upper()}): {fault['msg']}", file=sys.stderr)
+    except DoesNotFit as error:
+        print(f"option {error.option} (VQA_{error.option.upper()}): {error}", file=sys.stderr)
+    except KeysFault as error:
+        print(f"option keys (VQA_KEYS): {error}", file=sys.stderr)
+    except FileNotFoundError as error:
+        print(f"option model (VQA_MODEL): {error}", file=sys.stderr)
+    return 2
+
+
+def _serve(settings: Settings, alone: bool) -> int:
+    if alone and (downloads := not Path(settings.model).is_dir()):  # which starts threads: nothing is forked after it
+        _import_and_fork()
+    checkpoint = locate(settings.model)
+    sizes = Sizes.of(checkpoint, settings)
+    if alone and not downloads:
+        _import_and_fork()
+    from service.app import create_app
+    from service.engine.vllm import VLLMEngine
+    from service.server import serve
+
+    if settings.otlp is not None:
+        try:
+            tracing.export(str(settings.otlp))
+        except ImportError as error:
+            print(f"option otlp (VQA_OTLP): {error}: install manylens[tracing]", file=sys.stderr)
+            return 2
+    app = create_app(settings, checkpoint, VLLMEngine(checkpoint, settings, sizes), sizes=sizes)
+    return serve(app, settings, forking.abandon)
+
+
+def _import_and_fork() -> None:
+    """Have vLLM's processes forked from one that has imported all; a line every few seconds says that it goes on.
+
+    By a timer's signal: there must be no thread yet.
+    """
+    began = time.monotonic()
+    logging.captureWarnings(True)
+    log.info("importing torch and vLLM, once for all processes")
+    signal.signal(signal.SIGALRM, lambda *_: log.info("importing: %.0f s so far", time.monotonic() - began))
+    signal.setitimer(signal.ITIMER_REAL, PROGRESS_S, PROGRESS_S)
+    try:
+        forked = forking.begin()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    how = "its processes are forked from this one" if forked else "its processes import it again"
+    log.info("imported in %.1f s; %s", time.monotonic() - began, how)

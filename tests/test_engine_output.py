@@ -1,0 +1,55 @@
+"""What vLLM's processes write: records and prints cross one pipe, in our format, and the cause of a failure is kept."""
+
+import asyncio
+import logging
+import os
+import sys
+
+import pytest
+
+from service.engine.output import Output
+from tests.conftest import until
+
+CHILD = """
+import logging, sys
+from service import logs
+from service.engine.output import _Marked
+handler = logging.StreamHandler(); handler.setFormatter(_Marked())
+logging.basicConfig(handlers=[handler], level="INFO", force=True)
+print("[W] said by C++", flush=True)
+try:
+    try:
+        raise ValueError("no such device")
+    except ValueError as error:
+        raise RuntimeError("Engine core initialization failed") from error
+except RuntimeError:
+    logging.getLogger("vllm.v1").exception("WorkerProc failed to start.")
+logging.getLogger("service.engine.lora_on_cpu").warning("two\\nlines")
+"""
+
+
+async def test_records_keep_their_level_prints_are_for_who_debugs_and_the_cause_is_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    output = Output()
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", CHILD, stdout=output._writer, stderr=output._writer
+    )
+    assert await child.wait() == 0
+    output.follow()
+    await until(lambda: any(record.getMessage() == "two\nlines" for record in caplog.records))
+    told = {record.getMessage(): record for record in caplog.records}
+    assert told["[W] said by C++"].levelno == logging.DEBUG
+    assert told["WorkerProc failed to start."].levelno == logging.ERROR
+    assert told["two\nlines"].name == "service.engine.lora_on_cpu"
+    assert told["two\nlines"].levelno == logging.WARNING
+    assert output.cause() == "RuntimeError: Engine core initialization failed"
+    assert output.cause() is None
+
+
+def test_the_writer_s_end_is_closed_here_so_that_the_thread_ends_with_the_last_process() -> None:
+    output = Output()
+    output.follow()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(output._writer)
