@@ -316,7 +316,11 @@ def nested(levels: int) -> dict[str, Any]:
         ({"type": "string", "pattern": "^(?=a)b$"}, "look around"),
         ({"type": "string", "pattern": "^((a{1,99}){1,99}b)$"}, "maxLength"),
         ({"patternProperties": {"^(.{9999999999}){9}$": {}}}, "maxLength"),
-        ({"enum": [f"value {number}" for number in range(4000)]}, "32,768 bytes"),
+        ({"enum": [f"value {number}" for number in range(4000)]}, "16,384 bytes"),
+        ({"type": "string", "pattern": f"^[{'aé' * 2000}]{{2,99}}$"}, "maxLength"),
+        ({"properties": {f"p{number}": {} for number in range(600)}}, "512 schemas"),
+        ({"type": "array", "items": {"type": "string", "maxLength": 60_000}}, "counts come to over 50,000"),
+        ({"properties": {"a": {}}, "minProperties": 1}, "beside properties"),
         (nested(40), "levels"),
     ],
 )
@@ -342,6 +346,15 @@ async def test_properties_may_be_named_as_keywords_are(client: openai.AsyncOpenA
     wanted: Any = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
     said = await client.chat.completions.create(model=BASE, messages=[user(QUESTION)], response_format=wanted)
     assert json.loads(said.choices[0].message.content or "").keys() == set(names)
+
+
+@pytest.mark.parametrize("pattern", ["[" * 16_000, "{" + "1" * 16_000, "[" + "a" * 16_000 + "\\", "{1," * 5_000])
+def test_a_pattern_made_to_be_tried_over_and_over_is_counted_at_once(pattern: str) -> None:
+    started = time.process_time()
+    wanted = SchemaFormat.model_validate({"type": "json_schema", "json_schema": {"schema": {"pattern": pattern}}})
+    with contextlib.suppress(FormatRefused):
+        schema_of(wanted)
+    assert time.process_time() - started < 0.5  # trying every part again takes many seconds
 
 
 @given(st.text(alphabet="ab(){}[]\\|^$.*+?,0123456789", max_size=40))

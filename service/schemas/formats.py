@@ -10,8 +10,9 @@ from pydantic import AliasChoices, Field
 from service.errors import FormatRefused
 from service.schemas import Incoming
 
-# A schema of 32 KiB is compiled in 0.1 s, a pattern of 256 steps in 0.03 s; both grow with the square or worse.
-MOST_BYTES, MOST_LEVELS, MOST_STEPS = 32_768, 32, 256
+# What compiles in some 0.1 s of one core. Beyond, time grows with the square and worse: 2,000 optional properties, or
+# lengths that come to 400 million, took over 5 s, and the compiler cannot be stopped.
+MOST_BYTES, MOST_LEVELS, MOST_PARTS, MOST_STEPS, MOST_COUNTED = 16_384, 32, 512, 256, 50_000
 # Said in a schema, these would be passed over by the grammar's compiler, and the answer might not fit.
 _UNKNOWN = (
     "$dynamicRef",
@@ -24,11 +25,14 @@ _UNKNOWN = (
     "then",
     "unevaluatedItems",
 )
+_COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _ONE = ("items", "additionalItems", "additionalProperties", "propertyNames", "contains", "unevaluatedProperties")
 # One step of a regular expression, or a mark of repetition or grouping.
-_PIECE = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{(?P<least>\d*),?(?P<most>\d*)\}|.", re.DOTALL)
+# Nothing is tried twice, so that a hostile pattern takes no longer to count than another of its length.
+_PIECE = re.compile(r"\\.|\[(?:\\.|[^\]\\])*+(?:\]|\\?\Z)|\{(?P<least>\d*+)(?:,(?P<most>\d*+))?\}|.", re.DOTALL)
+_CLASS = 16  # characters of a class, as in [a-z0-9_], that cost a step
 _AROUND = re.compile(r"\(\?(?!:)|\\[1-9bB]")
 
 
@@ -78,9 +82,14 @@ def schema_of(wanted: TextFormat | ObjectFormat | SchemaFormat | None) -> str | 
     text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
     if len(text.encode(errors="replace")) > MOST_BYTES:
         raise _refused(f"the schema has over {MOST_BYTES:,} bytes")
-    steps = 0
-    for part in _parts(schema):
+    steps, counted = 0, 0.0
+    for number, part in enumerate(_parts(schema)):
         _check_keywords(part)
+        counted += sum(_number(part.get(name)) for name in _COUNTS)
+        if number >= MOST_PARTS or counted > MOST_COUNTED:
+            raise _refused(
+                f"it has over {MOST_PARTS} schemas within it, or its lengths and counts come to over {MOST_COUNTED:,}"
+            )
         patterns = [part.get("pattern"), *(part.get("patternProperties") or ())]
         steps += sum(_steps(pattern) for pattern in patterns if isinstance(pattern, str))
         if steps > MOST_STEPS:
@@ -112,6 +121,8 @@ def _parts(schema: Any) -> Iterator[dict[str, Any]]:
 def _check_keywords(part: dict[str, Any]) -> None:
     if unknown := [name for name in _UNKNOWN if name in part]:
         raise _refused(f"the keyword {unknown[0]} is not known here")
+    if "properties" in part and ("minProperties" in part or "maxProperties" in part):
+        raise _refused("the keywords minProperties and maxProperties are not known beside properties")
     reference = part.get("$ref")
     if reference is not None and not (isinstance(reference, str) and reference.startswith("#")):
         raise _refused("a $ref must lead to another place of the same schema, as in #/$defs/Name")
@@ -133,13 +144,17 @@ def _steps(pattern: str) -> int:
             open_groups[-1] += last * (times - 1)
             last *= times
         else:
-            last = 1
-            open_groups[-1] += 1
+            last = 1 + len(piece[0]) // _CLASS
+            open_groups[-1] += last
     return sum(open_groups)
 
 
-def _count(digits: str) -> int:
-    return int(digits[:7] or 0)
+def _number(value: Any) -> float:
+    return abs(value) if isinstance(value, int | float) else 0
+
+
+def _count(digits: str | None) -> int:
+    return int((digits or "0")[:7])
 
 
 def _refused(why: str) -> FormatRefused:
