@@ -8,7 +8,7 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(FIND_LINK
 # The engine's build: `cpu` here, `gpu` with `make serve ENGINE=gpu` on a machine that has one.
 ENGINE ?= cpu
 
-.PHONY: help serve test check format adapters accuracy model bench-train bench-gateway bench-fairness bench-swaps parity test-slow test-restart test-fuzz test-clients test-k8s test-image clean
+.PHONY: help serve test check format adapters accuracy model bench-train bench-gateway bench-fairness bench-swaps parity test-slow test-restart test-fuzz test-clients test-k8s test-image bench-7b test-gpu-recipe test-size clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -75,6 +75,9 @@ bench-gateway: $(VENV)/.all-$(ENGINE) ## the gateway's own time for a request, o
 bench-fairness: $(VENV)/.all-$(ENGINE) ## what one adapter at ten times its share costs the others, over HTTP
 	$(BIN)/python -m loadtest.fairness $(ARGS)
 
+bench-7b: $(VENV)/.all-$(ENGINE) ## a 7B of random weights in INT4 with two adapters, published, served and asked: memory and seconds
+	$(BIN)/python -m loadtest.size $(ARGS)
+
 parity: build/data/shapes/done ## 12-megapixel JPEGs decoded at a part of their size and in full: are the answers the same?
 	$(BIN)/python -m loadtest.parity $(ARGS)
 
@@ -109,6 +112,12 @@ test-k8s: $(VENV)/.all-$(ENGINE) ## every overlay against Kubernetes 1.30 to 1.3
 
 test-image: $(VENV)/.all-$(ENGINE) ## build the container image and ask it, as strictly confined as in Kubernetes; needs buildah and podman
 	$(BIN)/python -m pytest -m slow -s tests/test_image.py $(ARGS)
+
+test-gpu-recipe: $(VENV)/.all-$(ENGINE) ## loadtest/gpu, which needs a GPU to say anything, tried at a small shape
+	$(BIN)/python -m pytest -m slow tests/test_loadtest_gpu.py $(ARGS)
+
+test-size: $(VENV)/.all-$(ENGINE) ## two layers of the 7B's width served with two adapters: answers as transformers gives them
+	$(BIN)/python -m pytest -m slow tests/test_size_on_vllm.py $(ARGS)
 
 clean: ## remove what was set up and built
 	rm -rf $(VENV) build

@@ -59,7 +59,7 @@ def adopt(options: PublishOptions, command: Sequence[str]) -> Adapter:
         weights = Path(directory) / "adapter"
         converted = convert(options.adapter, weights, language_model_linears(base_path), options.max_rank)
         log.info("made for %s by PEFT %s; published for %s", converted.base, converted.peft, options.model)
-        rows = read_rows(options.data, options.images or "")[: options.limit] if options.data else _stock(directory)
+        rows = (read_rows(options.data, options.images or "") if options.data else _stock(directory))[: options.limit]
         checkpoint = Checkpoint.load(base_path)
         lens = Lens(options.name, weights, weights)
         trial = compare(lens, checkpoint, rows, Features.of(checkpoint, rows), options.gate, options.max_tokens)
