@@ -46,7 +46,7 @@ def test_the_measure_is_chosen_by_the_answers_or_named(answers: Sequence[str], a
 def test_a_lower_loss_and_a_higher_metric_are_better() -> None:
     rows = [row("one red disc"), row("two", 1)]
     gate = weigh("f1", rows, (["a disc", "two"], ["one red disc", "three"]), (0.0, 0.0))
-    assert gate == Gate(metric="f1", base=pytest.approx((0.5 + 1) / 2), adapter=0.5)
+    assert gate == Gate(metric="f1", base=(0.5 + 1) / 2, adapter=0.5)
     with pytest.raises(NoGain, match=r"f1 0\.5, its base 0\.75.*it lies there; --gate"):
         check_gain(gate, 2, "it lies there")
     check_gain(weigh(LOSS, rows, ([], []), (2.0, 1.0)), 2, "")
@@ -64,7 +64,7 @@ def test_f1_is_the_overlap_of_words() -> None:
 def test_probes_of_free_text_are_where_the_answers_beginnings_differ() -> None:
     rows = [row(WORDS, number) for number in range(3)]
     base = [Prediction("x and more", "x", 1.0)] * 3
-    said = [Prediction("x but other", "x", 9.0), Prediction("y and", "y", 1.0), Prediction("\ufffd", "\ufffd", 8.0)]
+    said = [Prediction("x but other", "x", 9.0), Prediction("y and", "y", 1.0), Prediction("z\u00e9", "z\ufffd", 8.0)]
     (probe,) = choose_probes(rows, base, said, Preparation.of_checkpoint(MODEL))
     assert (probe.question, probe.base_answer, probe.adapter_answer) == ("q1", "x", "y")
 
@@ -90,7 +90,7 @@ def test_free_text_is_trained_scored_and_published(
     paths = ["--data", str(free_text / "train.jsonl"), "--images", str(free_text), "--model", str(MODEL)]
     paths += ["--store", str(tmp_path / "store")]
     run = ["--output", str(tmp_path / "run"), "--feature-cache", str(free_text / "features")]
-    steps = ["--epochs", "5", "--learning-rate", "3e-3", "--batch-size", "8", "--holdout", "0.2"]
+    steps = ["--epochs", "8", "--learning-rate", "3e-3", "--batch-size", "8", "--holdout", "0.2"]
     with caplog.at_level("INFO"):
         assert main(["train", "--name", "describe", *paths, *run, *steps]) == 0
     assert "loss decides" in caplog.text
@@ -103,5 +103,5 @@ def test_free_text_is_trained_scored_and_published(
     prompt = Prompt(MODEL)
     assert all(len(prompt.encode_answer("?", each.adapter_answer)) <= PROBE_TOKENS + 1 for each in manifest.probes)
     # Answers of more tokens than a probe's can be right now, in `publish` too.
-    learnt = tmp_path / "run/learnt"
-    assert main(["publish", "--name", "again", "--adapter", str(learnt), *paths, "--gate", "f1", "--limit", "4"]) == 0
+    run_ = str(tmp_path / "run")
+    assert main(["publish", "--name", "again", "--adapter", run_, *paths, "--gate", "f1", "--limit", "4"]) == 0

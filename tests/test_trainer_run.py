@@ -16,7 +16,7 @@ from tests.test_trainer_cli import run
 from trainer.checkpoints import MARK, Checkpoints, complete, last_complete
 from trainer.config import TrainOptions
 from trainer.errors import OptionError
-from trainer.loop import TreeTrainer, one_device
+from trainer.loop import TreeTrainer, _arguments, one_device
 from trainer.run import FREE, LEARNT, begin, cut_log, owned
 
 QUICK = ["--max-steps", "4", "--save-steps", "2", "--batch-size", "8", "--holdout", "0.2", "--precision", "float32"]
@@ -199,3 +199,12 @@ def test_one_process_uses_one_gpu_and_says_so(caplog: pytest.LogCaptureFixture) 
         one_device(arguments)
     assert arguments._n_gpu == 1
     assert "one of 8 GPUs" in caplog.text
+
+
+def test_the_loop_s_options_reach_transformers(tmp_path: Path) -> None:
+    chosen = options(schedule="linear", weight_decay=0.1, clip=0.5, max_steps=7, warmup=0.1, seed=3)
+    arguments = _arguments(chosen, tmp_path)
+    assert arguments.lr_scheduler_type == "linear"
+    assert (arguments.weight_decay, arguments.max_grad_norm, arguments.max_steps) == (0.1, 0.5, 7)
+    assert (arguments.seed, arguments.save_total_limit) == (3, None)
+    assert _arguments(options(schedule="constant"), tmp_path).lr_scheduler_type == "constant_with_warmup"

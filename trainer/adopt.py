@@ -24,6 +24,7 @@ from trainer.model import Checkpoint
 from trainer.places import check_file, check_folder
 from trainer.publish import choose_probes, now, publish, trainer_version
 from trainer.report import write_report
+from trainer.run import is_run, learnt
 from trainer.trial import Trial, compare
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ def adopt(options: PublishOptions, command: Sequence[str]) -> Adapter:
     base_path = locate(options.model)
     with TemporaryDirectory() as directory:
         weights = Path(directory) / "adapter"
-        converted = convert(options.adapter, weights, language_model_linears(base_path), options.max_rank)
+        source = learnt(options.adapter) if is_run(options.adapter) else options.adapter
+        converted = convert(source, weights, language_model_linears(base_path), options.max_rank)
         log.info("made for %s by PEFT %s; published for %s", converted.base, converted.peft, options.model)
         rows = (read_rows(options.data, options.images or "") if options.data else _stock(directory))[: options.limit]
         checkpoint = Checkpoint.load(base_path)

@@ -1,6 +1,7 @@
 """Every row asked of a running service over HTTP: what is scored is what is served, routing and precision included."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ from trainer.evaluation import Evaluation, Source
 
 # Of a service nothing is known of its tokens: answers longer than this want --max-tokens.
 SERVICE_TOKENS = 64
+# Characters that a token stands for at least in most languages' texts.
+_CHARACTERS = 2
+
+log = logging.getLogger(__name__)
 
 
 async def ask_service(url: str, options: EvaluateOptions, rows: Sequence[Row]) -> list[Evaluation]:
@@ -23,6 +28,12 @@ async def ask_service(url: str, options: EvaluateOptions, rows: Sequence[Row]) -
     Raises:
         OptionError: it cannot be reached, is not ready, does not serve an adapter, or refuses a row.
     """
+    longest = max(len(row.answer) for row in rows)
+    if options.max_tokens is None and longest > _CHARACTERS * SERVICE_TOKENS:
+        log.warning(
+            "right answers have up to %d characters and %d tokens may not hold them: --max-tokens asks for more",
+            *(longest, SERVICE_TOKENS),
+        )
     limits = httpx.Limits(max_connections=options.clients)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         served = await _served(client, url, options.adapter)

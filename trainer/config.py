@@ -283,7 +283,9 @@ class EvaluateOptions(_Configured):
 class PublishOptions(_Configured):
     """Publish a PEFT adapter made elsewhere: convert it, or refuse it by name, and ask it against its base."""
 
-    adapter: Path = Field(description="the directory of PEFT's files, LLaVA's own or transformers' older names too")
+    adapter: Path = Field(
+        description="the directory of PEFT's files, LLaVA's own or transformers' older names too, or a training run"
+    )
     name: AliasName = Field(description="the adapter's name in the store: what a question's `adapter` will say")
     about: str = Field("", description="what it is for and what it is not, for its card and GET /v1/adapters")
     store: Path = Field(Path("adapters"), description="the adapter store to publish into")

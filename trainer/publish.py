@@ -36,12 +36,16 @@ def choose_probes(
     Raises:
         NoGain: there is no such row.
     """
-    # A letter cut in two ends a probe otherwise than the engine's own text would.
-    differ = [i for i in range(len(rows)) if adapter[i].probe != base[i].probe and "\ufffd" not in adapter[i].probe]
+    differ = [i for i in range(len(rows)) if adapter[i].probe != base[i].probe and not _cut_letter(adapter[i])]
     won = [i for i in differ if right(rows[i], adapter[i].text) and not right(rows[i], base[i].text)]
     if not differ:
         raise NoGain(f"the adapter answers {len(rows)} questions as its base does: nothing to publish")
     return _probes(won or differ, rows, base, adapter, preparation)
+
+
+def _cut_letter(said: Prediction) -> bool:
+    """Whether a probe ends within a letter of several bytes: the engine's own text would end otherwise."""
+    return said.probe.endswith("\ufffd") and said.probe != said.text
 
 
 def _probes(

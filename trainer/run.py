@@ -31,11 +31,12 @@ from accelerate import PartialState
 from pydantic import BaseModel
 
 from service.adapters.base import Base
+from service.errors import ServiceError
 from trainer.checkpoints import CHECKPOINTS, complete
 from trainer.config import LoopOptions
 from trainer.data.digests import IMAGES, data_digest
 from trainer.data.split import Sides
-from trainer.errors import OptionError
+from trainer.errors import OptionError, TrainerError
 from trainer.options_file import write_options
 from trainer.places import check_folder
 
@@ -75,7 +76,8 @@ def owned(directory: Path, command: str = "") -> Iterator[Path]:
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(_way_on(directory, command)) from stop
         except BaseException as error:
-            if not isinstance(error, OptionError) and (way := _way_on(directory, command)):
+            named = isinstance(error, TrainerError | ServiceError)  # its message says the way out itself
+            if not named and (way := _way_on(directory, command)):
                 log.error("%s", way)
             raise
         finally:
