@@ -72,6 +72,10 @@ bench-train: build/data/shapes/done ## train by Manylens and by TRL in turn: spe
 bench-gateway: $(VENV)/.all-$(ENGINE) ## the gateway's own time for a request, on an engine that takes none
 	$(BIN)/python -m loadtest.gateway $(ARGS)
 
+.PHONY: bench-hostile
+bench-hostile: $(VENV)/.all-$(ENGINE) ## bodies made to hurt, on the real engine: another client, the probe, memory
+	$(BIN)/python -m loadtest.hostile $(ARGS)
+
 bench-fairness: $(VENV)/.all-$(ENGINE) ## what one adapter at ten times its share costs the others, over HTTP
 	$(BIN)/python -m loadtest.fairness $(ARGS)
 
