@@ -79,7 +79,8 @@ def main(arguments: list[str]) -> int:
         with _watching(url) as quiet:
             time.sleep(options.quiet_s)
         usual = percentile(sorted(quiet.questions), 99)
-        print(f"quiet: p99 of {len(quiet.questions)} small questions {1000 * usual:.0f} ms")
+        print(f"quiet: p99 of {len(quiet.questions)} small questions {1000 * usual:.0f} ms, ", end="")
+        print(f"/healthz at most {1000 * max(quiet.probes):.0f} ms")
         print(
             "| body | bytes | answers | seconds | p99, ms | times quiet | /healthz at most, ms | memory left, MB |  |"
         )
