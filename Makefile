@@ -8,7 +8,7 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(FIND_LINK
 # The engine's build: `cpu` here, `gpu` with `make serve ENGINE=gpu` on a machine that has one.
 ENGINE ?= cpu
 
-.PHONY: help serve test check format adapters accuracy model bench-train bench-gateway bench-fairness bench-swaps parity test-slow test-restart test-fuzz test-clients test-k8s test-image bench-7b test-gpu-recipe test-size clean
+.PHONY: help serve test check format adapters accuracy model bench-train bench-gateway bench-fairness bench-swaps bench-store test-s3 parity test-slow test-restart test-fuzz test-clients test-k8s test-image bench-7b test-gpu-recipe test-size clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -88,8 +88,17 @@ parity: build/data/shapes/done ## 12-megapixel JPEGs decoded at a part of their 
 bench-swaps: $(VENV)/.all-$(ENGINE) ## 24 adapters in 4 slots, swapped and deleted under 10,000 requests
 	$(BIN)/python -m loadtest.swaps $(ARGS)
 
+bench-store: $(VENV)/.all-$(ENGINE) ## ten thousand adapters in the store beside two: start, memory, polls, listing, a store that goes
+	$(INSTALL) -e '.[s3]'
+	$(BIN)/python -m loadtest.bigstore $(ARGS)
+
+test-s3: $(VENV)/.all-$(ENGINE) ## a store on a real S3 API (moto's server)
+	$(INSTALL) -e '.[s3]'
+	$(BIN)/python -m pytest -m slow tests/test_adapters_on_s3.py $(ARGS)
+
 test-slow: $(VENV)/.all-$(ENGINE) ## trainings killed at random moments, and by two processes; test-restart as well
 	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore tests/test_clients.py $(ARGS)
+	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' $(ARGS)
 
 test-fuzz: $(VENV)/.all-$(ENGINE) ## 100,000 hostile images, and every route by its OpenAPI document (ARGS=--inputs=3000: shorter)
 	$(BIN)/python -m pytest -m slow tests/test_images_fuzz.py tests/test_openapi_fuzz.py $(ARGS)

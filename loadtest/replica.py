@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 
 from service.adapters.proof import Proof
 from service.adapters.releases import Releases
 from service.adapters.residency import Residency
 from service.adapters.store import Store
 from service.engine.fake import FakeEngine
+from service.errors import StoreUnavailable
 from service.metrics import Metrics
 from service.types import Adapter, Query
 from service.workers import Workers
@@ -20,17 +21,26 @@ class Replica:
     """The adapters of one service with `slots` places in its engine; deleted files go `grace_s` seconds later."""
 
     def __init__(self, store: Store, proof: Proof, slots: int = 4, grace_s: float = 0.0) -> None:
-        self.engine, self.metrics, workers = FakeEngine(), Metrics(), Workers(2)
-        self.residency = Residency(store, self.engine, proof, workers, self.metrics, slots, grace_s)
-        self.releases = Releases(store, self.residency, workers)
+        self._store, self._proof, self._slots, self._grace_s = store, proof, slots, grace_s
+        self.engine = FakeEngine()
+        self.build(Workers(2))
+
+    def build(self, workers: Workers) -> None:
+        """Put the parts together, over `engine` as it is now."""
+        self.metrics = Metrics()
+        self.residency = Residency(
+            self._store, self.engine, self._proof, workers, self.metrics, self._slots, self._grace_s
+        )
+        self.releases = Releases(self._store, self.residency, workers)
 
     async def ask(self, reference: str, key: str | None = None) -> tuple[Adapter, str]:
         """Who answered, and the mark of the weights that did."""
-        async with self.residency.lease(reference, False, key) as adapter, self.residency.loaded(adapter):
-            assert adapter is not None
-            query = Query(f"q-{next(_ids)}", (1, 2, 3), (), adapter)
-            async with aclosing(self.engine.generate(query)) as deltas:
-                text = "".join([delta.text async for delta in deltas])
+        with self.residency.lease(reference, False, key) as lease:
+            async with lease.loaded() as adapter:
+                assert adapter is not None
+                query = Query(f"q-{next(_ids)}", (1, 2, 3), (), adapter)
+                async with aclosing(self.engine.generate(query)) as deltas:
+                    text = "".join([delta.text async for delta in deltas])
         return adapter, text.split()[0]
 
     def metric(self, name: str, **labels: str) -> float:
@@ -43,7 +53,8 @@ async def running(store: Store, proof: Proof, slots: int = 4, grace_s: float = 0
     """A replica that has taken over what the store has."""
     replica = Replica(store, proof, slots, grace_s)
     await replica.engine.start()
-    await replica.residency.reconcile()
+    with suppress(StoreUnavailable):
+        await replica.residency.reconcile()
     yield replica
     await replica.residency.close()
     await replica.engine.stop()

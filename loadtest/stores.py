@@ -45,16 +45,16 @@ class Maker:
         self._files = files_of(source)
         self._tensors = load(self._files[WEIGHTS])
         self._manifest = Manifest.model_validate_json(self._files[FILE])
-        self._made: dict[str, dict[str, bytes]] = {}
+        self.made: dict[str, dict[str, bytes]] = {}
         self.sign: dict[str, str] = {}
         """What the fake engine's answers start with, by version."""
 
     async def make(self, label: str) -> dict[str, bytes]:
         """A version's files; another label, another version."""
-        if label not in self._made:
-            self._made[label] = await self._make(label)
-            self.sign[digest(self._made[label])] = sign(self._made[label][WEIGHTS])
-        return self._made[label]
+        if label not in self.made:
+            self.made[label] = await self._make(label)
+            self.sign[digest(self.made[label])] = sign(self.made[label][WEIGHTS])
+        return self.made[label]
 
     async def _make(self, label: str) -> dict[str, bytes]:
         key = next(key for key in self._tensors if "lora_B" in key)

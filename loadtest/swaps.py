@@ -22,7 +22,6 @@ from loadtest.stores import Maker
 from service.adapters.base import Base
 from service.adapters.proof import Proof
 from service.adapters.store import Store, digest
-from service.adapters.watch import watch
 from service.errors import AdapterNotFound, ServiceError
 from service.prompt import Prompt
 
@@ -75,7 +74,7 @@ async def swap(store: Store, proof: Proof, maker: Maker, options: Swaps) -> Swap
     await load.publish()
     async with running(store, proof, options.slots) as replica:
         replica.engine.step_s = _STEP_S
-        watching = asyncio.create_task(watch(replica.residency, _POLL_S))
+        watching = asyncio.create_task(replica.residency.follow(_POLL_S))
         ends, *_ = await asyncio.gather(load.ask_all(replica), load.swap_all(), load.delete_some(replica))
         watching.cancel()
         await replica.residency.reconcile()

@@ -19,8 +19,8 @@ from service.adapters.base import Base
 from service.adapters.proof import Proof
 from service.adapters.releases import Releases
 from service.adapters.residency import Residency
+from service.adapters.routing import some
 from service.adapters.store import Store
-from service.adapters.watch import watch
 from service.admission import Admission
 from service.auth import Tenants
 from service.capture import Capture, Files
@@ -112,8 +112,10 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
     # Pools of their own, so that a slow bucket stops no decoding, and neither stops the following of keys.
     decoding, storing, workers = Workers(settings.image_workers, "decode"), Workers(_STORE_THREADS, "store"), Workers()
     proof = Proof.for_checkpoint(checkpoint, base, prompt, settings.max_lora_rank, settings.adapters_unproven)
-    store = Store(settings.adapters, settings.adapters_cache)
-    residency = Residency(store, engine, proof, storing, metrics, sizes.max_cpu_loras)
+    store = Store(settings.adapters, settings.adapters_cache, settings.adapters_cache_bytes)
+    residency = Residency(
+        store, engine, proof, storing, metrics, capacity=sizes.max_cpu_loras, max_loras=sizes.max_loras
+    )
     releases = Releases(store, residency, storing)
     limits = ImageLimits(settings.image_pixels, count=settings.images_per_question, memory=settings.image_memory)
     fetcher = Fetcher(
@@ -176,7 +178,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
 
 
 async def _warm(service: Service, give_up: Callable[[], None]) -> None:
-    """Start the engine and prove the adapters while probes are answered already, then follow the store and the engine.
+    """Start the engine and read the store while probes are answered already, then follow the store and the engine.
 
     No engine to begin with, no service.
     """
@@ -185,13 +187,13 @@ async def _warm(service: Service, give_up: Callable[[], None]) -> None:
             await service.engine.start()
         async with _phase("asking a first question"):
             await _warm_up(service)
-        async with _phase("proving adapters"):
-            await service.residency.reconcile()
+        async with _phase("reading the adapter store"):
+            await service.residency.start()
         service.warm.set()
-        served = ", ".join(service.residency.served.names()) or "none"
+        served = some(service.residency.served.names()) or "none"
         log.info("ready: base %s in %s, adapters: %s", service.base.id, service.base.precision, served)
         async with asyncio.TaskGroup() as group:
-            group.create_task(watch(service.residency, service.settings.adapters_poll_s))
+            group.create_task(service.residency.follow(service.settings.adapters_poll_s))
             group.create_task(service.engine.supervise(partial(_forget, service), partial(_renew, service)))
     except Exception as error:
         log.error("the service cannot go on: %s", error or repr(error))

@@ -32,6 +32,7 @@ ServiceError                      500 internal
 ├── DeadlineExceeded              504 deadline_exceeded
 ├── Cancelled                     499 cancelled            (the client hung up: nobody reads it)
 ├── StoreUnavailable              503 store_unavailable    + Retry-After
+├── AdapterUnavailable            503 adapter_unavailable  + Retry-After (this one, for now)
 └── EngineUnavailable             503 engine_unavailable   + Retry-After
 """
 
@@ -303,6 +304,17 @@ class StoreUnavailable(ServiceError):
     status = 503
     code = "store_unavailable"
     retry_after_s = 5
+
+
+class AdapterUnavailable(ServiceError):
+    """A version that did not load or answer its probes when last tried, and is tried again; `reason` is as above."""
+
+    status = 503
+    code = "adapter_unavailable"
+
+    def __init__(self, reason: str, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.reason, self.retry_after_s = reason, retry_after_s
 
 
 class EngineUnavailable(ServiceError):

@@ -3,8 +3,10 @@
 The names of adapters can tell whose they are and what they do: who may not see all of them is shown totals.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator
+import time
+from collections import Counter as Tally
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
@@ -18,14 +20,68 @@ from prometheus_client import (
     generate_latest,
     start_http_server,
 )
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-# Labels that tell adapters apart, and vLLM's series whose labels are lists of their names.
+# Labels that tell adapters apart.
 _NAMES = frozenset({"adapter", "version"})
-_LISTS_OF_NAMES = ("vllm:lora_requests_info",)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+# Routers that send a question to the replica that has its adapter read this family, which is vLLM's. vLLM's own has the
+# engine's names (digits@3f9a…), and one sample for every combination there ever was.
+LORA_INFO = "vllm:lora_requests_info"
+
+
+class Affinity(Collector):
+    """Which adapters this replica has at hand, by the names callers give them: one sample, whose value is Unix time.
+
+    `running` are those asked last, as many as share a batch; `waiting` those that requests wait for beside them.
+    """
+
+    def __init__(self, max_loras: int) -> None:
+        self._max = max_loras
+        self._running: OrderedDict[Hashable, set[str]] = OrderedDict()
+        self._waiting: Tally[str] = Tally()
+
+    @contextmanager
+    def wait(self, adapter: Hashable, name: str | None) -> Iterator[Callable[[], None]]:
+        """A request waits for an adapter until it calls what this gives, or the block ends."""
+        names = {name} if name else set[str]()
+        self._waiting.update(names)
+        waits = True
+
+        def stop() -> None:
+            nonlocal waits
+            if waits:
+                self._waiting.subtract(names)
+                self._waiting += Tally()  # drops what is 0
+            waits = False
+
+        def use() -> None:
+            stop()
+            self._running.setdefault(adapter, set()).update(names)
+            self._running.move_to_end(adapter)
+            while len(self._running) > self._max:
+                self._running.popitem(last=False)
+
+        try:
+            yield use
+        finally:
+            stop()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The one sample, for Prometheus."""
+        running = sorted(set().union(*self._running.values()))
+        waiting = sorted(self._waiting.keys() - set(running))
+        labels = {
+            "max_lora": str(self._max),
+            "running_lora_adapters": ",".join(running),
+            "waiting_lora_adapters": ",".join(waiting),
+        }
+        family = GaugeMetricFamily(LORA_INFO, "Adapters at hand, and waited for", labels=list(labels))
+        family.add_metric(list(labels.values()), time.time())
+        yield family
 
 
 class Metrics:
@@ -61,6 +117,15 @@ class Metrics:
         self.load_seconds = self._histogram("vqa_adapter_load_seconds", "Proving and loading an adapter", ())
         self.rejected = Counter(
             "vqa_adapter_rejected_total", "Adapters refused, by reason", ("reason",), registry=registry
+        )
+        self.failed = Counter(
+            "vqa_adapter_failed_total",
+            "Adapters that could not be fetched, loaded or proven this time, and are tried again, by reason",
+            ("reason",),
+            registry=registry,
+        )
+        self.store_up = Gauge(
+            "vqa_adapter_store_up", "1 when the adapter store could be read at the last look, else 0", registry=registry
         )
 
         self.captured = Counter(
@@ -101,10 +166,10 @@ class _Shown(Collector):
         """See Collector."""
         for registry in (self._ours, REGISTRY):
             for family in registry.collect():
-                if self._named:
-                    yield family
-                elif family.name not in _LISTS_OF_NAMES:
-                    yield _unnamed(family)
+                if family.name == LORA_INFO:  # of ours: nothing but names
+                    yield from [family] if self._named and registry is self._ours else []
+                else:
+                    yield family if self._named else _unnamed(family)
 
 
 def _unnamed(family: Metric) -> Metric:

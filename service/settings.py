@@ -50,7 +50,11 @@ class Settings(BaseSettings):
     )
     adapters_cache: Path = Field(
         Path(tempfile.gettempdir()) / "manylens-adapters",
-        description="where versions of a store at a URL are copied; one directory for each service on a machine",
+        description="where versions of a store at a URL are copied and verdicts kept; services that run at once may "
+        "share it, each has a directory of its own in it",
+    )
+    adapters_cache_bytes: int = Field(
+        20_000_000_000, gt=0, description="bytes the copies may take; those used longest ago go first"
     )
     adapters_poll_s: float = Field(2.0, gt=0, description="seconds between two looks at the adapter store")
     adapters_unproven: bool = Field(

@@ -1,15 +1,15 @@
 """The use case: a Question in, Deltas or an Answer out."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from PIL import Image
 
 from service import beams, choices
-from service.adapters.residency import Residency
+from service.adapters.residency import Lease, Residency
 from service.adapters.routing import some
 from service.admission import Admission
 from service.capture import Capture
@@ -141,37 +141,55 @@ class VQA:
     async def _ask(self, progress: Progress, sight: "Sight") -> AsyncGenerator[Delta, None]:
         question = progress.question
         deadline = asyncio.get_running_loop().time() + question.deadline_s
-        async with self._lease(question) as progress.adapter, self._slot(progress, sight, deadline):
-            await self.engine.check()
-            slot_s = progress.elapsed()
-            look = await sight.look(question)
-            query = progress.query = await self.decoding.run(self._query, question, look, progress.adapter)
-            progress.image_s += progress.elapsed() - slot_s
-            answering = self._answering(query, progress)
-            loaded = self.residency.loaded(progress.adapter)
-            async with loaded, aclosing(engine_hops(answering)) as deltas:
-                async for delta in deltas:
-                    progress.hear(delta)
-                    yield delta
+        with self._lease(question) as lease:
+            progress.adapter = lease.adapter
+            async with self._slot(progress, sight, deadline), self._loading(lease) as loaded:
+                await self.engine.check()
+                slot_s = progress.elapsed()
+                look = await sight.look(question)
+                query = await self.decoding.run(self._query, question, look)
+                progress.image_s += progress.elapsed() - slot_s
+                progress.adapter = await loaded
+                query = progress.query = replace(query, adapter=progress.adapter)
+                async with aclosing(engine_hops(self._answering(query, progress))) as deltas:
+                    async for delta in deltas:
+                        progress.hear(delta)
+                        yield delta
             if progress.last is None or progress.last.finish_reason is None:
                 raise EngineUnavailable("the engine stopped in the middle of an answer")
 
-    @asynccontextmanager
-    async def _lease(self, question: Question) -> AsyncGenerator[Adapter | None, None]:
+    @contextmanager
+    def _lease(self, question: Question) -> Iterator[Lease]:
         """The adapter that answers, as its tenant sees them: what it may not see is not there, nor is it listed."""
         tenant = question.tenant
         reference = None if question.adapter == self.base else question.adapter
         try:
-            async with self.residency.lease(reference, bool(question.images), question.key) as adapter:
-                # A router may be seen and the adapter it leads to not.
-                if reference and adapter and not (tenant.sees(reference) and tenant.sees(adapter.name)):
+            # A router may be seen and the adapter it leads to not.
+            if reference and not tenant.sees(reference):
+                raise AdapterUnknown("not for this tenant")
+            with self.residency.lease(reference, bool(question.images), question.key) as lease:
+                if lease.adapter and not tenant.sees(lease.adapter.name):
                     raise AdapterUnknown("not for this tenant")
-                yield adapter
+                yield lease
         except AdapterNotFound as error:
             if tenant.adapters == ANYONE.adapters and not isinstance(error, AdapterUnknown):
                 raise
             there = some(self.names(tenant))
             raise AdapterUnknown(f"no adapter {(reference or '')[:64]!r}; there are: {there}") from error
+
+    @asynccontextmanager
+    async def _loading(self, lease: Lease) -> AsyncGenerator[Awaitable[Adapter | None], None]:
+        """Have a leased adapter loaded while the block does other work; it awaits what this gives before it asks."""
+        async with AsyncExitStack() as held:
+            loading = asyncio.create_task(held.enter_async_context(lease.loaded()))
+            try:
+                yield loading
+            finally:
+                if not loading.done():
+                    loading.cancel()
+                await asyncio.wait([loading])
+                if not loading.cancelled():
+                    loading.exception()  # the block may have ended before it looked
 
     @asynccontextmanager
     async def _slot(self, progress: Progress, sight: "Sight", deadline: float) -> AsyncGenerator[None, None]:
@@ -213,12 +231,12 @@ class VQA:
         tokens, logprob = len(query.choices[best]), scores.logprobs[best]
         yield Delta(texts[best], tokens, logprob, scores.prompt_tokens, "stop")
 
-    def _query(self, question: Question, look: Look, adapter: Adapter | None) -> Query:
+    def _query(self, question: Question, look: Look) -> Query:
         pictures = look()
         own = len(pictures) - sum(turn.pictures for turn in question.history)
         token_ids = self.prompt.encode(question.text, own, question.history)
         answers = choices.encode(self.prompt, question)
-        return Query(question.id, token_ids, pictures, adapter, question.sampling, answers, question.tenant.name)
+        return Query(question.id, token_ids, pictures, None, question.sampling, answers, question.tenant.name)
 
 
 class Sight:

@@ -155,9 +155,10 @@ async def test_death_while_an_adapter_loads_fails_who_waits_and_leaves_no_slot_t
 
     engine = Loading()
     async with serving(Settings(adapters=str(fake_adapters), max_cpu_loras=1), engine) as running:
-        slots = running.app.state.service.residency.slots
-        (here,) = (adapter.name for adapter in slots.loaded())
-        other = "shapes" if here == "digits" else "digits"
+        slots = running.app.state.service.residency.reconciler
+        here, other = "digits", "shapes"
+        (await ask(running, adapter=here)).raise_for_status()
+        assert [adapter.name for adapter in slots.loaded()] == [here]
         engine.hanging = True
         asking = asyncio.create_task(ask(running, adapter=other))
         await until(lambda: engine.loading)
@@ -189,14 +190,16 @@ async def test_an_engine_killed_again_while_it_comes_back_comes_back_again(morta
 
 async def test_what_was_loaded_and_pinned_is_loaded_and_proven_again_before_it_is_ready(mortal: Running) -> None:
     engine, residency = fake_of(mortal), mortal.app.state.service.residency
-    before, loads = residency.slots.loaded(), engine.loads
+    for name in ("digits", "shapes"):
+        (await ask(mortal, adapter=name)).raise_for_status()
+    before, loads = residency.reconciler.loaded(), engine.loads
     assert len(before) == 2
     engine.kill()
-    await until(lambda: not residency.slots.loaded())
+    await until(lambda: not residency.reconciler.loaded())
     text = (await mortal.client.get("/metrics")).text
     assert "vqa_adapter_resident{" not in text
     await ready(mortal)
-    assert residency.slots.loaded() == before
+    assert residency.reconciler.loaded() == before
     assert engine.loads == loads + 2
 
 
@@ -216,7 +219,7 @@ async def test_an_adapter_that_the_next_engine_does_not_apply_is_refused_there(f
         engine.kill()
         await until(lambda: restarts(running) == 1)
         await ready(running)
-        assert "as the base does" in assert_error(await ask(running, adapter="digits"), 404, "adapter_not_found")
+        assert "as the base does" in assert_error(await ask(running, adapter="digits"), 503, "adapter_unavailable")
         (await ask(running)).raise_for_status()
 
 

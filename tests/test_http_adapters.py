@@ -13,7 +13,7 @@ from loadtest.stores import files_of
 from service.adapters.store import Store
 from service.engine.fake import FakeEngine
 from service.settings import Settings
-from service.types import Adapter, Question
+from service.types import Adapter, Query, Question
 from tests.conftest import Running, serving
 from tests.test_http_edge import ask, assert_error
 
@@ -220,3 +220,42 @@ async def test_a_store_behind_a_url_is_an_option(fake_adapters: Path, tmp_path: 
     settings = Settings(adapters="memory://by-url", adapters_cache=tmp_path / "cache")
     async with serving(settings, FakeEngine()) as running:
         assert await version_of(running, "digits") == source.stable("digits").version
+
+
+async def test_the_list_comes_in_pages_that_hold_every_name_once(own: Running, store: Store) -> None:
+    for number in range(5):
+        shutil.copytree(Path(store.root) / "digits", Path(store.root) / f"copy-{number}")
+    (Path(store.root) / "Not-A-Name").mkdir()
+    await own.app.state.service.residency.refresh()
+    after, names, pages = "", list[str](), 0
+    while after is not None:
+        page = (await own.client.get("/v1/adapters", params={"limit": 3, "after": after})).raise_for_status().json()
+        entries = [*page["adapters"], *page["refused"]]
+        assert len(entries) <= 3
+        names += [entry["name"] for entry in entries]
+        after, pages = page["next"], pages + 1
+    assert sorted(names) == sorted([*(f"copy-{number}" for number in range(5)), "digits", "shapes", "Not-A-Name"])
+    assert pages == 3
+    assert_error(await own.client.get("/v1/adapters?limit=0"), 422, "invalid_request")
+
+
+async def test_a_start_proves_nothing_twice(store: Store, tmp_path: Path) -> None:
+    class Listening(FakeEngine):
+        """Remembers what it was asked."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.probes = 0
+
+        def _words(self, query: Query) -> list[str]:
+            self.probes += query.id.startswith("probe-")
+            return super()._words(query)
+
+    settings = Settings(adapters=store.root, adapters_cache=tmp_path / "cache")
+    probes = []
+    for _ in range(2):
+        async with serving(settings, engine := Listening()) as running:
+            (await ask(running, adapter="digits")).raise_for_status()
+            probes.append(engine.probes)
+    assert probes[0] > 0
+    assert probes[1] == 0

@@ -284,11 +284,12 @@ async def test_a_name_is_swapped_under_load_with_one_slot_and_no_answer_is_wrong
     }
 
     async def asked(name: str) -> str:
-        async with residency.lease(name) as adapter, residency.loaded(adapter):
-            assert adapter is not None
-            probe = probes[adapter.version]
-            assert await proof.answer(real.engine, probe, adapter) == probe.adapter_answer
-            return adapter.version
+        with residency.lease(name) as lease:
+            async with lease.loaded() as adapter:
+                assert adapter is not None
+                probe = probes[adapter.version]
+                assert await proof.answer(real.engine, probe, adapter) == probe.adapter_answer
+                return adapter.version
 
     crowd = [asyncio.create_task(asked(name)) for name in ("lens", "other") * 8]
     new = store.publish("lens", digits)
@@ -296,7 +297,7 @@ async def test_a_name_is_swapped_under_load_with_one_slot_and_no_answer_is_wrong
     assert set(await asyncio.gather(*crowd)) <= {old.version, new.version}
     assert await asked("lens") == new.version
     await residency.refresh()
-    assert old not in residency.slots.loaded()
-    for adapter in residency.slots.loaded():
-        await residency.slots.drop(adapter)
+    assert old not in residency.reconciler.loaded()
+    await residency.reconciler.tidy(lambda _: False)  # nothing of ours stays in the engine that all share
+    assert not residency.reconciler.loaded()
     await residency.close()

@@ -49,6 +49,9 @@ async def _served(client: httpx.AsyncClient, url: str, adapters: Sequence[str]) 
     try:
         (await client.get("/readyz")).raise_for_status()
         served: dict[str, Any] = (await client.get("/v1/adapters")).raise_for_status().json()
+        while served.get("next"):
+            page = (await client.get("/v1/adapters", params={"after": served["next"]})).raise_for_status().json()
+            served = page | {"adapters": served["adapters"] + page["adapters"]}
     except httpx.HTTPError as error:
         raise OptionError(f"--url {url}: no service is ready there ({error}); `make serve` starts one") from error
     names = [entry["name"] for entry in served["adapters"]]

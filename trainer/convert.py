@@ -20,9 +20,8 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from service.adapters.modules import CONFIG, WEIGHTS, Shapes, check_tensors
+from service.adapters.modules import CONFIG, UNSERVED, WEIGHTS, Shapes, check_tensors, unserved
 from service.errors import AdapterRefused
-from trainer.unserved import UNSERVED, unserved
 
 PICKLE, WHOLE = "adapter_model.bin", "non_lora_trainables.bin"
 

@@ -1,85 +1,120 @@
-"""A store's files at an fsspec URL: each version is copied to a local directory before it is used."""
+"""A store's files at an fsspec URL: each version is copied to a directory of our own before it is used.
 
+A look is one listing of everything below the root, which object stores answer in pages of a thousand keys.
+"""
+
+import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from service.adapters import directory
+from service.adapters.directory import LAST, MARKS, VERSION, VERSIONS, Folder, counts
+from service.adapters.own import Own
 from service.errors import StoreUnavailable
+
+# What file systems call the fact that changes when a file does, the first of them that is there.
+_STAMPS = ("ETag", "etag", "md5Hash", "generation", "blob_id", "content_settings", "mtime", "LastModified", "created")
+
+# What each folder holds below the root: a path within it, and the stamp of the file there.
+_Found = dict[str, dict[str, str]]
 
 
 class Bucket:
-    """Files of an fsspec file system. Writers do not keep one another out: of two at once the last one wins."""
+    """The files below a URL. Writers do not keep one another out: of two at once the last one wins.
 
-    def __init__(self, fs: Any, root: str, cache: Path) -> None:
-        self._fs, self._root, self._cache = fs, root, cache
+    Every method may raise StoreUnavailable.
+    """
 
-    def paths(self) -> list[str]:
-        """See Files."""
-        with self._naming():
-            return [path.removeprefix(f"{self._root}/") for path in self._find(self._root) if path.endswith(".json")]
+    def __init__(self, fs: Any, root: str, own: Own) -> None:
+        self._fs, self._root, self._own = fs, root, own
+        self._found: _Found = {}
 
-    def read(self, paths: Sequence[str]) -> dict[str, bytes]:
-        """See Files; asked for all at once, which most clouds answer at once."""
+    def look(self) -> dict[str, Folder]:
+        """Every folder of the root by its name.
+
+        Raises:
+            StoreUnavailable: the root cannot be listed.
+        """
+        found: _Found = defaultdict(dict)
+        for path, stamp in self._list(self._root).items():
+            folder, _, inside = path.partition("/")
+            if inside and counts(folder):
+                found[folder][inside] = stamp
+        self._found = dict(found)
+        return {name: _folder(files) for name, files in self._found.items()}
+
+    def read(self, paths: Sequence[str], most: int) -> dict[str, bytes | Exception]:
+        """Files' contents, or why one cannot be read; asked for all at once, which most clouds answer at once."""
         with self._naming():
             found = self._fs.cat([f"{self._root}/{path}" for path in paths], on_error="return") if paths else {}
-            for content in found.values():
-                if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
-                    raise content
-        texts = {path.removeprefix(f"{self._root}/"): content for path, content in found.items()}
-        return {path: content for path, content in texts.items() if isinstance(content, bytes)}
+        return {path.removeprefix(f"{self._root}/"): _at_most(most, content) for path, content in found.items()}
 
-    def locked(self) -> AbstractContextManager[None]:
-        """See Files."""
+    def locked(self, make: bool = False) -> AbstractContextManager[None]:  # noqa: ARG002 - as Directory has it
+        """Nothing: no cloud can keep others out."""
         return nullcontext()
 
     def put(self, path: str, content: bytes) -> None:
-        """See Files."""
+        """Make or replace a file; readers see the old or the new."""
         with self._naming():
             self._fs.pipe_file(f"{self._root}/{path}", content)
 
     def add(self, folder: str, files: Mapping[str, bytes]) -> None:
-        """See Files."""
+        """Make a folder of files, in their order."""
         for name, content in files.items():
             self.put(f"{folder}/{name}", content)
 
     def stamp(self, folder: str) -> str:
-        """See Files."""
-        with self._naming():
-            return str([(path, self._fs.ukey(path)) for path in sorted(self._find(f"{self._root}/{folder}"))])
+        """A text that changes when a file of the folder does, as of the last look."""
+        name, _, inside = folder.partition("/")
+        return str(sorted(each for each in self._found.get(name, {}).items() if each[0].startswith(f"{inside}/")))
 
     def here(self, folder: str) -> Path:
-        """See Files."""
-        return self._cache / folder
+        """The local directory where `fetch` leaves a folder's files."""
+        return self._own.copies() / folder
 
     def fetch(self, folder: str) -> None:
-        """See Files."""
-        if self.here(folder).is_dir():
+        """Copy a folder's files here, if that was not done yet; there may be none."""
+        here = self.here(folder)
+        if here.is_dir():
+            os.utime(here)  # what was used last is removed last
             return
+        names = [name for name in self._list(f"{self._root}/{folder}") if counts(name) and "/" not in name]
         with self._naming():
-            paths = self._find(f"{self._root}/{folder}")
-            found = self._fs.cat(paths) if paths else {}
-        if found:
-            files = {path.rpartition("/")[2]: content for path, content in found.items()}
-            directory.make(files, self.here(folder), self._cache)
+            if names:
+                with directory.staged(here, self._own.path) as copy:
+                    for name in names:
+                        self._fs.get_file(f"{self._root}/{folder}/{name}", str(copy / name))
 
     def release(self, folder: str) -> None:
-        """See Files."""
-        directory.remove(self.here(folder), self._cache)
+        """Free what `fetch` copied, if it did."""
+        with self._naming():
+            directory.remove(self.here(folder), self._own.path)
+
+    def trim(self, keep: frozenset[str]) -> None:
+        """Free the copies used longest ago that are over the bound in bytes, and never those of the folders `keep`."""
+        with self._naming():
+            self._own.trim(keep)
 
     def remove(self, path: str) -> None:
-        """See Files."""
+        """Remove a file, or a folder with all in it."""
         with self._naming():
             if self._fs.exists(f"{self._root}/{path}"):
                 self._fs.rm(f"{self._root}/{path}", recursive=True)
 
-    def _find(self, folder: str) -> list[str]:
-        self._fs.invalidate_cache()
-        try:
-            return list(self._fs.find(folder))
-        except FileNotFoundError:
-            return []
+    def close(self) -> None:
+        """Let another process have the copies."""
+        self._own.close()
+
+    def _list(self, folder: str) -> dict[str, str]:
+        """The files below a folder, by their paths within it; consoles mark folders by empty keys, which are none."""
+        with self._naming():
+            self._fs.invalidate_cache()
+            found = self._fs.find(folder, detail=True)
+        inside = {path.removeprefix(f"{folder}/"): info for path, info in found.items() if info["type"] == "file"}
+        return {path: _stamp(info) for path, info in inside.items() if path and not path.endswith("/")}
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
@@ -88,3 +123,20 @@ class Bucket:
             yield
         except Exception as error:
             raise StoreUnavailable(f"the adapter store {self._root} fails: {type(error).__name__}: {error}") from error
+
+
+def _folder(files: Mapping[str, str]) -> Folder:
+    marks = {mark: files[mark] for mark in MARKS if mark in files}
+    parts = (path.split("/") for path in files if path.startswith(f"{VERSIONS}/") and path.endswith(f"/{LAST}"))
+    return Folder(marks, frozenset(part[1] for part in parts if len(part) == 3 and VERSION.fullmatch(part[1])))
+
+
+def _stamp(info: Mapping[str, Any]) -> str:
+    fact = next((info[key] for key in _STAMPS if info.get(key) is not None), None)
+    return f"{fact} {info.get('size')}"
+
+
+def _at_most(most: int, content: bytes | Exception) -> bytes | Exception:
+    """What was read, or why it cannot be used; errors come in the place of contents."""
+    small = isinstance(content, Exception) or len(content) <= most
+    return content if small else ValueError(f"it has over {most} bytes")

@@ -1,42 +1,91 @@
-"""A store's files on this machine, or on a disk it shares: used in place, written all at once or not at all."""
+"""A store's files on this machine, or on a disk it shares: used in place, written all at once or not at all.
+
+Links are followed. A look at a store that did not change costs three `stat` calls for each adapter.
+"""
 
 import fcntl
+import itertools
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from service.errors import StoreUnavailable
+
+# The layout, as far as a look at the files needs it. A version is there once its PEFT configuration is, which is
+# written last where a folder cannot appear at once.
+VERSIONS, LAST = "versions", "adapter_config.json"
+MARKS = ("aliases.json", "router.json", "deleted.json", "collected.json", LAST)
+VERSION = re.compile(r"[0-9a-f]{64}")
+# What systems leave in every directory, and nobody means: it is no part of a version and no adapter.
+_FOREIGN = frozenset({"Thumbs.db", "ehthumbs.db", "desktop.ini", "@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN"})
+# Files changed so short a time before they were looked at may change again and keep their time (as Git's index fears).
+_SETTLED_S = 2.0
+
+
+def counts(name: str) -> bool:
+    """Whether a file or folder of this name is one that somebody meant; hidden and foreign ones are not."""
+    return bool(name) and not name.startswith(".") and name not in _FOREIGN
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """One folder of a store as it was seen: its marks with a text each that changes when the file does.
+
+    `versions` are whole ones; `fault` says why the folder cannot be read.
+    """
+
+    marks: Mapping[str, str] = field(default_factory=dict)
+    versions: frozenset[str] = frozenset()
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a folder was made of when it was last read, None where it may not be settled yet."""
+
+    facts: tuple[object, ...] | None
+    folder: Folder
 
 
 class Directory:
-    """Files on this machine, or on a disk it shares: never copied. See Files."""
+    """The files below one directory. Every method may raise StoreUnavailable."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._seen: dict[str, _Seen] = {}
+        self._number = itertools.count()
 
-    def paths(self) -> list[str]:
-        """See Files."""
-        found: list[str] = []
-        for folder, folders, files in os.walk(self._root):  # which passes over what vanishes while it looks
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            inside = Path(folder).relative_to(self._root)
-            found += [(inside / name).as_posix() for name in files if name.endswith(".json")]
-        return found
+    def look(self) -> dict[str, Folder]:
+        """Every folder of the root by its name; the very object of the last look where nothing changed.
 
-    def read(self, paths: Sequence[str]) -> dict[str, bytes]:
-        """See Files."""
-        found: dict[str, bytes] = {}
-        for path in paths:
-            with suppress(FileNotFoundError):
-                found[path] = (self._root / path).read_bytes()
-        return found
+        Raises:
+            StoreUnavailable: the root is no directory that can be read.
+        """
+        try:
+            with os.scandir(self._root) as entries:
+                names = [entry.name for entry in entries if counts(entry.name) and _is_folder(entry)]
+        except OSError as error:
+            raise StoreUnavailable(f"the adapter store {self._root} cannot be read: {error.strerror}") from error
+        self._seen = {name: seen for name in names if (seen := self._folder(name)) is not None}
+        return {name: seen.folder for name, seen in self._seen.items()}
+
+    def read(self, paths: Sequence[str], most: int) -> dict[str, bytes | Exception]:
+        """Files' contents, or why one cannot be read; one that is not there, or has over `most` bytes, fails."""
+        return {path: self._read(path, most) for path in paths}
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """See Files: a lock on the root itself, so that no file is left lying."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        root = os.open(self._root, os.O_RDONLY)
+    def locked(self, make: bool = False) -> Iterator[None]:
+        """Keep other writers out, by a lock on the root itself, so that no file is left lying; may make the root."""
+        with _naming(self._root):
+            if make:
+                self._root.mkdir(parents=True, exist_ok=True)
+            root = os.open(self._root, os.O_RDONLY)
         try:
             fcntl.flock(root, fcntl.LOCK_EX)
             yield
@@ -44,64 +93,121 @@ class Directory:
             os.close(root)
 
     def put(self, path: str, content: bytes) -> None:
-        """See Files."""
+        """Make or replace a file; readers see the old or the new."""
         file = self._root / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        staged = file.with_suffix(".staged")
-        _write(staged, content)
-        staged.replace(file)
+        with _naming(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            staged = file.with_suffix(".staged")
+            _write(staged, content)
+            staged.replace(file)
 
     def add(self, folder: str, files: Mapping[str, bytes]) -> None:
-        """See Files: all or nothing, so the order is of no matter."""
-        target = self._root / folder
-        if not target.is_dir():
-            make(files, target, self._root)
+        """Make a folder of files, all at once; one that is there is left alone."""
+        with _naming(self._root / folder):
+            if not (self._root / folder).is_dir():
+                make(files, self._root / folder, self._root)
 
     def stamp(self, folder: str) -> str:
-        """See Files."""
+        """A text that changes when a file of the folder does."""
         facts: list[object] = []
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             for file in sorted((self._root / folder).iterdir()):
                 fact = file.stat()
-                facts.append((file.name, fact.st_size, fact.st_mtime_ns, fact.st_ino))
+                facts.append((file.name, fact.st_size, fact.st_mtime_ns, fact.st_ino) if counts(file.name) else None)
         return str(facts)
 
     def here(self, folder: str) -> Path:
-        """See Files."""
+        """The local directory where `fetch` leaves a folder's files: where they are."""
         return self._root / folder
 
     def fetch(self, folder: str) -> None:
-        """See Files: they are used in place."""
+        """Nothing: files are used in place."""
 
     def release(self, folder: str) -> None:
-        """See Files: nothing was copied."""
+        """Nothing: nothing was copied."""
+
+    def trim(self, keep: frozenset[str]) -> None:
+        """Nothing: nothing was copied."""
 
     def remove(self, path: str) -> None:
-        """See Files."""
-        remove(self._root / path, self._root)
+        """Remove a file, or a folder with all in it; the first thing to go is its name."""
+        with _naming(self._root / path):
+            remove(self._root / path, self._root)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _read(self, path: str, most: int) -> bytes | Exception:
+        try:
+            with (self._root / path).open("rb") as file:
+                content = file.read(most + 1)
+        except OSError as error:
+            return error
+        return content if len(content) <= most else ValueError(f"it has over {most} bytes")
+
+    def _folder(self, name: str) -> _Seen | None:
+        """One folder, read again where it may have changed; None: it is gone."""
+        path, before = os.path.join(self._root, name), self._seen.get(name)  # noqa: PTH118 - 10,000 times a look
+        try:
+            if before and before.facts is not None and before.facts == _facts_now(path, before.folder):
+                return before
+            now = time.time()
+            folder = self._read_folder(path)
+            facts = _facts(path, folder)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not os.path.lexists(path):
+                return None
+            return _Seen(None, Folder(fault=f"{error.filename or path} cannot be read: {error.strerror}"))
+        settled = folder.versions.issuperset(self._begun(path)) and all(_settled(fact, now) for fact in facts)
+        if not settled:  # the marks are read again at the next look
+            marks = {mark: f"{stamp} {next(self._number)}" for mark, stamp in folder.marks.items()}
+            folder = Folder(marks, folder.versions, folder.fault)
+        return _Seen(facts if settled else None, folder)
+
+    def _read_folder(self, path: str) -> Folder:
+        with os.scandir(path) as entries:
+            there = {entry.name for entry in entries}
+        marks = {mark: str(_fact(f"{path}/{mark}")) for mark in MARKS if mark in there}
+        whole = (version for version in self._begun(path) if _exists(f"{path}/{VERSIONS}/{version}/{LAST}"))
+        return Folder(marks, frozenset(whole))
+
+    def _begun(self, path: str) -> list[str]:
+        """The versions that have a folder, whole or not."""
+        try:
+            with os.scandir(f"{path}/{VERSIONS}") as entries:
+                return [entry.name for entry in entries if VERSION.fullmatch(entry.name)]
+        except FileNotFoundError:
+            return []
 
 
 def make(files: Mapping[str, bytes], target: Path, root: Path) -> None:
     """Make a directory that appears complete or not at all; `root` is on its disk."""
-    root.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=".staged-", dir=root))
-    try:
+    with staged(target, root) as folder:
         for name, content in files.items():
-            _write(staged / name, content)
-        staged.chmod(0o755)
+            _write(folder / name, content)
+
+
+@contextmanager
+def staged(target: Path, root: Path) -> Iterator[Path]:
+    """A directory to fill, which becomes `target` once the block has ended well; `root` is on its disk."""
+    root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".staged-", dir=root))
+    try:
+        yield folder
+        folder.chmod(0o755)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            staged.rename(target)
+            folder.rename(target)
         except OSError:
             if not target.is_dir():  # another process was first: by its name, with the same content
                 raise
     finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove(path: Path, root: Path) -> None:
     """Remove a file, or a directory that is gone at once; `root` is on its disk."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         gone = Path(tempfile.mkdtemp(prefix=".gone-", dir=root))
         path.rename(gone / "x")
         shutil.rmtree(gone, ignore_errors=True)
@@ -109,8 +215,57 @@ def remove(path: Path, root: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(f"the adapter store fails at {path}: {error.strerror or error}") from error
+
+
 def _write(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir() or (entry.is_symlink() and not os.path.exists(entry.path))  # noqa: PTH110 - a DirEntry's
+    except OSError:
+        return True  # it cannot be known: the look at it says why
+
+
+def _fact(path: str) -> tuple[int, int, int]:
+    fact = os.stat(path)  # noqa: PTH116 - 10,000 times a look
+    return fact.st_mtime_ns, fact.st_size, fact.st_ino
+
+
+def _facts(path: str, folder: Folder) -> tuple[tuple[int, int, int], ...]:
+    """What changes when the folder does: itself, its versions and its marks."""
+    return (
+        _fact(path),
+        _fact(f"{path}/{VERSIONS}") if _exists(f"{path}/{VERSIONS}") else (0, 0, 0),
+        *(_fact(f"{path}/{mark}") for mark in folder.marks),
+    )
+
+
+def _facts_now(path: str, folder: Folder) -> tuple[tuple[int, int, int], ...] | None:
+    """`_facts`, or None where something of it is gone."""
+    try:
+        return _facts(path, folder)
+    except FileNotFoundError:
+        return None
+
+
+def _settled(fact: tuple[int, int, int], now: float) -> bool:
+    return fact[0] / 1e9 + _SETTLED_S < now
+
+
+def _exists(path: str) -> bool:
+    try:
+        _fact(path)
+    except OSError:  # a version that cannot be read is none; what asks for it is told why
+        return False
+    return True

@@ -39,8 +39,8 @@ class Probe(_Frozen):
     adapter_answer: str
 
 
-class Manifest(_Frozen):
-    """`manifest.json` of an adapter version."""
+class Facts(_Frozen):
+    """What a manifest says beside its probes."""
 
     format: Literal[1] = 1
     name: str
@@ -61,7 +61,17 @@ class Manifest(_Frozen):
     categories: dict[str, Score] = Field(default_factory=dict)
     gate: Gate | None = Field(None, description="why it was published; null where no rows were asked")
     begun_from: str = Field("", description="the adapter that its training went on from, and what that was trained on")
+
+
+class Manifest(Facts):
+    """`manifest.json` of an adapter version."""
+
     probes: tuple[Probe, ...] = Field(min_length=1)
+
+    @property
+    def facts(self) -> Facts:
+        """All but the probes, which are large and asked once."""
+        return Facts.model_validate(self.model_dump(exclude={"probes"}))
 
 
 def preparation_facts(preparation: Preparation) -> dict[str, object]:

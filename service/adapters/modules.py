@@ -5,7 +5,9 @@ vLLM loads an adapter whose names match nothing, reports success, and serves the
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,13 +20,31 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # hit the tower's attention too.
 TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # formats that run code when they are read
+# What PEFT can train and the engine cannot serve, by the name PEFT's configuration has for it, with the reason: some of
+# it vLLM 0.32 refuses, the rest it would pass over in silence and answer otherwise than PEFT does.
+UNSERVED = {
+    "use_dora": "DoRA rescales whole columns of the base's weights, which no LoRA kernel of the engine does",
+    "bias": "the engine's LoRA kernels add no trained bias",
+    "lora_bias": "the engine's LoRA kernels add no trained bias",
+    "modules_to_save": "modules trained as a whole are part of a base checkpoint, not of an adapter beside others",
+    "trainable_token_indices": "all adapters share the base's vocabulary",
+    "target_parameters": "the engine has LoRA for linear modules only",
+    "layer_replication": "all adapters share the base's layers",
+    "alora_invocation_tokens": "the engine applies an adapter to a whole prompt, not from a token on",
+    "arrow_config": "the engine applies one adapter to a question, not a mixture chosen by token",
+    "kasa_config": "the engine has no kernel for KaSA's singular values",
+    "monteclora_config": "the engine draws no weights at random, as MonteCLoRA does",
+    "use_bdlora": "the engine has no kernel for block-diagonal LoRA",
+    "use_qalora": "the engine has no kernel for QA-LoRA",
+    "init_lora_weights": "PiSSA, OLoRA, CorDA and LoftQ change the base's own weights; save with PEFT's "
+    "path_initial_model_for_weight_conversion, which makes a plain LoRA of it",
+}
+# Ways to begin that leave the base as it is.
+_PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+# The largest configuration that is read; PEFT writes 2 KB.
+_MOST_CONFIG = 1_000_000
 
-# Of PEFT's features, by their names in its configuration, those that the engine passes over without a word.
-UNSERVED = (
-    *("use_dora", "lora_bias", "modules_to_save", "arrow_config", "alora_invocation_tokens", "trainable_token_indices"),
-    *("target_parameters", "layer_replication", "use_bdlora", "use_qalora"),
-)
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # formats that run code when they are read
 
 Shapes = dict[str, tuple[int, int]]
 
@@ -45,9 +65,12 @@ def check_tensors(directory: Path, linears: Shapes, max_rank: int) -> None:
 
     Raises:
         AdapterRefused: reasons `pickle`, `files`, `features`, `rank`, `keys`, `shape`, `values`, `no_effect`.
+        OSError: the files cannot be read now, which says nothing of what they hold.
     """
     if pickles := sorted(file.name for file in directory.iterdir() if file.suffix in PICKLES):
         raise AdapterRefused("pickle", f"{directory / pickles[0]} may run code when it is read: send {WEIGHTS}")
+    if missing := [name for name in (CONFIG, WEIGHTS) if not (directory / name).exists()]:
+        raise AdapterRefused("files", f"{directory} was published without {missing[0]}")
     rank = _check_config(directory, max_rank)
     effect = False
     try:
@@ -57,7 +80,7 @@ def check_tensors(directory: Path, linears: Shapes, max_rank: int) -> None:
                 tensor = tensors.get_tensor(key)
                 side = _check_tensor(key, tensor, linears, rank)
                 effect |= side == "B" and bool(tensor.any())
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise AdapterRefused("files", f"{directory / WEIGHTS} is not a safetensors file: {error}") from error
     _check_pairs(keys)
     if not effect:
@@ -66,17 +89,40 @@ def check_tensors(directory: Path, linears: Shapes, max_rank: int) -> None:
         )
 
 
+def unserved(config: Mapping[str, Any]) -> list[str]:
+    """The features of a PEFT configuration that cannot be served, as "name: reason"."""
+    return [f"{name}: {reason}" for name, reason in UNSERVED.items() if _asked(name, config.get(name))]
+
+
+def read_small(file: Path, most: int) -> bytes:
+    """A file's content.
+
+    Raises:
+        ValueError: it has over `most` bytes.
+    """
+    with file.open("rb") as opened:
+        content = opened.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{file} has over {most} bytes")
+    return content
+
+
+def _asked(name: str, value: Any) -> bool:
+    if name == "init_lora_weights":
+        return isinstance(value, str) and value.lower() not in _PLAIN_STARTS
+    return bool(value) and (name, value) != ("bias", "none")
+
+
 def _check_config(directory: Path, max_rank: int) -> int:
     try:
-        config = json.loads((directory / CONFIG).read_text())
+        config = json.loads(read_small(directory / CONFIG, _MOST_CONFIG))
         rank = int(config["r"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise AdapterRefused("files", f"{directory / CONFIG} is not a PEFT LoRA configuration: {error!r}") from error
-    unserved = [name for name in UNSERVED if config.get(name)]
-    if config.get("bias", "none") != "none":
-        unserved.append("bias")
-    if unserved:
-        raise AdapterRefused("features", f"the engine does not serve {', '.join(unserved)}: train a plain LoRA")
+    if config.get("peft_type", "LORA") != "LORA":
+        raise AdapterRefused("features", f"it is {config['peft_type']!r}: the engine serves LoRA only")
+    if faults := unserved(config):
+        raise AdapterRefused("features", f"the engine does not serve {'; '.join(faults)}: train a plain LoRA")
     ranks = [rank, *(config.get("rank_pattern") or {}).values()]
     if max(ranks) > max_rank:
         raise AdapterRefused(

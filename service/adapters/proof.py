@@ -1,17 +1,17 @@
 """May this version serve? Static checks of its files, then its own held-out probes, asked of the running engine."""
 
 import base64
+import hashlib
+import json
 import uuid
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from service.adapters import manifest as manifests
 from service.adapters.base import Base
 from service.adapters.manifest import Manifest, Probe
-from service.adapters.modules import Shapes, check_tensors, language_model_linears
+from service.adapters.modules import Shapes, check_tensors, language_model_linears, read_small
 from service.engine import Engine
 from service.errors import AdapterRefused
 from service.images import Preparation, picture
@@ -19,6 +19,8 @@ from service.prompt import Prompt
 from service.types import Adapter, Query, Sampling
 
 PROBE_TOKENS = 32
+# The largest manifest that is read: a few probes with a picture each, of 10 KB.
+_MOST_MANIFEST = 32_000_000
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,23 @@ class Proof:
         preparation = Preparation.of_checkpoint(checkpoint)
         return cls(base, prompt, preparation, language_model_linears(checkpoint), max_rank, unproven)
 
+    def key(self, engine: str) -> str:
+        """What a verdict hangs on beside the version: it says nothing of another base, prompt or engine."""
+        facts = [
+            self.base.digest,
+            self.base.precision,
+            self.prompt.digest,
+            manifests.preparation_facts(self.preparation),
+        ]
+        said = json.dumps([*facts, self.max_rank, self.unproven, PROBE_TOKENS, engine])
+        return hashlib.sha256(said.encode()).hexdigest()
+
     def examine(self, adapter: Adapter) -> Manifest | None:
         """Judge a version by its files alone; blocking. None: it has no manifest, and may do without.
 
         Raises:
             AdapterRefused: reasons `no_manifest`, `manifest`, `mismatch`, and those of `check_tensors`.
+            OSError: the files cannot be read now, which says nothing of what they hold.
         """
         manifest = self._manifest(adapter)
         if manifest and (difference := manifests.mismatch(manifest, self.base, self.prompt.digest, self.preparation)):
@@ -56,7 +70,7 @@ class Proof:
         """Ask a loaded adapter its probes: it must answer as recorded, and otherwise than the base.
 
         Raises:
-            AdapterRefused: reasons `no_effect` and `probe`.
+            AdapterRefused: reasons `no_effect` and `probe`. Once is no proof: an engine may have had a bad moment.
         """
         for probe in manifest.probes:
             said, asked = await self.answer(engine, probe, adapter), repr(probe.question)
@@ -84,6 +98,6 @@ class Proof:
                 "no_manifest", f"{adapter.key[:48]} has no {manifests.FILE}: no manifest, no proof that it fits"
             )
         try:
-            return Manifest.model_validate_json(file.read_bytes())
-        except (OSError, ValidationError) as error:
+            return Manifest.model_validate_json(read_small(file, _MOST_MANIFEST))
+        except ValueError as error:  # pydantic's own too
             raise AdapterRefused("manifest", f"{file} is not a manifest: {error}") from error

@@ -5,13 +5,12 @@ Written to the store, from where every replica takes it; this one at once.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from service.adapters.aliases import STABLE, Aliases
 from service.adapters.residency import Residency
 from service.adapters.routing import Shelf, version_of
 from service.adapters.store import Store
-from service.errors import AdapterNotFound, InvalidRequest, StoreUnavailable
+from service.errors import AdapterNotFound, InvalidRequest
 from service.workers import Workers
 
 
@@ -75,7 +74,7 @@ class Releases:
         shelf = await self.shelf(name)
         all_pinned = {adapter.key for adapter in self.residency.pinned()}
         all_pinned |= {f"{name}@{alias.version}" for alias in shelf.aliases.named.values()}
-        room = self.residency.slots.capacity - 1
+        room = self.residency.reconciler.capacity - 1
         if pinned and len(all_pinned) > room:
             raise InvalidRequest(
                 f"{len(all_pinned)} versions would be pinned, there is room for {room} beside the rest"
@@ -85,8 +84,9 @@ class Releases:
     async def prefetch(self, name: str) -> None:
         """Load the versions an adapter's aliases name in this replica, before someone asks."""
         for alias in (await self.shelf(name)).aliases.named:
-            async with self.residency.lease(f"{name}@{alias}") as adapter, self.residency.loaded(adapter):
-                pass
+            with self.residency.lease(f"{name}@{alias}") as lease:
+                async with lease.loaded():
+                    pass
 
     async def drop_alias(self, name: str, alias: str) -> None:
         """Take an alias away; its version stays.
@@ -108,15 +108,9 @@ class Releases:
             AdapterNotFound: there is no such adapter.
         """
         await self.shelf(name)
-        await self._write(partial(self.store.delete, name))
+        await self.workers.run(self.store.delete, name)
         await self.residency.refresh()
 
     async def _change(self, name: str, change: Callable[[Aliases], Aliases]) -> None:
-        await self._write(partial(self.store.change, name, change))
+        await self.workers.run(self.store.change, name, change)
         await self.residency.refresh()
-
-    async def _write(self, write: Callable[[], None]) -> None:
-        try:
-            await self.workers.run(write)
-        except OSError as error:
-            raise StoreUnavailable(f"the adapter store cannot be written: {error}") from error

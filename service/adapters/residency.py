@@ -1,34 +1,96 @@
-"""Which adapters serve right now: the store's wishes, each switched to once its version is proven and loaded."""
+"""Which adapters serve: follows the store, and gives each request the version that answers it.
+
+Requests read two things, both immutable: `served`, the catalog they are routed by, and each version's Status. Replicas
+over one store converge without talking to each other, for each follows it.
+"""
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 
-from service.adapters.aliases import STABLE
-from service.adapters.judge import Judge
-from service.adapters.leases import Leases
 from service.adapters.proof import Proof
-from service.adapters.routing import Catalog, route, switch
-from service.adapters.slots import Slots
+from service.adapters.reconciler import Reconciler
+from service.adapters.routing import Catalog, Fault, Shelf, Standing, route, serve
 from service.adapters.store import Store
+from service.adapters.verdicts import Verdict
+from service.adapters.version import IN_ENGINE, State, Status, Version
 from service.engine import Engine
-from service.errors import AdapterNotFound, AdapterRefused, ServiceError
-from service.metrics import Metrics
+from service.errors import AdapterNotFound, AdapterRefused, AdapterUnavailable, StoreUnavailable
+from service.metrics import Affinity, Metrics
 from service.types import Adapter
 from service.workers import Workers
 
 # The longest a request may take: until then another replica may need a deleted adapter's files.
 GRACE_S = 600.0
+# Looks at the store may take a twentieth of the time: a large or slow one is looked at less often.
+_PAUSE_PER_LOOK = 19.0
+
+# Entries of these faults may be adapters that serve: they stay as they were.
+UNREAD = ("store", "aliases")
 
 log = logging.getLogger(__name__)
 
 
+class Lease:
+    """One request's adapter: `adapter` is the version that answers, None the base. Its files stay until it ends."""
+
+    def __init__(self, residency: "Residency", reference: str | None, pictures: bool, key: str | None) -> None:
+        self._residency, self._asked = residency, (reference or "", pictures, key)
+        self._held = ExitStack()
+        self._version: Version | None = None
+        self._used: Callable[[], None] = lambda: None
+        if reference is not None:
+            self._take()
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The version that answers."""
+        return self._version.adapter if self._version else None
+
+    @asynccontextmanager
+    async def loaded(self) -> AsyncGenerator[Adapter | None, None]:
+        """Have the version in the engine until the block ends, and say which: one refused on the way gives its place.
+
+        Raises:
+            AdapterNotFound: it was refused, and no other stands for it.
+            AdapterUnavailable, StoreUnavailable, EngineUnavailable: it cannot be loaded now.
+        """
+        while self._version is not None:
+            using = self._residency.reconciler.use(self._version)
+            try:
+                await using.__aenter__()
+            except (AdapterNotFound, AdapterUnavailable):
+                refused = self._version.adapter
+                self._take()
+                if self._version.adapter == refused:
+                    raise
+                continue
+            self._used()
+            try:
+                yield self._version.adapter
+            finally:
+                await using.__aexit__(None, None, None)
+            return
+        yield None
+
+    def end(self) -> None:
+        """Let the version's files go."""
+        self._held.close()
+
+    def _take(self) -> None:
+        residency, reference = self._residency, self._asked[0]
+        adapter = residency.resolve(*self._asked)
+        with ExitStack() as before:
+            before.push(self._held.pop_all())
+            self._version = self._held.enter_context(residency.reconciler.hold(adapter))
+            self._used = self._held.enter_context(residency.affinity.wait(adapter, residency.plain(reference, adapter)))
+
+
 class Residency:
-    """Follows the store. `wanted` is what it says, `served` what questions are routed by."""
+    """The adapters of one replica. `wanted` is what the store says, `served` what questions are routed by."""
 
     def __init__(
         self,
@@ -39,194 +101,271 @@ class Residency:
         metrics: Metrics,
         capacity: int,
         grace_s: float = GRACE_S,
+        max_loras: int = 1,
     ) -> None:
-        self._store, self._workers, self._metrics = store, workers, metrics
-        self._leases = Leases(store, workers)
-        self.judge = Judge(store, engine, proof, self._leases, workers, metrics)
-        self.slots = Slots(engine, self.judge, capacity, metrics)
+        """`capacity` versions may be loaded at once, of which `max_loras` may share a batch."""
+        self._store, self._engine, self._proof = store, engine, proof
+        self._workers, self._metrics = workers, metrics
+        self.reconciler = Reconciler(store, engine, proof, workers, metrics, capacity)
+        self.reconciler.heard = self._hear
+        self.affinity = Affinity(max_loras)
+        metrics.registry.register(self.affinity)
         self.wanted = self.served = Catalog()
-        self._settling: dict[Adapter, asyncio.Task[None]] = {}
+        self._read: Catalog | None = None
+        self._held_back: dict[str, Shelf] = {}  # what is served of an adapter where that is not what is wanted
         self._lost: frozenset[Adapter] = frozenset()
         self._grace_s, self._deleted = grace_s, dict[str, float]()
         self._reading = asyncio.Lock()
+        self._outage: str | None = None
 
-    @asynccontextmanager
-    async def lease(
-        self, reference: str | None, pictures: bool = False, key: str | None = None
-    ) -> AsyncGenerator[Adapter | None, None]:
-        """The version that answers for a reference, whose files stay until the block ends; None is the base.
+    @contextmanager
+    def lease(self, reference: str | None, pictures: bool = False, key: str | None = None) -> Iterator[Lease]:
+        """The version that answers for a reference, whose files are fetched from now on and stay until the block ends.
 
         Raises:
             AdapterNotFound: it is not served; the message lists what is, or says why it was refused.
+            AdapterUnavailable, StoreUnavailable: it failed when it was last tried, and is tried again later.
         """
-        if reference is None:
-            yield None
-            return
-        adapter = self._resolve(reference, pictures, key)
-        with self._leases.hold(adapter):
-            yield adapter
-
-    @asynccontextmanager
-    async def loaded(self, adapter: Adapter | None) -> AsyncGenerator[None, None]:
-        """Have a leased version in the engine until the block ends.
-
-        Raises:
-            AdapterNotFound: it was refused as it was loaded.
-            StoreUnavailable, EngineUnavailable: it cannot be loaded now.
-        """
-        if adapter is None:
-            yield
-            return
+        lease = Lease(self, reference, pictures, key)
         try:
-            async with self.slots.use(adapter):
-                yield
-        except AdapterRefused as error:
-            raise _not_served(adapter, error) from error
+            yield lease
+        finally:
+            lease.end()
+
+    async def start(self) -> None:
+        """Take over what was proven before, read the store, and load what is pinned; a store that fails is told of."""
+        key = self._proof.key(self._engine.build)
+        await self._workers.run(self._remember, key)
+        try:
+            await self.refresh()
+        except StoreUnavailable:
+            return
+        if not self.wanted.every:
+            log.warning("the adapter store %s is empty: the base serves alone", self._store.root)
+        await self._settled()
 
     async def reconcile(self) -> None:
-        """Follow the store and wait until every version that an alias names is proven or refused."""
+        """Follow the store and wait until every version that is sought serves, or cannot."""
         await self.refresh()
-        await asyncio.gather(*self._settling.values())
+        await self._settled()
 
     async def refresh(self) -> None:
-        """Read the store once. What was proven is switched to now; what is new is proven meanwhile, then switched to.
+        """Read the store once, and serve what it says as far as that is proven.
 
         Raises:
-            StoreUnavailable, OSError: it cannot be read; what serves goes on serving.
+            StoreUnavailable: it cannot be read; what serves goes on serving.
         """
         async with self._reading:
-            self._note(await self._workers.run(self._store.catalog))
-            await self.judge.look_again()
-            self._switch()
-            self._start_settling(self._unsettled())
+            try:
+                catalog = await self._workers.run(self._store.catalog)
+            except (StoreUnavailable, OSError) as error:
+                self._tell_outage(error)
+                raise
+            self._tell_outage(None)
+            if catalog is not self._read:
+                self._note(catalog)
+            await self.reconciler.look_again()
+            self._seek()
             await self._tidy()
+
+    async def follow(self, every_s: float) -> None:
+        """Read the store again and again; never returns."""
+        pause_s = every_s
+        while True:
+            await asyncio.sleep(pause_s)
+            began = time.monotonic()
+            try:
+                await self.refresh()
+            except StoreUnavailable:
+                pass  # it was told of, and the next look may do better
+            except Exception:
+                log.exception("the adapter store could not be followed; what serves goes on serving")
+            pause_s = max(every_s, _PAUSE_PER_LOOK * (time.monotonic() - began))
 
     async def forget(self) -> None:
         """Take note that the engine is lost, and with it every adapter that was loaded."""
-        self._lost |= self.slots.loaded()
-        self.judge.ask_again()
-        await self.slots.clear()
+        self._lost |= self.reconciler.forget()
 
     async def restore(self) -> None:
-        """Load and prove in another engine what was lost with the last one, as far as that can be done now."""
-        self._start_settling(self._lost)
-        await asyncio.gather(*self._settling.values())
+        """Load in another engine what was lost with the last one, as far as that can be done now."""
+        await asyncio.gather(*map(self.prove, self._lost), return_exceptions=True)
         self._lost = frozenset()
+        self._seek()
 
     async def prove(self, adapter: Adapter) -> None:
-        """Load a version and have it judged, whether or not an alias names it.
+        """Load a version and have it answer its probes, whether or not an alias names it.
 
         Raises:
             AdapterRefused: it must not serve.
-            StoreUnavailable, EngineUnavailable: it cannot be loaded now.
+            AdapterUnavailable, StoreUnavailable, EngineUnavailable: it cannot be loaded now.
         """
-        if error := self.judge.refused.get(adapter):
-            raise error
-        async with self.slots.use(adapter):
-            pass
+        with self.reconciler.hold(adapter) as version:
+            try:
+                async with self.reconciler.use(version):
+                    pass
+            except (AdapterNotFound, AdapterUnavailable) as error:
+                raise AdapterRefused(version.status.reason or "engine", version.status.message or str(error)) from error
+
+    def resolve(self, reference: str, pictures: bool, key: str | None) -> Adapter:
+        """The version that answers for a reference now; `lease` has what this raises."""
+        try:
+            adapter = self.at(*route(self.served, reference, pictures, key))
+        except AdapterNotFound:
+            if fault := self.wanted.faults.get(reference.partition("@")[0]):
+                raise AdapterNotFound(fault.message) from None
+            adapter = self.at(*route(self.wanted, reference, pictures, key))
+            if self.standing(adapter) is not Standing.BAD:
+                raise
+        version, now = self.reconciler.versions.get(adapter), asyncio.get_running_loop().time()
+        if version and (version.state is State.REFUSED or (version.status.retry_at or now) > now):
+            raise version.error(now)
+        return adapter
+
+    def plain(self, reference: str, adapter: Adapter) -> str | None:
+        """What a router may know a version by: NAME, or NAME@ALIAS; None where it was asked by its digest."""
+        alias = reference.partition("@")[2]
+        if not alias:
+            return adapter.name
+        shelf = self.wanted.shelves.get(adapter.name)
+        return f"{adapter.name}@{alias}" if shelf and alias in shelf.aliases.named else None
 
     def at(self, name: str, version: str) -> Adapter:
         """A version of the catalog."""
         return self._store.at(name, version)
 
-    def stable(self) -> list[Adapter]:
-        """The versions that bare names are served by, canaries aside; sorted."""
-        shelves = sorted(self.served.shelves.items())
-        return [
-            self.at(name, shelf.aliases.named[STABLE].version)
-            for name, shelf in shelves
-            if STABLE in shelf.aliases.named
-        ]
+    def status(self, adapter: Adapter) -> Status:
+        """Where a version stands in this replica."""
+        version = self.reconciler.versions.get(adapter)
+        if version is not None:
+            return version.status
+        verdict = self.reconciler.verdicts.get(adapter.version)
+        if verdict is None or verdict.reason is None:
+            return Status()
+        return Status(State.REFUSED, verdict.reason, verdict.message)
 
-    def refusals(self) -> list[tuple[str, str | None, AdapterRefused]]:
-        """(name, version, why) of what the store names and we do not serve, sorted."""
-        wanted = sorted(self._named(self.wanted), key=lambda adapter: adapter.key)
-        refused = self.judge.refused
-        return [
-            *((name, None, AdapterRefused("aliases", fault)) for name, fault in sorted(self.wanted.faults.items())),
-            *((adapter.name, adapter.version, refused[adapter]) for adapter in wanted if adapter in refused),
-        ]
+    def verdict(self, adapter: Adapter) -> Verdict | None:
+        """What was found of a version, once it was judged."""
+        version = self.reconciler.versions.get(adapter)
+        return version.verdict if version else self.reconciler.verdicts.get(adapter.version)
 
-    def state(self, adapter: Adapter) -> str:
-        """`serving`, `unproven` (serving without a manifest), `refused`, or `idle`: no alias in service names it."""
-        if adapter in self.judge.refused:
-            return "refused"
-        if adapter not in self._named(self.served):
-            return "idle"
-        return "serving" if self.judge.accepted.get(adapter) else "unproven"
+    def standing(self, adapter: Adapter) -> Standing:
+        """What is known of a version as one to serve."""
+        verdict, state = self.verdict(adapter), self.status(adapter).state
+        if state in (State.REFUSED, State.FAILED):
+            return Standing.BAD
+        return Standing.PROVEN if verdict is not None else Standing.UNKNOWN
+
+    def pinned(self) -> list[Adapter]:
+        """The versions in service of pinned adapters; all but one place's worth of them stay loaded."""
+        names = sorted(self.wanted.pinned)
+        return [self.at(name, version) for name in names for version in sorted(self.served.named(name))]
 
     async def close(self) -> None:
         """End what is under way; the engine may stop then."""
-        settling = list(self._settling.values())
-        for task in settling:
-            task.cancel()
-        await asyncio.gather(*settling, return_exceptions=True)
-        await self.slots.close()
+        await self.reconciler.close()
+        await self._workers.run(self._store.close)
 
-    def _resolve(self, reference: str, pictures: bool, key: str | None) -> Adapter:
+    def _remember(self, key: str) -> None:
         try:
-            adapter = self.at(*route(self.served, reference, pictures, key))
-        except AdapterNotFound:
-            if fault := self.wanted.faults.get(reference.partition("@")[0]):
-                raise AdapterNotFound(fault) from None
-            adapter = self.at(*route(self.wanted, reference, pictures, key))
-            if adapter not in self.judge.refused:
-                raise
-        if error := self.judge.refused.get(adapter):
-            raise _not_served(adapter, error)
-        return adapter
+            self.reconciler.verdicts.remember(self._store.own.path, key)
+        except OSError as error:
+            log.warning("nowhere to keep verdicts, the next start proves adapters again: %s", error)
+
+    def _tell_outage(self, error: Exception | None) -> None:
+        """Say once that the store fails, and once that it is back."""
+        self._metrics.store_up.set(0 if error else 1)
+        said = str(error) if error else None
+        if said and said != self._outage:
+            log.error("%s; what serves goes on serving, and the store is tried again", said)
+        elif self._outage and not said:
+            log.info("the adapter store %s can be read again", self._store.root)
+        self._outage = said
 
     def _note(self, catalog: Catalog) -> None:
         """Take over what the store says; an adapter whose entry cannot be read stays as it was."""
-        for name, fault in catalog.faults.items() - self.wanted.faults.items():
-            self._metrics.rejected.labels("aliases").inc()
-            log.error("adapter %s: %s", name, fault)
-        kept = {name: shelf for name, shelf in self.wanted.shelves.items() if name in catalog.faults}
-        self.wanted = replace(catalog, shelves={**catalog.shelves, **kept})
+        before, self._read = self.wanted, catalog
+        catalog = _without(catalog, self._proof.base.id)
+        unread = [name for name, fault in catalog.faults.items() if fault.reason in UNREAD]
+        if kept := {name: before.shelves[name] for name in unread if name in before.shelves}:
+            catalog = replace(catalog, shelves={**catalog.shelves, **kept})
+        for name, fault in catalog.faults.items():
+            if before.faults.get(name) != fault:
+                self._metrics.rejected.labels(fault.reason).inc()
+                log.error("adapter %s (%s): %s", name[:80], fault.reason, fault.message)
+        self.wanted = catalog
+        for name in self._held_back.keys() - catalog.shelves.keys():
+            del self._held_back[name]
+        for name, shelf in catalog.shelves.items():
+            if before.shelves.get(name) is not shelf:
+                self._decide(name)
+        self._serve()
 
-    def _switch(self) -> None:
-        self.served = switch(self.wanted, self.served, lambda version: self.at(*version) in self.judge.accepted)
-        self.slots.pin(frozenset(self.pinned()[: self.slots.capacity - 1]))
+    def _hear(self, adapter: Adapter) -> None:
+        """Something changed for a version: perhaps another is to be served now."""
+        if adapter.name in self.wanted.shelves and self._decide(adapter.name):
+            self._serve()
 
-    def pinned(self) -> list[Adapter]:
-        """The versions in service of pinned adapters; all but one slot's worth of them stay loaded."""
-        pinned = {name: shelf for name, shelf in self.served.shelves.items() if shelf.aliases.pinned}
-        return sorted(self._named(Catalog(pinned)), key=lambda adapter: adapter.key)
+    def _decide(self, name: str) -> bool:
+        """What is served of an adapter; returns whether that changed."""
+        wanted, before = self.wanted.shelves[name], self.served.shelves.get(name)
+        named = before.aliases.named if before else {}
+        versions = {alias.version for alias in wanted.aliases.named.values()}
+        if before is None and not any(map(self.reconciler.verdicts.get, versions)):  # as 10,000 are at a start
+            shelf = wanted
+        else:
+            shelf = serve(
+                wanted,
+                named,
+                lambda version: self.standing(self.at(name, version)),
+                lambda version: self._in_use(self.at(name, version)),
+            )
+        if shelf is wanted:
+            self._held_back.pop(name, None)
+        else:
+            self._held_back[name] = shelf
+        return before is None or shelf.aliases.named != named
 
-    def _named(self, catalog: Catalog) -> set[Adapter]:
-        return {self.at(*version) for version in catalog.named()}
+    def _serve(self) -> None:
+        self.served = replace(self.wanted, shelves={**self.wanted.shelves, **self._held_back})
 
-    def _unsettled(self) -> set[Adapter]:
-        unknown = self._named(self.wanted) - self.judge.accepted.keys()
-        return unknown | self.slots.pinned - self.slots.loaded()
+    def _in_use(self, adapter: Adapter) -> bool:
+        version = self.reconciler.versions.get(adapter)
+        return version is not None and (version.holders > 0 or version.state in IN_ENGINE)
 
-    def _start_settling(self, adapters: AbstractSet[Adapter]) -> None:
-        for adapter in adapters - self.judge.refused.keys() - self._settling.keys():
-            self._settling[adapter] = asyncio.create_task(self._settle(adapter))
+    def _seek(self) -> None:
+        """Have in the engine what is pinned, and what an alias waits for that stays with another meanwhile."""
+        pinned = frozenset(self.pinned()[: self.reconciler.capacity - 1])
+        awaited = {
+            self.at(name, version)
+            for name in self._held_back
+            for version in self.wanted.named(name) - self.served.named(name)
+        }
+        self.reconciler.pinned = pinned
+        self.reconciler.seek(pinned | {each for each in awaited if self.status(each).state is not State.REFUSED})
 
-    async def _settle(self, adapter: Adapter) -> None:
-        try:
-            await self.prove(adapter)
-        except AdapterRefused:
-            pass  # the judge told why
-        except ServiceError as error:
-            log.warning("adapter %s is not judged yet, the next look tries again: %s", adapter.key[:48], error.message)
-        finally:
-            del self._settling[adapter]
-            self._switch()
+    async def _settled(self) -> None:
+        while self.reconciler.unsettled():
+            self.reconciler.changed.clear()
+            await self.reconciler.changed.wait()
+
+    def _named(self, adapter: Adapter) -> bool:
+        return any(adapter.version in catalog.named(adapter.name) for catalog in (self.wanted, self.served))
 
     async def _tidy(self) -> None:
         """Unload what no alias names and no request holds, and let its files go."""
-        named = self._named(self.wanted) | self._named(self.served)
-        for adapter in self.slots.loaded() - named - self._leases.held():
-            await self.slots.drop(adapter)
-        await self._leases.free(lambda adapter: adapter in named or adapter in self.slots)
+        await self.reconciler.tidy(self._named)
         now = time.monotonic()
         self._deleted = {name: self._deleted.get(name, now) for name in self.wanted.deleted}
         for name, since in self._deleted.items():
             if now - since >= self._grace_s:
-                await self._leases.free_deleted(name, self.slots.__contains__)
+                await self.reconciler.free(name)
 
 
-def _not_served(adapter: Adapter, error: AdapterRefused) -> AdapterNotFound:
-    return AdapterNotFound(f"adapter {adapter.name!r} was refused when it was loaded: {error.message}")
+def _without(catalog: Catalog, base: str) -> Catalog:
+    """A catalog less what goes by the base's own name, which would be asked for by one face and not by another."""
+    if base not in catalog.shelves.keys() | catalog.routers.keys():
+        return catalog
+    why = Fault("name", f"{base!r} is the base's own name: publish the adapter under another")
+    shelves = {name: shelf for name, shelf in catalog.shelves.items() if name != base}
+    routers = {name: router for name, router in catalog.routers.items() if name != base}
+    return replace(catalog, shelves=shelves, routers=routers, faults={**catalog.faults, base: why})

@@ -4,15 +4,18 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
-from service.adapters.aliases import STABLE, Aliases
+from service.adapters.aliases import STABLE, Alias, Aliases
 from service.errors import AdapterNotFound, AdapterUnknown
 
 MOST_TOLD = 10  # names in the message of a 404
 PREFIX = 8  # digits of a version that are enough to name it, where they are unique
+HISTORY = 8  # versions an alias pointed at before that are tried, newest first, when its own is refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +44,57 @@ class Router(BaseModel):
         return cls.model_validate(json.loads(text))
 
 
+class Standing(Enum):
+    """What is known of a version as one to serve."""
+
+    PROVEN = "proven"
+    UNKNOWN = "unknown"
+    BAD = "bad"
+
+
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """Why an entry of the store is no adapter that can be asked: a short word, and a sentence with the way out."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Catalog:
-    """Everything that can be named; `faults` says why an entry cannot be read, `deleted` whose files wait to go."""
+    """Everything that can be named; `faults` says why an entry cannot be, `deleted` whose files wait to go."""
 
     shelves: Mapping[str, Shelf] = field(default_factory=dict)
     routers: Mapping[str, Router] = field(default_factory=dict)
-    faults: Mapping[str, str] = field(default_factory=dict)
+    faults: Mapping[str, Fault] = field(default_factory=dict)
     deleted: frozenset[str] = frozenset()
+
+    @cached_property
+    def every(self) -> tuple[str, ...]:
+        """Every name there is something to say of, sorted."""
+        return tuple(sorted(self.shelves.keys() | self.routers.keys() | self.faults.keys()))
+
+    @cached_property
+    def pinned(self) -> frozenset[str]:
+        """The adapters whose versions stay loaded."""
+        return frozenset(name for name, shelf in self.shelves.items() if shelf.aliases.pinned)
+
+    def held(self) -> int:
+        """How many adapters and routers are here, those that cannot be read just now among them."""
+        unread = (fault for fault in self.faults.values() if fault.reason in ("store", "aliases"))
+        return len(self.shelves) + len(self.routers) + sum(1 for _ in unread)
 
     def names(self) -> list[str]:
         """What may stand in a question's `adapter`, sorted."""
-        served = (name for name, shelf in self.shelves.items() if STABLE in shelf.aliases.named)
-        return sorted([*served, *self.routers])
+        return [name for name in self.every if name in self.routers or self._serves(name)]
 
-    def named(self) -> set[tuple[str, str]]:
-        """Every adapter's versions that an alias names."""
-        shelves = self.shelves.items()
-        return {(name, alias.version) for name, shelf in shelves for alias in shelf.aliases.named.values()}
+    def named(self, name: str) -> set[str]:
+        """The versions of one adapter that its aliases name."""
+        shelf = self.shelves.get(name)
+        return {alias.version for alias in shelf.aliases.named.values()} if shelf else set()
+
+    def _serves(self, name: str) -> bool:
+        return name in self.shelves and STABLE in self.shelves[name].aliases.named
 
 
 def route(catalog: Catalog, reference: str, pictures: bool, key: str | None) -> tuple[str, str]:
@@ -109,16 +145,31 @@ def version_of(name: str, shelf: Shelf, wanted: str) -> str:
     return fitting[0]
 
 
-def switch(wanted: Catalog, served: Catalog, proven: Callable[[tuple[str, str]], bool]) -> Catalog:
-    """What to serve now: what is wanted, save that an alias whose new version is not proven keeps its old one."""
-    shelves: dict[str, Shelf] = {}
-    for name, shelf in wanted.shelves.items():
-        before = served.shelves[name].aliases.named if name in served.shelves else {}
-        wishes = shelf.aliases.named
-        ready = {alias: wish for alias, wish in wishes.items() if proven((name, wish.version))}
-        named = {alias: ready.get(alias) or before[alias] for alias in wishes if alias in ready or alias in before}
-        shelves[name] = Shelf(shelf.aliases.model_copy(update={"named": named}), shelf.versions)
-    return replace(wanted, shelves=shelves)
+def serve(
+    wanted: Shelf, before: Mapping[str, Alias], standing: Callable[[str], Standing], in_use: Callable[[str], bool]
+) -> Shelf:
+    """What to serve of one adapter: what the store wants, save that an alias keeps off a version that is not proven.
+
+    An alias moves to its new version once that is proven, and meanwhile stays with the one `before`, if someone uses
+    that here; if nobody does, it moves at once, and who asks first has the new version proven. A version that failed or
+    was refused is passed over: for the one before, or else the last of the store's history that was not.
+    """
+    named: dict[str, Alias] = {}
+    for alias, wish in wanted.aliases.named.items():
+        old = before.get(alias)
+        state = standing(wish.version)
+        if state is Standing.UNKNOWN and old and old.version != wish.version and in_use(old.version):
+            state, past = Standing.BAD, [old.version]
+        else:
+            history = reversed(wanted.aliases.previous.get(alias, ())[-HISTORY:])
+            past = [*([old.version] if old else ()), *(version for version in history if version in wanted.versions)]
+        choices = past if state is Standing.BAD else [wish.version]
+        chosen = next((version for version in choices if standing(version) is not Standing.BAD), None)
+        if chosen is not None:
+            named[alias] = wish if chosen == wish.version else Alias(version=chosen, weight=wish.weight)
+    if named == wanted.aliases.named:
+        return wanted
+    return Shelf(wanted.aliases.model_copy(update={"named": named}), wanted.versions)
 
 
 def _side(name: str, key: str | None) -> float:

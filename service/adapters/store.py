@@ -3,6 +3,7 @@
     ROOT/NAME/versions/DIGEST/{adapter_config.json, adapter_model.safetensors, manifest.json, images.txt, README.md}
     ROOT/NAME/aliases.json            {"stable": DIGEST, "canary": {"version": DIGEST, "weight": 0.05}}
     ROOT/NAME/deleted.json            the aliases of an adapter that was deleted, while its files wait to be removed
+    ROOT/NAME/collected.json          {DIGEST: Unix time}: versions that nothing names, and that wait to be removed
     ROOT/NAME/router.json             {"image": "shapes", "text": "facts"}: a name for other adapters, instead of one
 
 Knows the layout and nothing of what the files mean. A name or version that comes from outside is matched against what
@@ -10,52 +11,75 @@ is here, never joined to a path.
 """
 
 import hashlib
+import json
 import re
+import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
 from service.adapters import aliases, routing
 from service.adapters.aliases import STABLE, Aliases
-from service.adapters.files import files_at
-from service.adapters.routing import Catalog, Router, Shelf
-from service.errors import AdapterNotFound, AdapterRefused
+from service.adapters.bucket import Bucket
+from service.adapters.directory import LAST, VERSIONS, Directory, Folder, counts
+from service.adapters.own import Own
+from service.adapters.routing import Catalog, Fault, Router, Shelf, some
+from service.errors import AdapterNotFound, AdapterRefused, StoreUnavailable
 from service.types import Adapter
 
-# A version is there once its PEFT configuration is: written last where a folder cannot appear at once.
-LAST = "adapter_config.json"
-_LAYOUT = re.compile(
-    rf"({aliases.NAME})/(aliases\.json|deleted\.json|router\.json|versions/({aliases.VERSION})/{LAST})"
-)
+_NAME = re.compile(aliases.NAME)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_CACHE = Path(tempfile.gettempdir()) / "manylens-adapters"
+_CACHE_BYTES = 20_000_000_000
+# The largest file of names that is read; one with a thousand versions has 80 KB.
+_MOST_NAMES = 1_000_000
+
+_ALIASES, _ROUTER, _DELETED, _COLLECTED = "aliases.json", "router.json", "deleted.json", "collected.json"
+_Entry = Shelf | Router | Fault | None
 
 
 class Store:
-    """Adapters at one path or fsspec URL. Every method reads afresh, and blocks: other processes write here too."""
+    """Adapters at one path or fsspec URL. Every method looks afresh, and blocks: other processes write here too.
 
-    def __init__(self, root: str | Path, cache: Path | None = None) -> None:
+    All may raise StoreUnavailable: the place cannot be read or written now.
+    """
+
+    def __init__(self, root: str | Path, cache: Path | None = None, cache_bytes: int = _CACHE_BYTES) -> None:
         self.root = root
-        self._files = files_at(root, cache)
+        self.own = Own(cache or _CACHE, str(root), cache_bytes)
+        self._files = _files_at(root, self.own)
+        self._looking = threading.Lock()
+        self._known: dict[str, tuple[Folder, _Entry]] = {}
+        self._last = Catalog()
 
     def catalog(self) -> Catalog:
-        """All that is here; an entry that cannot be read is among the faults and disturbs no other."""
-        found = [match for path in self._files.paths() if (match := _LAYOUT.fullmatch(path))]
-        texts = self._files.read([match[0] for match in found if match[2] in ("aliases.json", "router.json")])
-        shelves: dict[str, Shelf] = {}
-        routers: dict[str, Router] = {}
-        faults: dict[str, str] = {}
-        for path, text in texts.items():
-            name, _, file = path.partition("/")
-            versions = frozenset(match[3] for match in found if match[1] == name and match[3])
-            try:
-                if file == "aliases.json":
-                    shelves[name] = Shelf(Aliases.parse(text), versions)
-                else:
-                    routers[name] = Router.parse(text)
-            except ValueError as error:
-                faults[name] = f"{path} cannot be read: {error}"
-        deleted = {match[1] for match in found if match[2] == "deleted.json"} - shelves.keys() - faults.keys()
-        return Catalog(
-            shelves, {name: routers[name] for name in routers.keys() - shelves.keys()}, faults, frozenset(deleted)
-        )
+        """All that is here, as the very object of the last look where nothing changed.
+
+        An entry that cannot be read is among the faults and disturbs no other.
+
+        Raises:
+            StoreUnavailable: also where nothing is here that was not deleted by name: so looks a disk that is not
+                mounted.
+        """
+        with self._looking:
+            found = self._files.look()
+            if not found and (held := self._last.held()):
+                raise StoreUnavailable(
+                    f"the adapter store {self.root} is empty and held {held} adapters before: is its disk mounted, its "
+                    "bucket whole? (DELETE /v1/adapters/NAME removes the last one too)"
+                )
+            stale = {name: folder for name, folder in found.items() if self._stale(name, folder)}
+            if stale or found.keys() != self._known.keys():
+                entries = self._read(stale)
+                self._known = {
+                    name: (folder, entries[name] if name in stale else self._known[name][1])
+                    for name, folder in found.items()
+                }
+                self._last = self._sort()
+            return self._last
 
     def names(self) -> list[str]:
         """Every adapter that has a stable version, and every router, sorted."""
@@ -69,7 +93,7 @@ class Store:
         """
         catalog = self.catalog()
         if name not in catalog.shelves:
-            raise AdapterNotFound(f"no adapter {name!r} in {self.root}; there are: {', '.join(catalog.names())}")
+            raise AdapterNotFound(f"no adapter {name!r} in {self.root}; there are: {some(catalog.names())}")
         version = routing.version_of(name, catalog.shelves[name], STABLE)
         if version not in catalog.shelves[name].versions:
             raise AdapterNotFound(f"{name}'s stable version {version[:12]} is not in {self.root}")
@@ -78,19 +102,23 @@ class Store:
         return adapter
 
     def at(self, name: str, version: str) -> Adapter:
-        """A version as `catalog` gives it, and where `fetch` leaves its files; asks no disk."""
-        return Adapter(name, version, self._files.here(f"{name}/versions/{version}"))
+        """A version as `catalog` gives it, and where `fetch` leaves its files."""
+        return Adapter(name, version, self._files.here(f"{name}/{VERSIONS}/{version}"))
 
-    def fetch(self, adapter: Adapter) -> None:
-        """Bring a version's files here and check that they are what was published.
+    def fetch(self, adapter: Adapter, whole: bool = False) -> None:
+        """Bring a version's files here and check that they are what was published, unless they are known `whole`.
 
         Raises:
-            AdapterRefused: reasons `files` and `corrupt`.
+            AdapterRefused: reason `corrupt`: they are not.
+            StoreUnavailable: they cannot be had now, or are not there yet.
         """
+        whole = whole and adapter.path.is_dir()
         self._files.fetch(_folder(adapter))
+        if whole:
+            return
         try:
             self.verify(adapter)
-        except AdapterRefused:  # perhaps a copy from earlier that was cut short
+        except (AdapterRefused, StoreUnavailable):  # perhaps a copy from earlier that was cut short
             self._files.release(_folder(adapter))
             self._files.fetch(_folder(adapter))
             self.verify(adapter)
@@ -99,22 +127,26 @@ class Store:
         """Check that a version's content still is what its name says.
 
         Raises:
-            AdapterRefused: something in the directory changed after it was published, or it is not there.
+            AdapterRefused: something in the directory changed after it was published.
         """
         try:
-            found = digest({file.name: file.read_bytes() for file in adapter.path.iterdir()})
+            sums = {file.name: _sum(file) for file in adapter.path.iterdir() if counts(file.name) and file.is_file()}
         except OSError as error:
-            raise AdapterRefused("files", f"{adapter.path} cannot be read: {error}") from error
-        if found != adapter.version:
+            raise StoreUnavailable(f"{error.filename or adapter.path} cannot be read: {error.strerror}") from error
+        if (found := _digest(sums)) != adapter.version:
             raise AdapterRefused("corrupt", f"{adapter.path} holds {found[:12]}, not what was published under its name")
 
     def stamp(self, adapter: Adapter) -> str:
-        """A text that changes when a version's files do."""
+        """A text that changes when a version's files do; of a store at a URL as of the last look."""
         return self._files.stamp(_folder(adapter))
 
     def release(self, adapter: Adapter) -> None:
         """Free the local copy of a version, where the store is elsewhere."""
         self._files.release(_folder(adapter))
+
+    def trim(self, used: frozenset[Adapter]) -> None:
+        """Free local copies that are over the bound in bytes, those used longest ago first, and never one of `used`."""
+        self._files.trim(frozenset(map(_folder, used)))
 
     def publish(self, name: str, files: Mapping[str, bytes]) -> Adapter:
         """Add a version made of `files` and point the alias `stable` at it; killed at any moment, none or all is seen.
@@ -122,13 +154,12 @@ class Store:
         Raises:
             ValueError: a name that is no adapter name.
         """
-        if not re.fullmatch(aliases.NAME, name):
-            raise ValueError(
-                f"{name!r} is no adapter name: use up to 64 of a-z 0-9 . _ - and start with a letter or digit"
-            )
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no adapter name: {_NAMES}")
         adapter = self.at(name, digest(files))
-        with self._files.locked():
-            self._files.add(_folder(adapter), dict(sorted(files.items(), key=lambda file: file[0] == LAST)))
+        parts = {file: files[file] for file in sorted(files, key=lambda file: file == LAST) if counts(file)}
+        with self._files.locked(make=True):
+            self._files.add(_folder(adapter), parts)
             self._point(name, (self._aliases(name) or Aliases()).point(STABLE, adapter.version))
         self.fetch(adapter)
         return adapter
@@ -148,8 +179,8 @@ class Store:
     def delete(self, name: str) -> None:
         """Take an adapter's aliases away, so that no one finds it; `free` removes its files."""
         with self._files.locked():
-            self._files.put(f"{name}/deleted.json", (self._aliases(name) or Aliases()).dump())
-            self._files.remove(f"{name}/aliases.json")
+            self._files.put(f"{name}/{_DELETED}", (self._aliases(name) or Aliases()).dump())
+            self._files.remove(f"{name}/{_ALIASES}")
 
     def free(self, name: str) -> None:
         """Remove the files of a deleted adapter; one that was published again meanwhile stays."""
@@ -157,20 +188,121 @@ class Store:
             if self._aliases(name) is None:
                 self._files.remove(name)
 
+    def close(self) -> None:
+        """Let another process have our copies."""
+        self._files.close()
+
+    def _stale(self, name: str, folder: Folder) -> bool:
+        """Whether a folder must be read: it is another than before, or could not be read."""
+        before, entry = self._known.get(name, (None, None))
+        return folder != before or (isinstance(entry, Fault) and entry.reason == "store")
+
+    def _read(self, folders: Mapping[str, Folder]) -> dict[str, _Entry]:
+        """What the names in each of these folders say."""
+        named = {name: folder for name, folder in folders.items() if folder.fault is None and _NAME.fullmatch(name)}
+        paths = [f"{name}/{mark}" for name, folder in named.items() for mark in _worth_reading(folder)]
+        texts = self._files.read(paths, _MOST_NAMES)
+        return {name: _entry(name, folder, texts) for name, folder in folders.items()}
+
+    def _sort(self) -> Catalog:
+        entries = {name: entry for name, (_, entry) in self._known.items()}
+        return Catalog(
+            {name: entry for name, entry in entries.items() if isinstance(entry, Shelf)},
+            {name: entry for name, entry in entries.items() if isinstance(entry, Router)},
+            {name: entry for name, entry in entries.items() if isinstance(entry, Fault)},
+            frozenset(
+                name for name, (folder, entry) in self._known.items() if entry is None and _DELETED in folder.marks
+            ),
+        )
+
     def _aliases(self, name: str) -> Aliases | None:
-        file = f"{name}/aliases.json"
-        text = self._files.read([file]).get(file)
-        return None if text is None else Aliases.parse(text)
+        file = f"{name}/{_ALIASES}"
+        text = self._files.read([file], _MOST_NAMES)[file]
+        if isinstance(text, FileNotFoundError):
+            return None
+        return Aliases.parse(_text(text))
 
     def _point(self, name: str, aliases: Aliases) -> None:
-        self._files.put(f"{name}/aliases.json", aliases.dump())
+        self._files.put(f"{name}/{_ALIASES}", aliases.dump())
+
+
+_NAMES = "use up to 64 of a-z 0-9 . _ - and start with a letter or digit"
 
 
 def digest(files: Mapping[str, bytes]) -> str:
-    """SHA-256 over the sorted names and contents of a version's files, in hex."""
-    lines = (f"{name} {hashlib.sha256(content).hexdigest()}\n" for name, content in sorted(files.items()))
+    """SHA-256 over the sorted names and contents of a version's files, in hex; what is hidden or foreign is no part."""
+    return _digest({name: hashlib.sha256(content).hexdigest() for name, content in files.items() if counts(name)})
+
+
+def _digest(sums: Mapping[str, str]) -> str:
+    lines = (f"{name} {each}\n" for name, each in sorted(sums.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def _sum(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _files_at(where: str | Path, own: Own) -> Directory | Bucket:
+    """The files at a local path or an fsspec URL.
+
+    Raises:
+        ValueError, ImportError: no file system goes by the URL's protocol, or its package is missing.
+    """
+    if not _URL.match(str(where)):
+        return Directory(Path(where))
+    fs, root = url_to_fs(str(where))
+    return Directory(Path(root)) if isinstance(fs, LocalFileSystem) else Bucket(fs, root.rstrip("/"), own)
+
+
+def _worth_reading(folder: Folder) -> list[str]:
+    return [mark for mark in (_ALIASES, _ROUTER, _COLLECTED) if mark in folder.marks]
+
+
+def _entry(name: str, folder: Folder, texts: Mapping[str, bytes | Exception]) -> _Entry:
+    """What a folder is; None: nothing that anybody could have meant for an adapter, or a deleted one."""
+    if folder.fault is not None:
+        return Fault("store", folder.fault)
+    if not _NAME.fullmatch(name):
+        return Fault("name", f"{name[:80]!r} is no adapter name: {_NAMES}")
+    mark = _ALIASES if _ALIASES in folder.marks else _ROUTER
+    if mark not in folder.marks:
+        return _misplaced(name, folder)
+    try:
+        if mark == _ROUTER:
+            return Router.parse(_text(texts[f"{name}/{mark}"]))
+        waiting = json.loads(_text(texts[f"{name}/{_COLLECTED}"])) if _COLLECTED in folder.marks else {}
+        named = Aliases.parse(_text(texts[f"{name}/{mark}"]))
+    except OSError as error:
+        return Fault("store", f"{name}/{mark} cannot be read now: {error}")
+    except ValueError as error:
+        return Fault("aliases", f"{name}/{mark} cannot be read: {error}")
+    going = set(waiting) - {alias.version for alias in named.named.values()}
+    return Shelf(named, folder.versions - going if going else folder.versions)
+
+
+def _misplaced(name: str, folder: Folder) -> Fault | None:
+    if _DELETED in folder.marks:
+        return None
+    if LAST in folder.marks:
+        return Fault("layout", f"{name} holds PEFT's files and no versions: `python -m trainer publish` takes it in")
+    if folder.versions:
+        way = f'write {{"{STABLE}": "{min(folder.versions)}"}} to it, or publish again'
+        return Fault("layout", f"{name} has versions and no {_ALIASES}, so no version is served: {way}")
+    return Fault("layout", f"{name} holds neither {_ALIASES} nor {_ROUTER}: it is no adapter")
+
+
+def _text(content: bytes | Exception) -> bytes:
+    """A file's content.
+
+    Raises:
+        OSError, ValueError: it could not be read.
+    """
+    if isinstance(content, Exception):
+        raise content if isinstance(content, OSError | ValueError) else OSError(str(content))
+    return content.removeprefix(b"\xef\xbb\xbf")  # as some editors begin a file
+
+
 def _folder(adapter: Adapter) -> str:
-    return f"{adapter.name}/versions/{adapter.version}"
+    return f"{adapter.name}/{VERSIONS}/{adapter.version}"

@@ -17,6 +17,10 @@ class Engine(Protocol):
     """Runs queries against one base model and any of its loaded adapters."""
 
     @property
+    def build(self) -> str:
+        """What its answers may hang on beside the query: what was proven under another build is proven again."""
+
+    @property
     def max_model_len(self) -> int | None:
         """The context in tokens, prompt and answer together; None while there is no engine."""
 

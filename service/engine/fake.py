@@ -41,6 +41,11 @@ class FakeEngine:
         self._going = asyncio.Event()
         self._weights: dict[str, str] = {}
 
+    @property
+    def build(self) -> str:
+        """See Engine."""
+        return type(self).__qualname__
+
     async def start(self) -> None:
         """See Engine."""
         self._fault = None

@@ -48,6 +48,11 @@ class Supervised:
         """See Engine."""
         return self._engine.max_model_len
 
+    @property
+    def build(self) -> str:
+        """See Engine."""
+        return self._engine.build
+
     async def start(self) -> None:
         """See Engine."""
         await self._engine.start()

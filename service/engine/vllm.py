@@ -41,6 +41,16 @@ class VLLMEngine:
         self._lora: dict[str, Any] = {}
         self._sides, self._grammars = Sides(), Grammars(checkpoint)
 
+    @property
+    def build(self) -> str:
+        """See Engine."""
+        import torch
+        import vllm
+        from vllm.platforms import current_platform
+
+        device = current_platform.get_device_name()
+        return f"vllm {vllm.__version__}, torch {torch.__version__}, {device}, {self._settings.engine_args}"
+
     async def start(self) -> None:
         """See Engine. Importing and loading block for half a minute or so, hence the thread."""
         self._building = asyncio.create_task(asyncio.to_thread(self._build))
@@ -214,7 +224,24 @@ class VLLMEngine:
             "use_tqdm_on_load": False,
             **self._sizes.engine_arguments(),
         }
-        return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | settings.engine_args))
+        return AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**arguments | settings.engine_args), stat_loggers=[_statistics()]
+        )
+
+
+def _statistics() -> Any:
+    """The series of vLLM, less `vllm:lora_requests_info`, which grows by a sample for every mix of adapters there was.
+
+    service/metrics.py has ours of that name.
+    """
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    class Statistics(PrometheusStatLogger):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self.gauge_lora_info = None
+
+    return Statistics
 
 
 def _spare_the_collector() -> None:

@@ -21,7 +21,7 @@ async def healthz(service: Annotated[Service, Depends(get_service)]) -> dict[str
 @router.get("/health", include_in_schema=False)
 @router.get("/ping", include_in_schema=False)
 async def readyz(service: Annotated[Service, Depends(get_service)]) -> dict[str, str]:
-    """Ready: the engine is warm, every adapter was proven or refused, and nobody told the service to stop; else 503.
+    """Ready: the engine is warm, pinned adapters are loaded, and nobody told the service to stop; else 503.
 
     Also where vLLM's balancers (`/health`) and SageMaker (`/ping`) ask whether a container answers questions.
     """

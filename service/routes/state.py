@@ -24,7 +24,7 @@ from service.workers import Workers
 
 @dataclass
 class Service:
-    """One running service; `warm` is set once the engine answers and every adapter was proven or refused.
+    """One running service; `warm` is set once the engine answers, the store was read and pinned adapters are loaded.
 
     `workers` read bodies and keys; decoding and the adapter store have threads of their own. `began` is in seconds
     since 1970.
@@ -44,7 +44,7 @@ class Service:
 
     @property
     def warm(self) -> asyncio.Event:
-        """Set while the engine answers and every adapter was proven or refused."""
+        """Set while the engine answers, the store was looked at and pinned adapters are loaded."""
         return self.life.warm
 
     @property

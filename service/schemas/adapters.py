@@ -1,11 +1,17 @@
 """Wire shapes of /v1/adapters, read off a residency: what JSON comes in and goes out."""
 
-from typing import Annotated, Any
+import asyncio
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from service.adapters.aliases import STABLE, AliasName
 from service.adapters.residency import Residency
+from service.adapters.version import State
 from service.errors import AdapterNotFound
 from service.schemas import Incoming
 from service.types import Adapter
@@ -38,14 +44,49 @@ class BaseOut(BaseModel):
     digest: str
 
 
-class AdapterOut(BaseModel):
-    """An adapter that serves, with the held-out result its manifest records (right answers out of rows)."""
+class _Standing(BaseModel):
+    """Where one version stands in this replica."""
+
+    version: str
+    state: Annotated[
+        str,
+        Field(
+            description="stored: nobody asked for it yet, or not lately; fetching, here, queued, loading: on its way; "
+            "serving; leaving: makes way for another; unreachable, failed: tried again at `retry_at`; refused: for good"
+        ),
+    ]
+    proof: Annotated[
+        Literal["proven", "unproven"] | None,
+        Field(description="proven by its probes; unproven: it has no manifest; null: it is proven when first asked"),
+    ]
+    loaded: bool
+    reason: str | None = None
+    message: str | None = None
+    retry_at: Annotated[str | None, Field(description="when it is tried again, UTC")] = None
+
+    @staticmethod
+    def facts(residency: Residency, adapter: Adapter) -> dict[str, Any]:
+        """The fields above for a version."""
+        status, verdict = residency.status(adapter), residency.verdict(adapter)
+        proof = None
+        if verdict is not None and verdict.reason is None:
+            proof = "proven" if verdict.facts else "unproven"
+        return {
+            "version": adapter.version,
+            "state": status.state,
+            "proof": proof,
+            "loaded": status.state is State.SERVING,
+            "reason": status.reason,
+            "message": status.message,
+            "retry_at": _utc(status.retry_at),
+        }
+
+
+class AdapterOut(_Standing):
+    """An adapter that can be asked, with the held-out result its manifest records, once it was judged."""
 
     name: str
-    version: str
-    state: Annotated[str, Field(description="serving, or unproven: it has no manifest, hence no figures")]
     pinned: bool
-    loaded: bool
     about: Annotated[str | None, Field(description="what it is for, in its maker's words")] = None
     rank: int | None = None
     rows: int | None = None
@@ -54,37 +95,36 @@ class AdapterOut(BaseModel):
     base_precision: str | None = None
 
     @classmethod
-    def of(cls, residency: Residency, adapter: Adapter) -> "AdapterOut":
-        """A served version."""
-        pinned = residency.served.shelves[adapter.name].aliases.pinned
-        out = cls(
-            name=adapter.name,
-            version=adapter.version,
-            state=residency.state(adapter),
-            pinned=pinned,
-            loaded=adapter in residency.slots.loaded(),
-        )
-        manifest = residency.judge.accepted.get(adapter)
-        if manifest is None:
+    def of(cls, residency: Residency, name: str) -> "AdapterOut":
+        """What the bare name is served by."""
+        aliases = residency.served.shelves[name].aliases
+        adapter = residency.at(name, aliases.named[STABLE].version)
+        out = cls(name=name, pinned=aliases.pinned, **_Standing.facts(residency, adapter))
+        verdict = residency.verdict(adapter)
+        if verdict is None or verdict.facts is None:
             return out
         facts = {
-            "about": manifest.about or None,
-            "rank": manifest.rank,
-            "rows": manifest.score.rows,
-            "base_right": manifest.score.base,
-            "adapter_right": manifest.score.adapter,
-            "base_precision": manifest.base_precision,
+            "about": verdict.facts.about or None,
+            "rank": verdict.facts.rank,
+            "rows": verdict.facts.score.rows,
+            "base_right": verdict.facts.score.base,
+            "adapter_right": verdict.facts.score.adapter,
+            "base_precision": verdict.facts.base_precision,
         }
         return out.model_copy(update=facts)
 
 
 class RefusedOut(BaseModel):
-    """A version that an alias of the store names and that does not serve, and why."""
+    """What the store holds and does not serve: an entry, or a version that an alias names; `retry_at` null: for good.
+
+    An entry is looked at again when its files change.
+    """
 
     name: str
     version: str | None
     reason: str
     message: str
+    retry_at: str | None = None
 
 
 class RouterOut(BaseModel):
@@ -96,12 +136,41 @@ class RouterOut(BaseModel):
 
 
 class AdaptersResponse(BaseModel):
-    """What GET /v1/adapters answers."""
+    """What GET /v1/adapters answers: a page of names, in order; `next` is what `after` gives the page that follows."""
 
     base: BaseOut
     adapters: list[AdapterOut]
     refused: list[RefusedOut]
     routers: list[RouterOut]
+    next: Annotated[str | None, Field(description="send it as `after` for the next page; null: this is the last")] = (
+        None
+    )
+
+    @classmethod
+    def page(
+        cls, base: BaseOut, residency: Residency, sees: Callable[[str], bool], limit: int, after: str
+    ) -> "AdaptersResponse":
+        """The first `limit` of the names after `after` that the asker may know of."""
+        every = residency.wanted.every
+        seen = (name for name in islice(every, bisect_right(every, after), None) if sees(name))
+        names = list(islice(seen, limit))
+        more = next(seen, None) is not None
+        served = residency.served
+        return cls(
+            base=base,
+            adapters=[
+                AdapterOut.of(residency, name)
+                for name in names
+                if name in served.shelves and STABLE in served.shelves[name].aliases.named
+            ],
+            refused=[refused for name in names for refused in _refused(residency, name)],
+            routers=[
+                RouterOut(name=name, **{kind: to if to and sees(to) else None for kind, to in served.routers[name]})
+                for name in names
+                if name in served.routers
+            ],
+            next=names[-1] if more else None,
+        )
 
 
 class AliasOut(BaseModel):
@@ -113,15 +182,17 @@ class AliasOut(BaseModel):
     previous: list[str]
 
 
-class VersionOut(BaseModel):
+class VersionOut(_Standing):
     """A version of the store; `manifest` is what it says of itself, once it was judged."""
 
-    version: str
-    state: Annotated[str, Field(description="serving, unproven, refused, or idle: no alias in service names it")]
-    loaded: bool
-    reason: str | None
-    message: str | None
     manifest: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, residency: Residency, adapter: Adapter) -> "VersionOut":
+        """What is known of one version."""
+        verdict = residency.verdict(adapter)
+        facts = verdict.facts.model_dump() if verdict and verdict.facts else None
+        return cls(manifest=facts, **_Standing.facts(residency, adapter))
 
 
 class AdapterDetail(BaseModel):
@@ -141,7 +212,8 @@ class AdapterDetail(BaseModel):
         """
         shelf, served = residency.wanted.shelves.get(name), residency.served.shelves.get(name)
         if shelf is None or served is None:
-            raise AdapterNotFound(residency.wanted.faults.get(name, f"no adapter {name[:64]!r} in the store"))
+            fault = residency.wanted.faults.get(name)
+            raise AdapterNotFound(fault.message if fault else f"no adapter {name[:64]!r} in the store")
         aliases = {
             alias: AliasOut(
                 version=wish.version,
@@ -151,18 +223,29 @@ class AdapterDetail(BaseModel):
             )
             for alias, wish in sorted(shelf.aliases.named.items())
         }
-        named = {alias.version for alias in shelf.aliases.named.values()}
-        versions = [_version(residency, residency.at(name, version)) for version in sorted(shelf.versions | named)]
-        return cls(name=name, pinned=shelf.aliases.pinned, aliases=aliases, versions=versions)
+        versions = sorted(shelf.versions | residency.wanted.named(name))
+        return cls(
+            name=name,
+            pinned=shelf.aliases.pinned,
+            aliases=aliases,
+            versions=[VersionOut.of(residency, residency.at(name, version)) for version in versions],
+        )
 
 
-def _version(residency: Residency, adapter: Adapter) -> VersionOut:
-    error, manifest = residency.judge.refused.get(adapter), residency.judge.accepted.get(adapter)
-    return VersionOut(
-        version=adapter.version,
-        state=residency.state(adapter),
-        loaded=adapter in residency.slots.loaded(),
-        reason=error.reason if error else None,
-        message=error.message if error else None,
-        manifest=manifest.model_dump(exclude={"probes"}) if manifest else None,
-    )
+def _refused(residency: Residency, name: str) -> Iterator[RefusedOut]:
+    if fault := residency.wanted.faults.get(name):
+        yield RefusedOut(name=name, version=None, reason=fault.reason, message=fault.message)
+    for version in sorted(residency.wanted.named(name)):
+        status = residency.status(residency.at(name, version))
+        if status.reason is not None:
+            retry_at = _utc(status.retry_at)
+            said = {"reason": status.reason, "message": status.message or "", "retry_at": retry_at}
+            yield RefusedOut(name=name, version=version, **said)
+
+
+def _utc(retry_at: float | None) -> str | None:
+    """A time on the event loop's clock, in ISO 8601."""
+    if retry_at is None:
+        return None
+    left = timedelta(seconds=retry_at - asyncio.get_running_loop().time())
+    return (datetime.now(UTC) + left).isoformat(timespec="seconds")

@@ -1,0 +1,64 @@
+"""What was found of versions, kept on disk: a service that starts again proves nothing twice.
+
+A verdict says something of a version's content alone, so it holds for ever, for one base, prompt and engine build: each
+of those has a file of its own, a line a verdict.
+"""
+
+import logging
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from service.adapters.manifest import Facts
+
+log = logging.getLogger(__name__)
+
+
+class Verdict(BaseModel):
+    """A version may serve, or must not for `reason`; `facts` are its manifest's, None where it has none."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    reason: str | None = None
+    message: str = ""
+    facts: Facts | None = None
+
+
+class Verdicts:
+    """Verdicts by version. Methods that touch the disk block; one that fails is told and changes nothing else."""
+
+    def __init__(self) -> None:
+        self._by_version: dict[str, Verdict] = {}
+        self._file: Path | None = None
+
+    def remember(self, directory: Path, key: str) -> None:
+        """Take over what was found under the same `key`, and keep there what will be."""
+        self._file = directory / f"verdicts-{key[:16]}.jsonl"
+        try:
+            lines = self._file.read_text().splitlines() if self._file.exists() else []
+        except (OSError, ValueError) as error:
+            log.warning("verdicts in %s cannot be read, versions are proven anew: %s", self._file, error)
+            return
+        for line in filter(None, lines):
+            try:
+                verdict = Verdict.model_validate_json(line)
+            except ValidationError:  # a line cut short by a kill
+                continue
+            self._by_version[verdict.version] = verdict
+
+    def get(self, version: str) -> Verdict | None:
+        """What was found of a version, if it was judged; asks no disk."""
+        return self._by_version.get(version)
+
+    def keep(self, verdict: Verdict) -> None:
+        """Know a verdict from now on, and write it down."""
+        self._by_version[verdict.version] = verdict
+        if self._file is None:
+            return
+        line = "\n" + verdict.model_dump_json()  # a line that a kill cut short spoils no other
+        try:
+            with self._file.open("a") as file:
+                file.write(line)
+        except OSError as error:
+            log.warning("a verdict cannot be kept, the next start proves that version again: %s", error)
