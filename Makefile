@@ -18,16 +18,20 @@ $(VENV)/bin/uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
 # CPU builds of torch are not on PyPI: first what is at hand (find-links), then PyTorch's own CPU index.
+# The second argument: other options. Bytecode is compiled for who serves: a first start would do it, in a minute or so.
 define install
 	@echo "setting up $(VENV): $(1)"
-	@$(INSTALL) -e '.[$(1)]' 2>$(VENV)/install.log \
-		|| $(INSTALL) --torch-backend $(if $(filter cpu,$(ENGINE)),cpu,auto) -e '.[$(1)]' \
+	@began=$$(date +%s); \
+	(while sleep 5 >/dev/null 2>&1; do echo "setting up $(VENV): $$(($$(date +%s) - began)) s so far"; done) & \
+	telling=$$!; trap "kill $$telling" EXIT; \
+	$(INSTALL) $(2) -e '.[$(1)]' 2>$(VENV)/install.log \
+		|| $(INSTALL) $(2) --torch-backend $(if $(filter cpu,$(ENGINE)),cpu,auto) -e '.[$(1)]' \
 		|| { cat $(VENV)/install.log; exit 1; }
 	@touch $@
 endef
 
 $(VENV)/.serve-$(ENGINE): pyproject.toml | $(VENV)/bin/uv
-	$(call install,$(ENGINE))
+	$(call install,$(ENGINE),--compile-bytecode)
 
 $(VENV)/.all-$(ENGINE): pyproject.toml | $(VENV)/bin/uv
 	$(call install,$(ENGINE)$(,)models$(,)dev)
@@ -102,6 +106,12 @@ test-slow: $(VENV)/.all-$(ENGINE) ## trainings killed at random moments, and by 
 
 test-fuzz: $(VENV)/.all-$(ENGINE) ## 100,000 hostile images, and every route by its OpenAPI document (ARGS=--inputs=3000: shorter)
 	$(BIN)/python -m pytest -m slow tests/test_images_fuzz.py tests/test_openapi_fuzz.py $(ARGS)
+
+bench-start: $(VENV)/.all-$(ENGINE) ## a cold start beside stock `vllm serve`'s, in turn, and a killed engine's way back
+	$(BIN)/python -m loadtest.start $(ARGS)
+
+test-start: $(VENV)/.all-$(ENGINE) ## vLLM started for real: SIGTERM at any moment, kill -9, every line as JSON
+	$(BIN)/python -m pytest -m slow tests/test_start_on_vllm.py $(ARGS)
 
 test-drains: $(VENV)/.all-$(ENGINE) ## 20 drains under load: by themselves, behind HAProxy, behind nginx (where they are installed)
 	$(BIN)/python -m pytest -m slow -s tests/test_drains.py $(ARGS)

@@ -133,6 +133,10 @@ def _serve(listener: int, alive_r: int, parent: int) -> None:
         return
     # The core forks its worker: a fork server of its own would import everything again.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        import torch
+
+        torch.set_num_threads(int(threads))  # where OpenMP was loaded before the variable was set, it has not read it
     forkserver.main(listener, alive_r, [])
 
 
