@@ -110,7 +110,13 @@ def test_a_start_says_what_it_does_and_every_line_is_json_where_that_is_asked_fo
     service.process.send_signal(signal.SIGTERM)
     assert service.process.wait(STOPPED_S) == 0
     told = [json.loads(line)["message"] for line in log.read_text().splitlines()]
-    for phase in ("importing torch and vLLM", "imported in", "starting the engine", "proving adapters", "ready: base"):
+    for phase in (
+        "importing torch and vLLM",
+        "imported in",
+        "starting the engine",
+        "reading the adapter store",
+        "ready: base",
+    ):
         assert any(phase in message for message in told), phase
 
 
