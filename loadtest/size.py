@@ -48,7 +48,7 @@ class Size(BaseSettings):
     questions: int = Field(2, gt=0, description="stock questions that `trainer publish` asks of each adapter")
     max_model_len: int | None = Field(None, gt=0, description="the service's option [its default]")
     work: Path = Field(Path("build/size"), description="where replica and store lie; what is there is not made again")
-    port: int = Field(8197, description="port of the service started")
+    port: int = Field(8194, description="port of the service started")
 
 
 @dataclass
@@ -143,7 +143,7 @@ def _step(name: str, options: Size, tell: Callable[[dict[str, Any]], None]) -> I
     step, over = Step(), threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.5):
+        while not over.wait(2.0):
             step.memory = max(step.memory, children_bytes())
 
     watcher = threading.Thread(target=watch)

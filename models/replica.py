@@ -177,7 +177,11 @@ def _drawn(name: str, size: torch.Size, group_size: int | None, device: str) -> 
     if "norm" in name and name.endswith("weight"):
         return {stored: torch.ones(size, dtype=torch.bfloat16)}
     deviation = 1 / math.sqrt(size[-1]) if re.fullmatch(r".*(proj|fc\d|linear_\d)\.weight", name) else 0.02
-    return {stored: torch.empty(size, dtype=torch.bfloat16, device=device).normal_(0, deviation).cpu()}
+    drawn = torch.empty(size, dtype=torch.bfloat16, device=device).normal_(0, deviation)
+    if name.endswith("lm_head.weight"):
+        # Rows of unlike lengths: else the two likeliest of 32,000 tokens lie so close that rounding chooses.
+        drawn *= torch.randn(size[0], 1, device=device).exp().bfloat16()
+    return {stored: drawn.cpu()}
 
 
 def main(arguments: list[str]) -> int:

@@ -41,6 +41,14 @@ class Packed:
     tensors: dict[str, torch.Tensor]
     weight: torch.Tensor
 
+    def split(self, outputs: list[int]) -> "list[Packed]":
+        """The linears whose weights were put on top of each other, by their numbers of outputs."""
+        packed, scale = (torch.split(self.tensors[f"weight_{part}"], outputs) for part in ("packed", "scale"))
+        return [
+            Packed({"weight_packed": words, "weight_scale": steps, "weight_shape": torch.tensor(weight.shape)}, weight)
+            for words, steps, weight in zip(packed, scale, torch.split(self.weight, outputs), strict=True)
+        ]
+
 
 def pack(weight: torch.Tensor, hessian: torch.Tensor | None, group_size: int) -> Packed:
     """Pack a weight of shape (output, input): by GPTQ with the inputs' second moment (input, input), else by rounding.

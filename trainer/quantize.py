@@ -250,12 +250,12 @@ def _pack_layer(layer: Any, number: int, moments: dict[str, torch.Tensor], group
     tensors = {name: tensor for name, tensor in layer.state_dict().items() if not name.endswith("_proj.weight")}
     packed: dict[str, torch.Tensor] = {}
     for first, names in _TOGETHER.items():
-        moment = moments.pop(first, None)
-        for name in names:
-            linear = layer.get_submodule(name)
-            made = pack(linear.weight, moment, group_size)
-            tensors |= {f"{name}.{part}": tensor for part, tensor in made.tensors.items()}
-            packed[name] = linear.weight.data = made.weight
+        linears = [layer.get_submodule(name) for name in names]
+        # GPTQ treats outputs each by itself: what shares its inputs is packed in one go.
+        made = pack(torch.cat([linear.weight for linear in linears]), moments.pop(first, None), group_size)
+        for name, linear, each in zip(names, linears, made.split([len(each.weight) for each in linears]), strict=True):
+            tensors |= {f"{name}.{part}": tensor for part, tensor in each.tensors.items()}
+            packed[name] = linear.weight.data = each.weight
     prefix = f"{LAYERS}{number}."
     file = writer.write({prefix + name: tensor for name, tensor in tensors.items()})
     written = load_file(file)
