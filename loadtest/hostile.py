@@ -226,7 +226,7 @@ def _batch(each: int) -> bytes:
 
 
 _SMALL = base64.b64encode(_encoded(Image.radial_gradient("L").resize((64, 64)).convert("RGB"), "PNG")).decode()
-_CHOICES = [f"{number} of the things that can be seen here" for number in range(20)]
+_CHOICES = [f"thing {number}" for number in range(20)]
 BODIES: dict[str, Callable[[], Body]] = {
     "batch of 300 by 300": lambda: Body("/v1/vqa/batch", _batch(300)),
     "batch of 1,000 by 1,000": lambda: Body("/v1/vqa/batch", _batch(1000)),

@@ -136,7 +136,19 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
     in_hand = InHand(settings.bytes_in_hand or max(available() // 8, settings.body_limit))
     log.info("bodies and fetched images: at most %.1f GB at once", in_hand.total / 1e9)
     use_case = VQA(
-        base.id, engine, residency, prompt, pictures, admission, fetching, in_hand, decoding, metrics, capture, life
+        base.id,
+        engine,
+        residency,
+        prompt,
+        pictures,
+        admission,
+        fetching,
+        in_hand,
+        decoding,
+        Workers(1, "quick"),
+        metrics,
+        capture,
+        life,
     )
     _show(metrics, admission, life)
     metrics.bytes_in_hand.set_function(lambda: in_hand.total - in_hand.left)

@@ -36,7 +36,7 @@ class _Shared(Sight):
         """See Sight."""
         async with self._once():
             if self._made is None:
-                self._made = await self._vqa.decoding.run(await super().look(question))
+                self._made = await self._vqa.lane(question).run(await super().look(question))
         made = self._made
         return lambda: made
 

@@ -1,19 +1,50 @@
 """What a caller sent or pointed to -> pictures: links are fetched, files decoded."""
 
+import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from PIL import Image
+
 from service.errors import InvalidRequest
 from service.images import ImageLimits, Preparation, picture
 from service.images.fetch import Fetcher
+from service.images.kinds import kind_of
 from service.metrics import Metrics
 from service.tracing import hop
 from service.types import Link, Picture, Upload
 
+# Small PNGs and JPEGs of no more pixels than this are decoded in some 50 ms.
+_LIGHT_BYTES, _LIGHT_PIXELS = 65_536, 4_000_000
 # Makes the pictures of one question, in order. It blocks: for a worker, together with what else the question needs.
 Look = Callable[[], tuple[Picture, ...]]
+
+
+def light(images: tuple[Upload | Link, ...]) -> bool:
+    """Whether decoding them is little work, by their headers; where that is hard to tell, it is not.
+
+    It takes microseconds, so that the event loop may ask: what is little work has a lane of its own, where it does not
+    wait for what is much.
+    """
+    return all(isinstance(image, Upload) and _light(image.data) for image in images)
+
+
+def _light(data: bytes) -> bool:
+    kind = kind_of(data)
+    if len(data) > _LIGHT_BYTES or kind not in ("PNG", "JPEG", None):
+        return False
+    try:
+        if kind == "PNG":  # its first chunk, which Pillow reads others beside
+            size = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+        elif kind == "JPEG":
+            size = Image.open(io.BytesIO(data), formats=("JPEG",)).size
+        else:
+            return True  # refused at once
+    except (OSError, SyntaxError, ValueError, IndexError):
+        return False
+    return size[0] * size[1] <= _LIGHT_PIXELS
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from service.errors import AdapterNotFound, AdapterUnknown, Cancelled, DeadlineE
 from service.in_hand import InHand
 from service.lifetime import Life
 from service.metrics import Metrics
-from service.pictures import Look, Pictures
+from service.pictures import Look, Pictures, light
 from service.progress import Progress
 from service.prompt import Prompt
 from service.tracing import engine_hops
@@ -43,6 +43,7 @@ class VQA:
     fetching: Admission
     in_hand: InHand
     decoding: Workers
+    quick: Workers
     metrics: Metrics
     capture: Capture | None = None
     life: Life = field(default_factory=Life)
@@ -138,6 +139,10 @@ class VQA:
             return 0.0, 0.0
         return heard[0] - began, (heard[-1] - heard[0]) / max(1, len(heard) - 1)
 
+    def lane(self, question: Question) -> Workers:
+        """The threads that make a question's pictures: small ones do not wait for large ones to be decoded."""
+        return self.quick if light(question.images) else self.decoding
+
     async def _ask(self, progress: Progress, sight: "Sight") -> AsyncGenerator[Delta, None]:
         question = progress.question
         deadline = asyncio.get_running_loop().time() + question.deadline_s
@@ -147,7 +152,7 @@ class VQA:
                 await self.engine.check()
                 slot_s = progress.elapsed()
                 look = await sight.look(question)
-                query = await self.decoding.run(self._query, question, look)
+                query = await self.lane(question).run(self._query, question, look)
                 progress.image_s += progress.elapsed() - slot_s
                 progress.adapter = await loaded
                 query = progress.query = replace(query, adapter=progress.adapter)

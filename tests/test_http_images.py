@@ -5,6 +5,7 @@ import base64
 import gc
 import gzip
 import socket
+import threading
 import time
 import tracemalloc
 from collections.abc import AsyncGenerator
@@ -15,9 +16,11 @@ import pytest
 from PIL import Image
 
 from service.engine.fake import FakeEngine
-from service.images import decode, fetch
+from service.images import decode, fetch, picture
 from service.images.addresses import may_connect
+from service.pictures import light
 from service.settings import Settings
+from service.types import Link, Upload
 from tests.conftest import Running, png, serving, until
 from tests.origins import Origin, answer, origin
 from tests.test_http_edge import QUESTION, ask, assert_error, data_url
@@ -305,3 +308,43 @@ async def test_every_kind_of_picture_is_answered(cluster: Running) -> None:
 async def test_a_true_claim_or_none_is_answered(cluster: Running, start: str) -> None:
     encoded = data_url(png(file_format="JPEG")).partition(",")[2]
     (await ask(cluster, image=start + encoded)).raise_for_status()
+
+
+async def test_small_pictures_do_not_wait_for_large_ones_to_be_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, going = encode(Image.new("RGB", (3000, 3000)), "PNG"), threading.Event()
+
+    def decoding(data: bytes, *rest: Any) -> Any:
+        if data == large:
+            going.wait(20)
+        return picture(data, *rest)
+
+    monkeypatch.setattr("service.pictures.picture", decoding)
+    async with serving(Settings(adapters=tmp_path, image_workers=1), FakeEngine()) as running:
+        asking = [asyncio.create_task(ask(running, image=data_url(large))) for _ in range(3)]
+        await until(lambda: running.app.state.service.vqa.admission.here == 3)
+        for small in (png(), png(file_format="JPEG")):
+            (await asyncio.wait_for(ask(running, image=data_url(small)), 5)).raise_for_status()
+        going.set()
+        assert {(await each).status_code for each in asking} == {200}
+
+
+@pytest.mark.parametrize(
+    ("data", "is_light"),
+    [
+        (b"", True),
+        (b"<html>", True),
+        (png(), True),
+        (png(file_format="JPEG"), True),
+        (png(file_format="JPEG")[:30], False),
+        (png()[:20], True),
+        (png(file_format="WEBP"), False),
+        (encode(Image.new("L", (2000, 2001)), "PNG"), False),
+        (encode(Image.new("L", (3000, 3000)), "JPEG"), False),
+        (png() + bytes(70_000), False),
+    ],
+)
+def test_what_is_little_work_is_told_from_a_small_files_header(data: bytes, is_light: bool) -> None:
+    assert light((Upload(data),)) is is_light
+    assert not light((Upload(data), Link("https://example.com/x.png")))
