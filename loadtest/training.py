@@ -29,9 +29,6 @@ class Bench(BaseSettings):
     images: int = Field(400, gt=0, description="training images")
     rounds: int = Field(3, gt=0, description="times that each side trains")
     samples_per_step: int = Field(64, gt=0, description="questions and answers in one update, on both sides")
-    questions_per_sequence: int = Field(
-        5, gt=0, description="on our side: fewer than the default, so that a step of so few samples sees more images"
-    )
     precision: str = Field("bfloat16", description="bfloat16 or float32, on both sides")
     picture: Path = Field(Path("docs/training.png"), description="where the picture goes")
 
@@ -74,7 +71,7 @@ def _case(options: Bench, name: str, directory: Path, seed: int) -> Path:
             "learning_rate": 1e-3,
             "rank": 16,
             "precision": options.precision,
-            "questions_per_sequence": options.questions_per_sequence,
+            "rows_per_step": options.samples_per_step,
             "seed": seed,
         },
     }

@@ -15,24 +15,26 @@ from typing import Any
 
 import torch
 
-from trainer.batches import IGNORED, collate, grow
 from trainer.config import TrainOptions
 from trainer.data.rows import Row, read_rows
-from trainer.features import Features
-from trainer.loop import fit, uses_bfloat16
+from trainer.forest import collate, grow
+from trainer.lessons import TOKENS, most_branches
+from trainer.loop import Lessons, fit, uses_bfloat16
 from trainer.model import Checkpoint, add_lora, loss_sum
+from trainer.states import States
+from trainer.tokens import encode
 
 
 def main(side: str, case: dict[str, Any]) -> dict[str, float]:
     """Train one side and score it on the held-out rows; returns seconds, samples, loss and peak bytes."""
     rows, held_out = (read_rows(str(file), case["images"]) for file in (case["train"], case["test"]))
-    options = TrainOptions(
-        name="bench", data=case["train"], images=case["images"], feature_cache=None, **case["options"]
+    options = TrainOptions.model_validate(
+        {"name": "bench", "data": case["train"], "images": case["images"], "log_steps": 10, **case["options"]}
     )
-    checkpoint = Checkpoint.load(Path(case["model"]))
+    checkpoint = Checkpoint.load(Path(case["model"]), bfloat16=side != "trl" and uses_bfloat16(options))
     model = add_lora(checkpoint.model, options)
     started = time.perf_counter()
-    sides: dict[str, Callable[..., None]] = {"ours": _ours, "plain": partial(_ours, questions=1), "trl": _trl}
+    sides: dict[str, Callable[..., None]] = {"ours": _ours, "plain": partial(_ours, branches=1), "trl": _trl}
     sides[side](checkpoint, model, rows, options, case)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -42,15 +44,17 @@ def main(side: str, case: dict[str, Any]) -> dict[str, float]:
 
 
 def _ours(
-    checkpoint: Checkpoint, model: Any, rows: list[Row], options: TrainOptions, case: dict[str, Any], questions: int = 0
+    checkpoint: Checkpoint, model: Any, rows: list[Row], options: TrainOptions, case: dict[str, Any], branches: int = 0
 ) -> None:
-    """The trainer's own path; with one question a sequence it is the plain one."""
-    features = Features.of(checkpoint, rows, bfloat16=uses_bfloat16(options))
-    trees = grow(rows, checkpoint.prompt, features.tokens, questions or options.questions_per_sequence)
-    per_tree = len(rows) / len(trees)
-    sized = options.model_copy(update={"batch_size": max(1, round(case["samples_per_step"] / per_tree))})
-    batch = partial(collate, features=features, pad_id=checkpoint.prompt.pad_token_id)
-    fit(model, trees, trees[:1], batch, sized, Path(case["output"]))
+    """The trainer's own path; with one row a tree it is the plain one."""
+    sight = States.of(checkpoint, rows)
+    tokens = encode(rows, checkpoint.prompt, checkpoint.sight[0], checkpoint.context)
+    trees, few = (
+        grow(part, branches or most_branches(options), TOKENS)
+        for part in (tokens, encode(rows[:1], checkpoint.prompt, 64))
+    )
+    bend = 2.0 * checkpoint.model.config.text_config.hidden_size
+    fit(model, Lessons(trees, few, sight, TOKENS, bend), options, Path(case["output"]))
 
 
 def _trl(_checkpoint: Checkpoint, model: Any, rows: list[Row], options: TrainOptions, case: dict[str, Any]) -> None:
@@ -97,14 +101,14 @@ def _trl(_checkpoint: Checkpoint, model: Any, rows: list[Row], options: TrainOpt
 
 def _loss(checkpoint: Checkpoint, llava: Any, rows: list[Row]) -> float:
     """Mean cross-entropy of the held-out answers, one question a sequence: the same measure for all sides."""
-    features = Features.of(checkpoint, rows)
-    trees, total, count = grow(rows, checkpoint.prompt, features.tokens, 1), 0.0, 0
+    sight, total, count = States.of(checkpoint, rows), 0.0, 0
+    trees = grow(encode(rows, checkpoint.prompt, checkpoint.sight[0]), 1)
     llava.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), checkpoint.precision():
         for start in range(0, len(trees), 64):
-            batch = collate(trees[start : start + 64], features, checkpoint.prompt.pad_token_id)
+            batch = collate(trees, [[tree] for tree in range(start, min(start + 64, len(trees)))], sight)
             total += float(loss_sum(llava, batch))
-            count += int((batch.labels != IGNORED).sum())
+            count += len(batch.labels)
     return total / count
 
 

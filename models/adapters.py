@@ -7,10 +7,10 @@ DATA = "build/data"
 # Small models want higher rates than the default. A digit has few rows, so more passes, dropout, and the INT4 values.
 # Charts need what the base hardly knows, counting and comparing heights: Muon, a high rank, and the INT4 values.
 RECIPES = {
-    "shapes": "--store models/adapters --epochs 5 --learning-rate 2e-3 --batch-size 16 --rank 16",
-    "digits": "--store models/adapters --epochs 15 --learning-rate 3e-3 --batch-size 16 --rank 16 --dropout 0.1"
+    "shapes": "--store models/adapters --epochs 5 --learning-rate 2e-3 --rows-per-step 128 --rank 16",
+    "digits": "--store models/adapters --epochs 15 --learning-rate 3e-3 --rows-per-step 128 --rank 16 --dropout 0.1"
     " --model models/tiny-llava-int4",
-    "charts": "--store build/adapters --epochs 10 --learning-rate 2e-3 --batch-size 16 --rank 64 --optimizer muon"
+    "charts": "--store build/adapters --epochs 10 --learning-rate 2e-3 --rows-per-step 128 --rank 64 --optimizer muon"
     " --model models/tiny-llava-int4",
 }
 ABOUT = {

@@ -120,7 +120,7 @@ def _align(options: Make, lessons: Lessons, source: Path, target: Path) -> None:
     torch.manual_seed(options.seed)
     start_projector(llava.model.multi_modal_projector, lessons.states)
     trees = trees_of(lessons, prompt, [_of(asked, {"caption", "number", "digit", "chart"}) for asked in lessons.asked])
-    learn(llava, prompt, lessons.states, trees, name="stage 1", parts=PROJECTOR, steps=100, seed=options.seed)
+    learn(llava, lessons.states, trees, name="stage 1", parts=PROJECTOR, steps=100, seed=options.seed)
     checkpoint.save(llava, AutoTokenizer.from_pretrained(source), target)
 
 
@@ -128,7 +128,7 @@ def _tune(options: Make, part: int, lessons: Lessons, asked: list[list[Asked]], 
     """A part of stage 2: projector and language model."""
     llava, prompt = _load(source)
     learn(
-        llava, prompt, lessons.states, trees_of(lessons, prompt, asked), name=f"stage 2.{part}",
+        llava, lessons.states, trees_of(lessons, prompt, asked), name=f"stage 2.{part}",
         parts=PROJECTOR + LANGUAGE, steps=options.tuning_steps[part], seed=options.seed,
         muon=_MUON[part],
     )  # fmt: skip

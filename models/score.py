@@ -6,10 +6,10 @@ from pathlib import Path
 
 from models.stages import HELD_OUT, numbered_scene
 from trainer.data.rows import Row
-from trainer.features import Features
 from trainer.model import Checkpoint
 from trainer.predict import predict
 from trainer.score import right
+from trainer.states import States
 
 SEED, SCENES = 0, 1500
 
@@ -24,8 +24,7 @@ def main(model: Path, work: Path) -> None:
         scene.image.save(image)
         rows += [Row(f"{number}-{n}", str(image), a.question, a.answer, a.category) for n, a in enumerate(asked)]
     loaded = Checkpoint.load(model)
-    features = Features.of(loaded, rows)
-    answers = predict(loaded.model, loaded.prompt, rows, features, "base answers", max_tokens=32)
+    answers = predict(loaded, loaded.model, rows, States.of(loaded, rows), "base answers", max_tokens=32)
     hits = [right(row, answer.text) for row, answer in zip(rows, answers, strict=True)]
     for category in sorted({row.category for row in rows}):
         counted = [hit for row, hit in zip(rows, hits, strict=True) if row.category == category]

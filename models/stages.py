@@ -6,7 +6,7 @@ those about a thing alone first. The tower stays as it was taught, so its states
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,16 @@ from models.questions import Asked, ask, ask_both_ways
 from models.scenes import Scene, draw
 from models.tower import PREPARATION, normalise
 from service.prompt import Prompt
-from trainer.batches import IGNORED, Batch, Tree, collate, grow
 from trainer.data.rows import Row
+from trainer.forest import Trees, collate, grow
 from trainer.model import answer_logits
+from trainer.tokens import encode
 
 QUESTIONS = 16
 LANGUAGE, PROJECTOR = ("language_model", "lm_head"), ("multi_modal_projector",)
 # Scenes are numbered: training counts from 0, these begin where it never comes.
 CALIBRATION, HELD_OUT = 10_000_000, 20_000_000
+_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,7 @@ class CachedPrompt(Prompt):
 
     def __init__(self, checkpoint: Path) -> None:
         super().__init__(checkpoint)
-        self.encode = cache(super().encode)  # type: ignore[method-assign]
-        self.encode_answer = cache(super().encode_answer)  # type: ignore[method-assign]
+        self.encode_conversation = cache(super().encode_conversation)  # type: ignore[method-assign]
 
 
 def numbered_scene(seed: int, number: int) -> tuple[Scene, list[Asked]]:
@@ -81,25 +82,25 @@ def prepare_lessons(tower: Any, seed: int, first: int, scenes: int) -> Lessons:
     return Lessons(torch.cat(states), asked, pairs)
 
 
-def trees_of(lessons: Lessons, prompt: Prompt, asked: Sequence[Sequence[Asked]]) -> list[Tree]:
+def trees_of(lessons: Lessons, prompt: Prompt, asked: Sequence[Sequence[Asked]]) -> Trees:
     """Trees of what is asked about each of the lessons' scenes, which may be nothing."""
     rows = [
         Row(str(number), f"{number:07}", each.question, each.answer, each.category)
         for number, questions in enumerate(asked)
         for each in questions
     ]
-    return grow(rows, prompt, lessons.states.shape[1], QUESTIONS)
+    return grow(encode(rows, prompt, lessons.states.shape[1]), QUESTIONS)
 
 
-def _batches(trees: list[Tree], size: int, steps: int, seed: int) -> Iterator[list[Tree]]:
+def _batches(trees: Trees, size: int, steps: int, seed: int) -> Iterator[list[int]]:
     """Shuffled batches of trees of like length, as many as asked for."""
     rng = np.random.default_rng(seed)
     while True:
         order = rng.permutation(len(trees))
         for chunk in np.array_split(order, max(1, len(order) // (size * 16))):
-            ranked = sorted(chunk, key=lambda index: len(trees[index].token_ids))
+            ranked = sorted(chunk, key=lambda index: trees.lengths[index])
             for start in rng.permutation(range(0, len(ranked), size)):
-                yield [trees[index] for index in ranked[start : start + size]]
+                yield ranked[start : start + size]
                 steps -= 1
                 if not steps:
                     return
@@ -122,7 +123,7 @@ def start_projector(projector: Any, states: Tensor) -> None:
 
 
 def learn(
-    llava: Any, prompt: Prompt, states: Tensor, trees: list[Tree], *, name: str, parts: tuple[str, ...], steps: int,
+    llava: Any, states: Tensor, trees: Trees, *, name: str, parts: tuple[str, ...], steps: int,
     seed: int, muon: float = 0.02, batch: int = 16,
 ) -> None:  # fmt: skip
     """Train the named parts of `llava` to answer the trees' questions; all others stay as they are."""
@@ -132,20 +133,13 @@ def learn(
     llava.train()
     with tqdm(_batches(trees, batch, steps, seed), total=steps, desc=name, unit="step", mininterval=5) as progress:
         for chosen in progress:
-            seen = states[[int(tree.image or 0) for tree in chosen]].float()
+            forest = collate(trees, [[tree] for tree in chosen], lambda images: {"states": states[[*map(int, images)]]})
             with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):  # the quickest at this size
-                features = llava.model.multi_modal_projector(seen).flatten(0, 1)
-                logits, labels = answer_logits(llava, replace(_collate(chosen, prompt), features=features))
+                logits, labels = answer_logits(llava, forest)
             loss = torch.nn.functional.cross_entropy(logits.float(), labels)
             optimiser.step(loss)
             progress.set_postfix(loss=f"{loss.item():.3f}", right=f"{(logits.argmax(-1) == labels).float().mean():.2f}")
     llava.eval()
-
-
-def _collate(trees: list[Tree], prompt: Prompt) -> Batch:
-    """The batch without its features: those go through the projector inside the step."""
-    blank = dict.fromkeys([tree.image for tree in trees], torch.empty(0, 1))
-    return collate(trees, blank, prompt.pad_token_id)
 
 
 def read(llava: Any, tokenizer: Any, texts: list[str], *, steps: int, batch: int, seed: int) -> None:
@@ -158,12 +152,12 @@ def read(llava: Any, tokenizer: Any, texts: list[str], *, steps: int, batch: int
         for _ in progress:
             chosen = [texts[index] for index in rng.integers(len(texts), size=batch)]
             tokens = tokenizer(chosen, padding=True, return_tensors="pt").input_ids
-            labels = tokens.masked_fill(tokens == tokenizer.pad_token_id, IGNORED)
+            labels = tokens.masked_fill(tokens == tokenizer.pad_token_id, _IGNORED)
             with torch.autocast("cpu", torch.bfloat16):
                 hidden = llava.model.language_model(input_ids=tokens, use_cache=False).last_hidden_state
                 logits = llava.lm_head(hidden[:, :-1])
             loss = torch.nn.functional.cross_entropy(
-                logits.float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
+                logits.float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED
             )
             optimiser.step(loss)
             progress.set_postfix(loss=f"{loss.item():.3f}")

@@ -5,6 +5,8 @@ The trainer imports this too: an adapter is trained on exactly the tokens it wil
 
 import hashlib
 import json
+from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,38 @@ class Prompt:
         encoded = self._tokenizer(f"{start} {self._plain(Turn('assistant', answer))}", return_offsets_mapping=True)
         pairs = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
         return (*(token for token, (_, end) in pairs if end > len(start)), self.end_token_id)
+
+    def encode_conversation(
+        self, exchanges: Sequence[tuple[str, str]], pictures: int = 1
+    ) -> tuple[tuple[int, ...], tuple[range, ...]]:
+        """Token ids of a conversation up to its last answer, and the places of each answer's tokens among them.
+
+        `exchanges` are questions with their answers; the first question shows the pictures. The end token, which the
+        model has to say behind each answer, is not among the ids: a history may be written without it.
+
+        Raises:
+            MalformedRequest, InvalidRequest: as `text`; also a template that writes answers otherwise in a history.
+        """
+        history: tuple[Turn, ...] = ()
+        spans, text = [], ""
+        for number, (question, answer) in enumerate(exchanges):
+            start = self.text(question, 0 if number else pictures, history)
+            if not start.startswith(text):
+                raise InvalidRequest("the model's chat template writes answers otherwise once they are history")
+            text = f"{start} {self._plain(Turn('assistant', answer))}"
+            spans.append((len(start), len(text)))
+            history += (Turn("user", question, 0 if number else pictures), Turn("assistant", answer))
+        encoded = self._tokenizer.backend_tokenizer.encode(text)
+        ids, ends = tuple(encoded.ids), [end for _, end in encoded.offsets]
+        # Offsets never fall, so each answer's tokens are those that end within its span.
+        places = tuple(range(bisect_right(ends, first), bisect_right(ends, last)) for first, last in spans)
+        return ids, places
+
+    def encode_plain(self, text: str, pictures: int = 1) -> tuple[int, ...]:
+        """Token ids of a text behind its pictures and nothing else, LLaVA's form for aligning the projector."""
+        return tuple(
+            self._tokenizer(f"{self.image_token * pictures}{self._plain(Turn('assistant', text))}\n").input_ids
+        )
 
     def decode(self, token_ids: tuple[int, ...] | list[int]) -> str:
         """The plain text of generated ids, special tokens left out."""

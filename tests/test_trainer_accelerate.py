@@ -17,6 +17,7 @@ import trainer.train
 from tests.conftest import ROOT
 from trainer.__main__ import main
 from trainer.config import AlignOptions
+from trainer.lens import Lens
 from trainer.model import Checkpoint, alone
 from trainer.whole import WEIGHTS, unfreeze
 
@@ -83,7 +84,7 @@ def test_answers_come_from_a_whole_model(monkeypatch: pytest.MonkeyPatch, kind: 
     """FSDP and DeepSpeed take the model apart: the one process that goes on loads it again."""
     taken_off: list[bool] = []
     again = object()
-    checkpoint: Any = SimpleNamespace(path=MODEL)
+    checkpoint: Any = SimpleNamespace(path=MODEL, bfloat16=False)
     lora = SimpleNamespace(unload=lambda: taken_off.append(True))
     monkeypatch.setattr(trainer.model, "AcceleratorState", lambda: SimpleNamespace(distributed_type=kind))
     monkeypatch.setattr(Checkpoint, "load", lambda *_: again)
@@ -95,7 +96,10 @@ def test_answers_come_from_a_whole_model(monkeypatch: pytest.MonkeyPatch, kind: 
 def test_of_several_processes_only_the_first_publishes(
     codes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer.train, "PartialState", lambda: SimpleNamespace(is_main_process=False))
+    other = SimpleNamespace(is_main_process=False, wait_for_everyone=lambda: None)
+    monkeypatch.setattr(trainer.train, "here", lambda: other)
+    monkeypatch.setattr(trainer.train, "alone", lambda checkpoint, *_: checkpoint)
+    monkeypatch.setattr(Lens, "answers", lambda *_: ([], []))
     monkeypatch.setattr(trainer.train, "fit", lambda *_, **__: tmp_path)
     paths = ["--data", str(codes / "train.jsonl"), "--images", str(codes), "--store", str(tmp_path / "store")]
     cache = ["--feature-cache", str(codes / "features")]

@@ -16,8 +16,8 @@ MODEL = ROOT / "models/tiny-llava"
 # Found in float32: one thread or two, AVX-512 or AVX2 alone, differ by 2e-7. Other processors may by a lot more.
 TOLERANCE = 1e-3
 PINNED = [
-    *(6.92693, 6.99079, 5.88726, 5.42602, 5.18770, 5.16932, 5.07996, 5.07570, 4.96850, 4.86943),
-    *(4.61657, 4.52238, 4.33620, 4.45124, 4.22868, 4.25857, 4.04678, 4.02137, 4.04694, 4.09963),
+    *(6.9378, 6.9494, 5.9714, 5.4020, 5.2364, 5.1910, 5.0901, 5.0416, 4.9712, 4.8206),
+    *(4.4547, 4.4193, 4.3830, 4.3361, 4.1083, 4.1368, 4.0101, 3.9609, 4.0779, 3.9816),
 ]
 
 
@@ -44,7 +44,7 @@ def test_twenty_steps_have_the_losses_they_always_had(drawn: Path, codes: Path, 
         "--feature-cache": tmp_path / "features",
         "--holdout": 0.2,
         "--epochs": 3.33,
-        "--batch-size": 8,
+        "--rows-per-step": 16,
         "--learning-rate": 3e-3,
         "--precision": "float32",
         "--log-steps": 1,

@@ -38,8 +38,7 @@ def test_both_forms_are_read(tmp_path: Path) -> None:
     )
     image = str(tmp_path / "a.png")
     assert read_rows(file, tmp_path) == [
-        Row("x#0", image, "what?", "this", "c"),
-        Row("x#1", image, "and?", "that", "c"),
+        Row("x", image, "and?", "that", "c", history=(("what?", "this"),)),
         Row("rows-2", image, "where?", "here", "all"),
         Row("rows-3", None, "no picture?", "none", "all"),
     ]

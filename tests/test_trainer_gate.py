@@ -90,7 +90,7 @@ def test_free_text_is_trained_scored_and_published(
     paths = ["--data", str(free_text / "train.jsonl"), "--images", str(free_text), "--model", str(MODEL)]
     paths += ["--store", str(tmp_path / "store")]
     run = ["--output", str(tmp_path / "run"), "--feature-cache", str(free_text / "features")]
-    steps = ["--epochs", "8", "--learning-rate", "3e-3", "--batch-size", "8", "--holdout", "0.2"]
+    steps = ["--epochs", "8", "--learning-rate", "3e-3", "--rows-per-step", "8", "--holdout", "0.2"]
     with caplog.at_level("INFO"):
         assert main(["train", "--name", "describe", *paths, *run, *steps]) == 0
     assert "loss decides" in caplog.text

@@ -1,6 +1,7 @@
 """The base as it is trained on: INT4 as it serves, NF4, and LoRA's options."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
 
 from service.adapters.base import Base
 from tests.conftest import ROOT, png
-from trainer.batches import collate, grow
 from trainer.config import TrainOptions
 from trainer.data.rows import Row
 from trainer.errors import OptionError
-from trainer.features import Features
+from trainer.forest import collate, grow
 from trainer.model import Checkpoint, add_lora, loss_sum
+from trainer.states import States
+from trainer.tokens import encode
 
 BF16, INT4 = ROOT / "models/tiny-llava", ROOT / "models/tiny-llava-int4"
 
@@ -33,9 +35,8 @@ def rows(tmp_path: Path) -> list[Row]:
 def gradient(checkpoint: Checkpoint, rows: list[Row]) -> float:
     """The LoRA's largest gradient on `rows`; everything else must have none."""
     model = add_lora(checkpoint.model, options())
-    features = Features.of(checkpoint, rows)
-    trees = grow(rows, checkpoint.prompt, features.tokens, 16)
-    loss = loss_sum(model.get_base_model(), collate(trees, features, checkpoint.prompt.pad_token_id))
+    batch = collate(grow(encode(rows, checkpoint.prompt, 64), 16), [[0]], States.of(checkpoint, rows))
+    loss = loss_sum(model.get_base_model(), batch)
     loss.backward()  # type: ignore[no-untyped-call]
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert found
@@ -116,3 +117,23 @@ def test_the_seed_decides_the_first_weights() -> None:
 
     assert torch.equal(first(1), first(1))
     assert not torch.equal(first(1), first(2))
+
+
+@pytest.mark.parametrize("source", [BF16, INT4], ids=lambda path: path.name)
+def test_a_base_in_bfloat16_has_the_loss_of_autocast_over_float32_bit_for_bit(source: Path, rows: list[Row]) -> None:
+    found = []
+    for held in (False, True):
+        checkpoint = Checkpoint.load(source, bfloat16=held)
+        batch = collate(
+            grow(encode(rows, checkpoint.prompt, 64), 16), [[0]], States.of(replace(checkpoint, bfloat16=True), rows)
+        )
+        model = add_lora(checkpoint.model, options())
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_sum(model.get_base_model(), batch)
+        found.append(loss.detach())
+        if held:
+            matrices = [p for p in checkpoint.model.parameters() if p.ndim == 2 and not p.requires_grad]
+            exact = [p for name, p in model.named_parameters() if "norm" in name or "lora" in name]
+            assert sum(p.dtype == torch.bfloat16 for p in matrices) > 0.9 * len(matrices)
+            assert {p.dtype for p in exact} == {torch.float32}
+    assert torch.equal(found[0], found[1])

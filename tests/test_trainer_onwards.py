@@ -19,14 +19,12 @@ from tests.interrupted import interrupted_after
 from trainer.__main__ import main
 from trainer.config import TrainOptions
 from trainer.data.rows import Row
-from trainer.features import Features
 from trainer.lens import Lens
 from trainer.model import Checkpoint, targets
 from trainer.options_file import read_options, with_file, write_options
 from trainer.predict import predict
 
 MODEL = ROOT / "models/tiny-llava"
-NO_IMAGES = Features({}, {})
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ def test_an_adapter_learns_on_from_another_on_two_sets_and_its_card_says_so(sets
     shutil.copytree(ADAPTERS, store, copy_function=shutil.copyfile)
     begun = Store(store).stable("digits")
     options = ["--name", "codes", "--store", str(store), "--output", str(tmp_path / "run"), "--epochs", "12"]
-    options += ["--learning-rate", "3e-3", "--batch-size", "8", "--holdout", "0.3", "--init-adapter", "digits"]
+    options += ["--learning-rate", "3e-3", "--rows-per-step", "16", "--holdout", "0.3", "--init-adapter", "digits"]
     assert main(["train", *options, *sets]) == 0
     adapter = Store(store).stable("codes")
     manifest = Manifest.model_validate_json((adapter.path / "manifest.json").read_bytes())
@@ -84,11 +82,11 @@ def test_a_merged_checkpoint_answers_as_base_and_adapter_and_is_another_base(tmp
     questions = ["which digit is this?", "what do you see?", "is it red?", "name the digit"]
     rows = [row_of(question) for question in questions]
     checkpoint = Checkpoint.load(MODEL)
-    base = [said.text for said in predict(checkpoint.model, checkpoint.prompt, rows, NO_IMAGES, "base")]
+    base = [said.text for said in predict(checkpoint, checkpoint.model, rows, None, "base")]
     with Lens.find("digits", ADAPTERS).before(checkpoint.model) as llava:
-        expected = [said.text for said in predict(llava, checkpoint.prompt, rows, NO_IMAGES, "adapter")]
+        expected = [said.text for said in predict(checkpoint, llava, rows, None, "adapter")]
     whole = Checkpoint.load(merged)
-    assert [said.text for said in predict(whole.model, whole.prompt, rows, NO_IMAGES, "merged")] == expected != base
+    assert [said.text for said in predict(whole, whole.model, rows, None, "merged")] == expected != base
     assert Base.of_checkpoint(merged).digest != Base.of_checkpoint(MODEL).digest
     assert Base.of_checkpoint(merged).precision == Base.of_checkpoint(MODEL).precision
     before, after = (load_file(path / "model.safetensors") for path in (MODEL, merged))

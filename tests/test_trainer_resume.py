@@ -24,7 +24,18 @@ from trainer.checkpoints import MARK
 def command(codes: Path, run: Path, *options: str) -> list[str]:
     paths = ["--data", str(codes / "train.jsonl"), "--images", str(codes), "--store", str(run / "store")]
     paths += ["--model", str(ROOT / "models/tiny-llava"), "--output", str(run)]
-    steps = ["--epochs", "5", "--batch-size", "8", "--learning-rate", "3e-3", "--holdout", "0.2", "--save-steps", "5"]
+    steps = [
+        "--epochs",
+        "5",
+        "--rows-per-step",
+        "16",
+        "--learning-rate",
+        "3e-3",
+        "--holdout",
+        "0.2",
+        "--save-steps",
+        "5",
+    ]
     cache = ["--feature-cache", str(codes / "features"), "--precision", "float32"]
     return [sys.executable, "-m", "trainer", "train", "--name", "codes", *paths, *steps, *cache, *options]
 
@@ -136,8 +147,8 @@ LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--npro
 def test_two_processes_learn_what_one_does_and_go_on_when_they_are_killed(
     codes: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Two gloo processes with half the batch each: the same curve, up to the order of additions, killed or not."""
-    options = [*LAUNCH, *command(codes, tmp_path, "--batch-size", "4")[1:]]
+    """Two gloo processes that share each update: the same curve, up to the order of additions, killed or not."""
+    options = [*LAUNCH, *command(codes, tmp_path)[1:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(options, cwd=ROOT, start_new_session=True, env=environment) as launched:
         while launched.poll() is None and len(list((tmp_path / "checkpoints").glob(f"checkpoint-*/{MARK}"))) == 0:
@@ -146,7 +157,7 @@ def test_two_processes_learn_what_one_does_and_go_on_when_they_are_killed(
         os.killpg(launched.pid, signal.SIGKILL)
     # What is cut off is removed by one of both; another number of processes is refused.
     (tmp_path / "checkpoints/checkpoint-9999").mkdir()
-    alone = subprocess.run(command(codes, tmp_path, "--batch-size", "4", "--resume"), cwd=ROOT, capture_output=True)
+    alone = subprocess.run(command(codes, tmp_path, "--resume"), cwd=ROOT, capture_output=True)
     assert b"the number of processes was 2 and is 1 now" in alone.stderr
     subprocess.run([*options, "--resume"], check=True, cwd=ROOT, capture_output=True, env=environment)
     assert losses(tmp_path) == pytest.approx(losses(undisturbed), rel=1e-3)

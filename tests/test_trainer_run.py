@@ -19,7 +19,7 @@ from trainer.errors import OptionError
 from trainer.loop import TreeTrainer, _arguments, one_device
 from trainer.run import FREE, LEARNT, begin, cut_log, owned
 
-QUICK = ["--max-steps", "4", "--save-steps", "2", "--batch-size", "8", "--holdout", "0.2", "--precision", "float32"]
+QUICK = ["--max-steps", "4", "--save-steps", "2", "--rows-per-step", "16", "--holdout", "0.2", "--precision", "float32"]
 HOLD = """
 import fcntl, sys
 file = open(sys.argv[1], "a+")

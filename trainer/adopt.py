@@ -14,17 +14,17 @@ from service.checkpoint import locate
 from service.types import Adapter
 from trainer.config import PublishOptions
 from trainer.convert import Converted, convert
-from trainer.data.rows import Row, read_rows
+from trainer.data.rows import Row, asked, read_rows
 from trainer.errors import OptionError
 from trainer.evaluation import Source
-from trainer.features import Features
 from trainer.gate import check_gain
 from trainer.lens import Lens
-from trainer.model import Checkpoint
+from trainer.model import Checkpoint, has_bfloat16
 from trainer.places import check_file, check_folder
 from trainer.publish import choose_probes, now, publish, trainer_version
 from trainer.report import write_report
 from trainer.run import is_run, learnt
+from trainer.states import States
 from trainer.trial import Trial, compare
 
 log = logging.getLogger(__name__)
@@ -61,10 +61,11 @@ def adopt(options: PublishOptions, command: Sequence[str]) -> Adapter:
         source = learnt(options.adapter) if is_run(options.adapter) else options.adapter
         converted = convert(source, weights, language_model_linears(base_path), options.max_rank)
         log.info("made for %s by PEFT %s; published for %s", converted.base, converted.peft, options.model)
-        rows = (read_rows(options.data, options.images or "") if options.data else _stock(directory))[: options.limit]
-        checkpoint = Checkpoint.load(base_path)
+        held_out = asked(read_rows(options.data, options.images or "")) if options.data else _stock(directory)
+        rows = held_out[: options.limit]
+        checkpoint = Checkpoint.load(base_path, bfloat16=has_bfloat16())
         lens = Lens(options.name, weights, weights)
-        trial = compare(lens, checkpoint, rows, Features.of(checkpoint, rows), options.gate, options.max_tokens)
+        trial = compare(lens, checkpoint, rows, States.of(checkpoint, rows), options.gate, options.max_tokens)
         manifest = _manifest(options, converted, checkpoint, trial)
         published = publish(options.store, manifest, weights, shlex.join(command))
     log.info("published %s as %s", published.key, published.path)

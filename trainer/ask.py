@@ -1,6 +1,7 @@
 """Every row asked of a running service over HTTP: what is scored is what is served, routing and precision included."""
 
 import asyncio
+import base64
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
+from service.types import Turn
 from trainer.config import EvaluateOptions
 from trainer.data.files import read
 from trainer.data.rows import Row
@@ -77,6 +79,8 @@ async def _ask_all(
 
 
 async def _ask(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> str:
+    if row.history:
+        return await _ask_on(client, row, fields)
     fields = {"question": row.question, **fields}
     if row.image is None:
         response = await client.post("/v1/vqa", json=fields)
@@ -86,3 +90,21 @@ async def _ask(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> s
         raise OptionError(f"row {row.id}: the service answered {response.status_code}: {response.text[:300]}")
     answer: str = response.json()["answer"]
     return answer
+
+
+async def _ask_on(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> str:
+    """The same of a question with a history, which the service's other face takes."""
+    model = fields.get("adapter") or (await client.get("/v1/adapters")).raise_for_status().json()["base"]["id"]
+    messages = []
+    for turn in (*row.turns, Turn("user", row.question, row.pictures)):
+        parts: list[dict[str, Any]] = [{"type": "text", "text": turn.text}]
+        if turn.pictures and row.image:
+            url = f"data:;base64,{base64.b64encode(read(row.image)).decode()}"
+            parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
+        messages.append({"role": turn.role, "content": parts})
+    asked = {"model": model, "messages": messages, "max_tokens": fields["max_tokens"]}
+    response = await client.post("/v1/chat/completions", json=asked)
+    if response.is_error:
+        raise OptionError(f"row {row.id}: the service answered {response.status_code}: {response.text[:300]}")
+    answer: str = response.json()["choices"][0]["message"]["content"]
+    return answer.strip()

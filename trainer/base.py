@@ -1,23 +1,21 @@
 """`trainer base`: a LLaVA's projector, or projector and language model, trained on rows -> a base checkpoint."""
 
 import logging
-from functools import partial
 from pathlib import Path
 
-from accelerate import PartialState
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
 from service.adapters.base import Base
 from service.checkpoint import locate
-from trainer.batches import collate, grow
 from trainer.config import StageOptions
-from trainer.data.split import read_sides
+from trainer.data.split import read_sides, sample
 from trainer.errors import OptionError
-from trainer.features import Features
+from trainer.lessons import prepare
 from trainer.loop import fit, uses_bfloat16
 from trainer.model import Checkpoint
 from trainer.places import check_folder
+from trainer.processes import here
 from trainer.run import begin, facts, owned
 from trainer.saving import FLOATS, bytes_of, copy_companions, new_directory, rename_tower
 from trainer.whole import WEIGHTS, unfreeze
@@ -49,20 +47,13 @@ def train_base(options: StageOptions) -> Path | None:
 
 def _train(options: StageOptions, source: Path, run: Path) -> Path | None:
     sides = read_sides(options.sets, options.eval_data, options.holdout, options.seed, options.feature_cache)
-    rows, held_out = sides.train, sides.held_out
-    log.info("%d training rows, %d held out", len(rows), len(held_out))
-    checkpoint = Checkpoint.load(source)
-    features = Features.of(
-        checkpoint, [*rows, *held_out], options.feature_cache, projected=False, bfloat16=uses_bfloat16(options)
-    )
-    trees, unseen = (
-        grow(part, checkpoint.prompt, features.tokens, options.questions_per_sequence, checkpoint.context)
-        for part in (rows, held_out)
-    )
-    batch = partial(collate, features=features, pad_id=checkpoint.prompt.pad_token_id)
+    rows, held_out = sides.train, sample(sides.held_out, options.score_rows, options.seed)
+    log.info("%d training rows, %d held out, %d of these measured", len(rows), len(sides.held_out), len(held_out))
+    checkpoint = Checkpoint.load(source, bfloat16=uses_bfloat16(options), learns=options.learns)
+    lessons = prepare(checkpoint, rows, held_out, sides.digests, options, options.form)
     begin(run, options, facts(options, sides, Base.of_checkpoint(source)), options.resume)
-    learnt = fit(unfreeze(checkpoint.model, options.learns), trees, unseen, batch, options, run)
-    if not PartialState().is_main_process:
+    learnt = fit(unfreeze(checkpoint.model, options.learns), lessons, options, run)
+    if not here().is_main_process:
         return None
     write_base(source, learnt / WEIGHTS, options.output)
     log.info("wrote %s", options.output)

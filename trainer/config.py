@@ -89,37 +89,49 @@ class LoopOptions(_Configured):
         " directions of a matrix, which teach a small base in fewer of them what it knows little of; on whole matrices,"
         " so for LoRA alone and not under DeepSpeed or FSDP",
     )
-    batch_size: int = Field(16, gt=0, description="sequences in a step, on each device")
-    accumulate: int = Field(1, gt=0, description="steps whose gradients make one update")
+    rows_per_step: int = Field(64, gt=0, description="rows whose gradients make one update, of all devices together")
+    tokens: int | None = Field(
+        None,
+        gt=0,
+        description="tokens that go through a device at once: the one number that bounds its memory; an update takes"
+        " as many such passes as its rows need [what fits, 8192 at most]",
+    )
     patience: int | None = Field(
         None,
         gt=0,
         description="stop after so many checkpoints, one an epoch or every --save-steps, without a lower held-out loss;"
         " the best is kept",
     )
-    questions_per_sequence: int = Field(
-        16, gt=0, description="questions about one image that share its tokens in a sequence; 1: plain sequences"
-    )
-    feature_cache: Path | None = Field(
+    feature_cache: Path = Field(
         Path("runs/features"),
-        description="where images' features are kept for other runs, about 4 bytes x tokens x"
-        " hidden size an image; None: in memory, for this run",
+        description="where the tower's states of images are kept for other runs, 2 bytes x tokens x tower's hidden size"
+        " an image (1.2 MB at LLaVA-1.5's size)",
     )
-    group_by_length: bool = Field(
-        False,
-        description="batch sequences of like length, text-only ones apart: little is padded, but where lengths tell"
-        " kinds of question apart a step sees one kind alone, and less is learnt",
+    feature_cache_gb: float | None = Field(
+        None, gt=0, description="gigabytes that the feature cache may take [all that is free]"
     )
+    no_feature_cache: bool = Field(False, description="keep no features: the tower runs in each step")
+    group_by_modality: bool = Field(
+        False, description="an update has images or text alone, as LLaVA groups them; on by default for base tune"
+    )
+    workers: int = Field(0, ge=0, description="processes that gather the next steps' data; 0: the training does it")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of matrix products; auto: bfloat16 where the machine has it"
     )
-    gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer in memory")
+    gradient_checkpointing: bool | None = Field(
+        None, description="compute activations twice to hold fewer in memory [where they would not fit]"
+    )
     save_steps: int | None = Field(None, gt=0, description="keep a checkpoint every so many steps [every epoch]")
-    log_steps: int = Field(10, gt=0, description="steps that make a point of the loss curve")
+    log_steps: int = Field(1, gt=0, description="steps that make a point of the loss curve")
     track: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         (), description='also log to these, as JSON: ["tensorboard"]'
     )
     seed: Seed = Field(0, description="of the split, the initial weights and the order")
+    score_rows: int = Field(
+        2000,
+        gt=0,
+        description="held-out questions asked and measured, of each category its share; 2000 are known to 2%",
+    )
     resume: bool = Field(
         False,
         description="go on from the run's last complete checkpoint, as if never stopped; data and options that shape"
@@ -212,13 +224,14 @@ class TrainOptions(LoopOptions):
 
 
 class StageOptions(LoopOptions):
-    """What both stages of a base's training have; defaults by stage are LLaVA-1.5's, of updates on one device.
+    """What both stages of a base's training have; defaults by stage are LLaVA-1.5's.
 
     Liu et al., "Improved Baselines with Visual Instruction Tuning", CVPR 2024: one epoch and a cosine schedule each.
     """
 
     stage: ClassVar[str]
     learns: ClassVar[tuple[str, ...]]
+    form: ClassVar[Literal["asked", "plain"]] = "asked"
     model: str = Field(description="checkpoint to begin with, not INT4: a directory, or a Hugging Face id")
     output: Path = Field(
         description="a new directory for the trained checkpoint; the run keeps its log and checkpoints in runs/NAME"
@@ -230,14 +243,13 @@ class StageOptions(LoopOptions):
 
 
 class AlignOptions(StageOptions):
-    """Stage 1: the projector alone learns, from captions, to speak the language model's tongue."""
+    """Stage 1: the projector alone learns, from captions of images in LLaVA's plain form, image and caption alone."""
 
     stage = "align"
     learns = ("multi_modal_projector",)
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
-    accumulate: int = Field(
-        16, gt=0, description="steps whose gradients make one update; the default makes LLaVA's 256 sequences"
-    )
+    form = "plain"
+    rows_per_step: int = Field(256, gt=0, description="rows whose gradients make one update, of all devices together")
 
 
 class TuneOptions(StageOptions):
@@ -246,9 +258,8 @@ class TuneOptions(StageOptions):
     stage = "tune"
     learns = ("multi_modal_projector", "language_model", "lm_head")
     learning_rate: float = Field(2e-5, gt=0, description="peak learning rate")
-    accumulate: int = Field(
-        8, gt=0, description="steps whose gradients make one update; the default makes LLaVA's 128 sequences"
-    )
+    rows_per_step: int = Field(128, gt=0, description="rows whose gradients make one update, of all devices together")
+    group_by_modality: bool = Field(True, description="an update has images or text alone, as LLaVA groups them")
 
 
 class BaseOptions(_Options):
@@ -272,6 +283,7 @@ class EvaluateOptions(_Configured):
         None, description="the service's address; several are compared [http://127.0.0.1:8000]"
     )
     limit: int | None = Field(None, gt=0, description="only the first rows")
+    score_rows: int = Field(2000, gt=0, description="questions asked, of each category its share; 2000 are known to 2%")
     max_tokens: MaxTokens | None = Field(
         None, description="longest answer, in tokens [in process the longest right answer; of a service 64]"
     )

@@ -5,7 +5,8 @@ import logging
 
 from trainer.ask import ask_service
 from trainer.config import EvaluateOptions
-from trainer.data.rows import read_rows
+from trainer.data.rows import asked, read_rows
+from trainer.data.split import sample
 from trainer.errors import OptionError
 from trainer.evaluation import Evaluation
 from trainer.places import check_file
@@ -25,7 +26,8 @@ def evaluate(options: EvaluateOptions) -> list[Evaluation]:
         raise OptionError("--model asks in process and --url a service: give one of them")
     if options.report:
         check_file("--report", options.report)
-    rows = read_rows(options.data, options.images)[: options.limit]
+    found = read_rows(options.data, options.images)[: options.limit]
+    rows = asked(sample(found, options.score_rows, options.seed))
     if options.model:
         from trainer.offline import ask_checkpoint  # torch: only where it is needed
 

@@ -1,25 +1,29 @@
-"""The training loop: transformers' Trainer over trees. Knows nothing of rows, stores or scores."""
+"""The training loop: transformers' Trainer, whose batch is a whole update, as forests. Knows no rows and no stores."""
 
 import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from accelerate import DistributedType
 from torch.utils.data import SequentialSampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from trainer.batches import IGNORED, Batch, Tree
+from trainer.attention import kernel
 from trainer.checkpoints import CHECKPOINTS, Checkpoints, last_complete
 from trainer.config import LoopOptions
 from trainer.errors import LossDiverged, OptionError
-from trainer.order import LengthOrder
+from trainer.forest import Sight, Trees
+from trainer.meter import Bar, Meter
+from trainer.model import has_bfloat16
+from trainer.order import Epochs, Order, Shares
 from trainer.places import check_folder
 from trainer.run import LEARNT, LOG, cut_log
 
@@ -29,32 +33,45 @@ _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with
 _OPTIMIZERS = {"adamw-8bit": "adamw_bnb_8bit"}
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """What is trained on: trees to learn from, trees held out, and what is known of their images."""
+
+    trees: Trees
+    held_out: Trees
+    sight: Sight | None
+    # Tokens of a forest, and the length of a sequence at which attention costs as much as all else.
+    budget: int
+    bend: float
+
+
 class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """Trainer whose step is the mean cross-entropy over a step's answer tokens, computed on trees."""
+    """Trainer whose step is the mean cross-entropy over an update's answer tokens, however many forests hold them."""
 
     bfloat16 = False
-    order: LengthOrder | None = None
+    meter: Meter
+    epochs: Epochs
     control: Any
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """See transformers.Trainer; the mean is over all answer tokens of the step, however it is cut into batches."""
-        count = num_items_in_batch if num_items_in_batch is not None else (inputs["labels"] != IGNORED).sum()
-        with self._precision():
-            # Processes' gradients are averaged, and `count` is of all of them.
-            loss = model(**inputs) / count * (self.accelerator.num_processes if num_items_in_batch is not None else 1)
-        return (loss, None) if return_outputs else loss
-
-    def training_step(self, *args: Any, **inputs: Any) -> Any:
-        """See transformers.Trainer.
+    def training_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
+        """See transformers.Trainer; forward and backward of each forest of this process's share of the update.
 
         Raises:
-            LossDiverged: the step's loss is infinite or no number.
+            LossDiverged: the update's loss is infinite or no number.
         """
-        with _attention():  # around the backward pass too, which computes anew what checkpointing did not keep
-            loss = super().training_step(*args, **inputs)
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        # Processes' gradients are averaged, and the count is of all of them.
+        scale = self.accelerator.num_processes / self.accelerator.reduce(inputs["answers"]).clamp(min=1)
+        loss = torch.zeros((), device=self.args.device)
+        for forest in inputs["forests"]:
+            with self._together(model, forest is inputs["forests"][-1]), self._products(forest):
+                with self._precision():
+                    part = model(**forest) * scale
+                self.accelerator.backward(part)
+            loss += part.detach()
         self._check(loss, f"step {self.state.global_step + 1} of {self.state.max_steps}")
+        self.meter.count(inputs)
         return loss
 
     def _check(self, loss: Any, where: str) -> None:
@@ -70,10 +87,12 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self.model.eval()
         total = torch.zeros(2, device=self.args.device)
         # Not inference_mode: FSDP keeps what it gathers here for the training that goes on.
-        with torch.no_grad(), self._precision(), _attention():
+        with torch.no_grad(), self._precision():
             for inputs in self.get_eval_dataloader():
-                count = (inputs["labels"] != IGNORED).sum()
-                total += torch.stack([self.model(**inputs).float(), count.float()])
+                for forest in inputs["forests"]:
+                    with self._products(forest):
+                        total[0] += self.model(**forest).float()
+                total[1] += inputs["answers"]
         loss, count = self.accelerator.reduce(total).tolist()
         metrics = {"eval_loss": loss / count}
         self._check(loss, f"the held-out rows, after step {self.state.global_step}")
@@ -81,11 +100,31 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def log(self, logs: dict[str, float], *arguments: Any) -> None:
+        """See transformers.Trainer; a point of the loss curve says how fast it was reached, and in what memory."""
+        super().log(logs | self.meter.read(self.state) if "loss" in logs else logs, *arguments)
+
+    def floating_point_ops(self, _inputs: Any) -> int:
+        """None are counted."""
+        return 0
+
+    @contextmanager
+    def _together(self, model: Any, last: bool) -> Iterator[None]:
+        """Processes exchange gradients once an update, with its last forest."""
+        self.accelerator.gradient_state._set_sync_gradients(last)
+        kinds = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+        alone = not last and self.accelerator.distributed_type in kinds
+        with self.accelerator.no_sync(model) if alone else nullcontext():
+            yield
+
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.args.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return super()._get_train_sampler(train_dataset) if self.order is None else self.order
+    def _products(self, forest: dict[str, torch.Tensor]) -> AbstractContextManager[Any]:
+        return kernel(forest["trees"].shape[1])
+
+    def _get_train_sampler(self, _train_dataset: Any = None) -> Any:
+        return self.epochs
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         return SequentialSampler(eval_dataset)
@@ -94,12 +133,12 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 class _Epochs(TrainerCallback):  # type: ignore[misc]
     """Tells the order its epoch; accelerate would not where one of several processes goes on within an epoch."""
 
-    def __init__(self, order: LengthOrder) -> None:
-        self._order = order
+    def __init__(self, epochs: Epochs) -> None:
+        self._epochs = epochs
 
     def on_epoch_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         """See transformers.TrainerCallback."""
-        self._order.set_epoch(int(state.epoch or 0))
+        self._epochs.set_epoch(int(state.epoch or 0))
 
 
 class _Log(TrainerCallback):  # type: ignore[misc]
@@ -117,9 +156,7 @@ class _Log(TrainerCallback):  # type: ignore[misc]
 
 def fit(
     model: Any,
-    trees: list[Tree],
-    held_out: list[Tree],
-    collate: Callable[[list[Tree]], Batch],
+    lessons: Lessons,
     options: LoopOptions,
     output: Path,
 ) -> Path:
@@ -139,20 +176,33 @@ def fit(
         check_folder("--output", output, _bytes_of_checkpoints(model))
         cut_log(output / LOG, int(last.name.rpartition("-")[2]) if last else 0)
     stop = [EarlyStoppingCallback(options.patience)] if options.patience else []
-    together = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    order = LengthOrder(trees, together, options.seed) if options.group_by_length else None
+    shares, unseen = (
+        Shares(
+            Order(trees, options.rows_per_step, seed, options.group_by_modality),
+            trees,
+            lessons.budget,
+            lessons.bend,
+            lessons.sight,
+            arguments.world_size,
+        )
+        for trees, seed in ((lessons.trees, options.seed), (lessons.held_out, None))
+    )
+    epochs = Epochs(shares)
     trainer = TreeTrainer(
         model=model,
         args=arguments,
-        train_dataset=trees,
-        eval_dataset=held_out,
-        data_collator=lambda batch: _fields(collate(batch)),
+        train_dataset=shares,
+        eval_dataset=unseen,
+        data_collator=_only,
         optimizer_cls_and_kwargs=_muon(options) if muon else None,
-        callbacks=[_Log(output / LOG), Checkpoints(), *stop, *([_Epochs(order)] if order else [])],
+        callbacks=[_Log(output / LOG), Checkpoints(), *stop, _Epochs(epochs)],
     )
     if muon and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
         raise OptionError("--optimizer muon: DeepSpeed and FSDP share out the matrices that it needs whole: use adamw")
-    trainer.bfloat16, trainer.order = uses_bfloat16(options), order
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Bar)
+    trainer.bfloat16, trainer.epochs, trainer.meter = uses_bfloat16(options), epochs, Meter()
     if options.resume:
         log.info("going on from %s", last.name if last else "the beginning: no checkpoint was complete")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -203,10 +253,10 @@ def _arguments(options: LoopOptions, output: Path) -> TrainingArguments:
         run_name=output.name,
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
-        per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.accumulate,
-        gradient_checkpointing=options.gradient_checkpointing,
+        per_device_train_batch_size=1,  # a share of an update
+        per_device_eval_batch_size=1,
+        gradient_checkpointing=bool(options.gradient_checkpointing),
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         learning_rate=options.learning_rate,
         lr_scheduler_type=_SCHEDULES[options.schedule],
         warmup_steps=options.warmup,
@@ -222,7 +272,8 @@ def _arguments(options: LoopOptions, output: Path) -> TrainingArguments:
         remove_unused_columns=False,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
-        label_names=["labels"],
+        dataloader_num_workers=options.workers,
+        label_names=["answers"],
         save_strategy=strategy,
         save_steps=options.save_steps or 1,
         **(best if options.patience else {"eval_strategy": "epoch"}),
@@ -240,19 +291,10 @@ def _muon(options: LoopOptions) -> tuple[type[torch.optim.Optimizer], dict[str, 
 
 def uses_bfloat16(options: LoopOptions) -> bool:
     """Whether matrices multiply in bfloat16; weights of the adapter and the loss stay in float32."""
-    if options.precision != "auto":
-        return options.precision == "bfloat16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    abilities = torch.cpu.get_capabilities()
-    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
+    return has_bfloat16() if options.precision == "auto" else options.precision == "bfloat16"
 
 
-def _attention() -> AbstractContextManager[Any]:
-    """On CPU plain products beat PyTorch's flash kernel under a mask: 24 trees took 0.33 s instead of 0.42."""
-    return nullcontext() if torch.cuda.is_available() else sdpa_kernel(SDPBackend.MATH)
-
-
-def _fields(batch: Batch) -> dict[str, torch.Tensor]:
-    """A Batch as the dict that transformers moves between devices."""
-    return {field.name: getattr(batch, field.name) for field in fields(batch)}
+def _only(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """The one item of a "batch" of transformers, which is a share of an update."""
+    (item,) = items
+    return item

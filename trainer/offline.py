@@ -1,4 +1,4 @@
-"""Every row asked of a base checkpoint and of adapters in this process: no service, no engine, float32 weights."""
+"""Every row asked of a base checkpoint and of adapters in this process: no service, no engine."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,10 +7,10 @@ from service.checkpoint import locate
 from trainer.config import EvaluateOptions
 from trainer.data.rows import Row
 from trainer.evaluation import Evaluation, Source
-from trainer.features import Features
 from trainer.lens import Lens
-from trainer.model import Checkpoint
+from trainer.model import Checkpoint, has_bfloat16
 from trainer.predict import longest_answer, predict
+from trainer.states import States
 
 
 def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) -> list[Evaluation]:
@@ -26,12 +26,12 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
     path = locate(model)
     for lens in lenses:
         lens.judge(path)
-    checkpoint = Checkpoint.load(path)
-    features = Features.of(checkpoint, rows)
+    checkpoint = Checkpoint.load(path, bfloat16=has_bfloat16())
+    states = States.of(checkpoint, rows)
     tokens = options.max_tokens or longest_answer(checkpoint.prompt, rows)
 
     def answers(llava: Any, label: str) -> tuple[str, ...]:
-        said = predict(llava, checkpoint.prompt, list(rows), features, f"{label} answers", tokens)
+        said = predict(checkpoint, llava, rows, states, f"{label} answers", tokens)
         return tuple(prediction.text for prediction in said)
 
     source = Source(model, checkpoint.base.id, checkpoint.base.precision)
@@ -40,6 +40,6 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
     for lens in lenses:
         with lens.before(checkpoint.model) as llava:
             texts = answers(llava, lens.name)
-        seen = lens.trained_on(features.digests)
+        seen = lens.trained_on(states.digests)
         evaluations.append(Evaluation(source, lens.name, tuple(rows), base, texts, seen, lens.origin, options.seed))
     return evaluations

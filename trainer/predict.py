@@ -1,19 +1,25 @@
-"""Greedy answers in process, batched over rows whose image features are known."""
+"""Greedy answers in process, as many rows at once as memory holds; of several processes each answers its share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tqdm import tqdm
+from transformers import LogitsProcessor
 
 from service.adapters.proof import PROBE_TOKENS
+from service.memory import available
 from service.prompt import Prompt
 from trainer.data.rows import Row
-from trainer.features import Features
-from trainer.model import embed
+from trainer.forest import Sight
+from trainer.model import Checkpoint, embed, project, tower_states
+from trainer.processes import gathered, here
 
-BATCH = 128
+# Tokens at once, prompts and answers, where memory would hold more.
+_TOKENS = 16_384
+# Of what memory is free the key-value cache may take this; as much again goes to the forward pass.
+_SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +34,48 @@ class Prediction:
     margin: float
 
 
+class _Leads(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
+    """Notes by how much each chosen token leads; all logits of an answer would be gigabytes."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, _ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        best = scores.float().topk(2).values
+        self.steps.append(best[:, 0] - best[:, 1])
+        return scores
+
+
 def predict(
-    llava: Any, prompt: Prompt, rows: list[Row], features: Features, label: str, max_tokens: int = PROBE_TOKENS
+    checkpoint: Checkpoint,
+    llava: Any,
+    rows: Sequence[Row],
+    sight: Sight | None,
+    label: str,
+    max_tokens: int = PROBE_TOKENS,
 ) -> list[Prediction]:
-    """Answer every row greedily, by default as far as the service asks probes; `label` names the progress bar."""
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index].question))
-    found: dict[int, Prediction] = {}
-    with torch.inference_mode():
-        for start in tqdm(range(0, len(order), BATCH), desc=label, unit="batch"):
-            batch = order[start : start + BATCH]
-            answers = _generate(llava, prompt, [rows[index] for index in batch], features, max_tokens)
-            found.update(zip(batch, answers, strict=True))
-    return [found[index] for index in range(len(rows))]
+    """Answer every row greedily, by default as far as the service asks probes; `label` names the progress bar.
+
+    `llava` is the checkpoint's model, or that model behind an adapter. All processes have to call this, with the same
+    rows, and each gets all answers.
+    """
+    prompts = [_expanded(checkpoint, row) for row in rows]
+    state = here()
+    order = sorted(range(len(rows)), key=lambda index: len(prompts[index]))[state.process_index :: state.num_processes]
+    found: list[tuple[int, Prediction]] = []
+    with (
+        torch.inference_mode(),
+        checkpoint.precision(),
+        tqdm(total=len(order), desc=label, unit="question") as progress,
+    ):
+        for batch in _batches(order, prompts, max_tokens, _room(llava)):
+            images = [image for image in (rows[index].image for index in batch) if image]
+            answers = _generate(
+                llava, checkpoint.prompt, [prompts[index] for index in batch], images, sight, max_tokens
+            )
+            found += zip(batch, answers, strict=True)
+            progress.update(len(batch))
+    return [answer for _, answer in sorted(gathered(found), key=lambda pair: pair[0])]
 
 
 def longest_answer(prompt: Prompt, rows: Sequence[Row]) -> int:
@@ -48,25 +84,52 @@ def longest_answer(prompt: Prompt, rows: Sequence[Row]) -> int:
     return max([PROBE_TOKENS, *(len(prompt.encode_answer("?", answer, 0)) for answer in answers)])
 
 
-def _generate(llava: Any, prompt: Prompt, rows: list[Row], features: Features, max_tokens: int) -> list[Prediction]:
-    sequences = [_expanded(prompt, row, features.tokens) for row in rows]
-    length = max(map(len, sequences))
-    ids = torch.tensor([[prompt.pad_token_id] * (length - len(tokens)) + tokens for tokens in sequences])
-    mask = torch.tensor([[0] * (length - len(tokens)) + [1] * len(tokens) for tokens in sequences])
-    images = [features[row.image] for row in rows if row.image]
+def _batches(order: list[int], prompts: list[list[int]], max_tokens: int, room: int) -> Iterator[list[int]]:
+    """Rows in order, as many at once as come to `room` tokens with the longest prompt among them; at least one."""
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) + 1) * (len(prompts[index]) + max_tokens) > room:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _room(llava: Any) -> int:
+    """Tokens whose keys and values memory holds."""
+    config = llava.config.text_config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * size * 4  # float32: rotated keys are
+    free = torch.cuda.mem_get_info()[0] if llava.device.type == "cuda" else available()
+    return min(_TOKENS, int(free * _SHARE / token))
+
+
+def _generate(
+    llava: Any, prompt: Prompt, prompts: list[list[int]], images: list[str], sight: Sight | None, max_tokens: int
+) -> list[Prediction]:
+    length = max(map(len, prompts))
+    ids = torch.tensor([[prompt.pad_token_id] * (length - len(tokens)) + tokens for tokens in prompts])
+    mask = torch.tensor([[0] * (length - len(tokens)) + [1] * len(tokens) for tokens in prompts])
+    leads = _Leads()
     output = llava.generate(
-        inputs_embeds=embed(llava, ids.to(llava.device), torch.cat(images) if images else torch.empty(0)),
+        inputs_embeds=embed(llava, ids.to(llava.device), _features(llava, images, sight)),
         attention_mask=mask.to(llava.device),
         max_new_tokens=max_tokens,
         do_sample=False,
-        output_logits=True,
-        return_dict_in_generate=True,
+        logits_processor=[leads],
         pad_token_id=prompt.pad_token_id,
         eos_token_id=prompt.end_token_id,
     )
-    best = torch.stack(output.logits, dim=1).log_softmax(-1).topk(2).values
-    leads = best[..., 0] - best[..., 1]
-    return [_prediction(prompt, ids, lead) for ids, lead in zip(output.sequences.tolist(), leads, strict=True)]
+    margins = torch.stack(leads.steps, dim=1).cpu()
+    return [_prediction(prompt, said, lead) for said, lead in zip(output.tolist(), margins, strict=True)]
+
+
+def _features(llava: Any, images: list[str], sight: Sight | None) -> torch.Tensor | None:
+    if not images or sight is None:
+        return None
+    seen = sight(images)
+    return project(llava, tower_states(llava, seen["pixels"]) if "pixels" in seen else seen["states"])
 
 
 def _prediction(prompt: Prompt, token_ids: list[int], leads: torch.Tensor) -> Prediction:
@@ -75,8 +138,8 @@ def _prediction(prompt: Prompt, token_ids: list[int], leads: torch.Tensor) -> Pr
     return Prediction(prompt.decode(token_ids[:end]), prompt.decode(token_ids[:asked]), float(leads[:asked].min()))
 
 
-def _expanded(prompt: Prompt, row: Row, image_tokens: int) -> list[int]:
-    out: list[int] = []
-    for token in prompt.encode(row.question, int(row.image is not None)):
-        out += [token] * (image_tokens if token == prompt.image_token_id else 1)
+def _expanded(checkpoint: Checkpoint, row: Row) -> list[int]:
+    prompt, out = checkpoint.prompt, list[int]()
+    for token in prompt.encode(row.question, row.pictures, row.turns):
+        out += [token] * (checkpoint.sight[0] if token == prompt.image_token_id else 1)
     return out

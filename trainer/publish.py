@@ -36,7 +36,11 @@ def choose_probes(
     Raises:
         NoGain: there is no such row.
     """
-    differ = [i for i in range(len(rows)) if adapter[i].probe != base[i].probe and not _cut_letter(adapter[i])]
+    differ = [
+        i
+        for i, row in enumerate(rows)
+        if not row.history and adapter[i].probe != base[i].probe and not _cut_letter(adapter[i])
+    ]
     won = [i for i in differ if right(rows[i], adapter[i].text) and not right(rows[i], base[i].text)]
     if not differ:
         raise NoGain(f"the adapter answers {len(rows)} questions as its base does: nothing to publish")

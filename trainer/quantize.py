@@ -29,16 +29,16 @@ from service.prompt import Prompt
 from trainer.config import QuantizeOptions
 from trainer.data.files import read
 from trainer.data.index import DEFAULT, image_digests
-from trainer.data.rows import Row, read_rows
+from trainer.data.rows import Row, asked, read_rows
 from trainer.data.split import split
 from trainer.errors import OptionError
 from trainer.evaluation import Evaluation, Source
-from trainer.features import Features, prepared
-from trainer.model import Checkpoint
+from trainer.model import Checkpoint, has_bfloat16
 from trainer.packing import pack, packing_config, unpack
 from trainer.places import check_folder
 from trainer.predict import predict
 from trainer.saving import FLOATS, INDEX, bytes_of, new_directory
+from trainer.states import States, prepared
 from trainer.streamed import LAYERS, Streamed
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def quantize(options: QuantizeOptions) -> Evaluation | None:
     if options.data:
         if options.images is None:
             raise OptionError("--images: name the folder that the image names of --data are relative to")
-        found = read_rows(options.data, options.images)
+        found = asked(read_rows(options.data, options.images))
         rows, held_out = split(found, options.holdout, options.seed, image_digests(found, DEFAULT))
     fitted = _samples(rows, source, options.samples) if options.fit else []
     loss = write_int4(source, options.output, fitted, options.group_size, _samples(held_out, source, _COUNTED))
@@ -115,7 +115,11 @@ def _samples(rows: Sequence[Row], source: Path, count: int) -> list[Sample]:
     preparation = Preparation.of_checkpoint(source)
     chosen = [rows[number * len(rows) // count] for number in range(count)] if len(rows) > count else rows
     return [
-        Sample(prepared(read(row.image), row, preparation) if row.image else None, row.question, row.answer)
+        Sample(
+            prepared(read(row.image), row.place or row.id, row.image, preparation) if row.image else None,
+            row.question,
+            row.answer,
+        )
         for row in chosen
     ]
 
@@ -308,7 +312,6 @@ def _cost(source: Path, rows: list[Row], options: QuantizeOptions) -> Evaluation
 
 
 def _answers(path: Path, rows: list[Row]) -> tuple[str, ...]:
-    checkpoint = Checkpoint.load(path)
-    features = Features.of(checkpoint, rows)
-    answers = predict(checkpoint.model, checkpoint.prompt, rows, features, f"{path.name} answers")
+    checkpoint = Checkpoint.load(path, bfloat16=has_bfloat16())
+    answers = predict(checkpoint, checkpoint.model, rows, States.of(checkpoint, rows), f"{path.name} answers")
     return tuple(answer.text for answer in answers)

@@ -7,20 +7,22 @@ from dataclasses import dataclass
 import torch
 
 from service.adapters.manifest import Gate, Score
-from trainer.batches import IGNORED, collate, grow
 from trainer.config import Gate as Asked
 from trainer.data.rows import Row
 from trainer.evaluation import Evaluation, Source
-from trainer.features import Features
+from trainer.forest import Sight, collate, grow, pack
 from trainer.gate import LOSS, measure_for, weigh
 from trainer.lens import Lens
 from trainer.model import Checkpoint, loss_sum
 from trainer.predict import Prediction, longest_answer, predict
+from trainer.processes import gathered, mine
 from trainer.score import by_category, score
+from trainer.tokens import encode
 
 log = logging.getLogger(__name__)
 
-_TREES = 8
+# Tokens of a forward pass.
+_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Trial:
 
 
 def compare(
-    lens: Lens, checkpoint: Checkpoint, rows: Sequence[Row], features: Features, gate: Asked, max_tokens: int | None
+    lens: Lens, checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight | None, gate: Asked, max_tokens: int | None
 ) -> Trial:
     """Ask `rows` of the base and through the adapter, in answers of at most `max_tokens`, by default the longest.
 
@@ -64,8 +66,8 @@ def compare(
     log.info("asking %d held-out rows in up to %d tokens; %s decides", len(asked), tokens, measure)
 
     def answers(label: str) -> tuple[tuple[Prediction, ...], float]:
-        said = predict(checkpoint.model, checkpoint.prompt, asked, features, f"{label} answers", tokens)
-        return tuple(said), mean_loss(checkpoint, asked, features) if measure == LOSS else 0.0
+        said = predict(checkpoint, checkpoint.model, asked, sight, f"{label} answers", tokens)
+        return tuple(said), mean_loss(checkpoint, asked, sight) if measure == LOSS else 0.0
 
     base, base_loss = answers("base")
     with lens.before(checkpoint.model):  # the same modules, which answer through the adapter within
@@ -77,13 +79,18 @@ def compare(
     return found
 
 
-def mean_loss(checkpoint: Checkpoint, rows: Sequence[Row], features: Features) -> float:
-    """Cross-entropy of the right answers to `rows`, in nats a token, the end of an answer among them."""
-    trees = grow(list(rows), checkpoint.prompt, features.tokens, questions=1)
+def mean_loss(checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight | None) -> float:
+    """Cross-entropy of the right answers to `rows`, in nats a token, the end of an answer among them.
+
+    Of several processes each counts its share, and all have to call this.
+    """
+    share = mine(rows)
+    trees = grow(encode(share, checkpoint.prompt, checkpoint.sight[0], last=True), 1)
     total, count = 0.0, 0
-    with torch.inference_mode():
-        for start in range(0, len(trees), _TREES):
-            batch = collate(trees[start : start + _TREES], features, checkpoint.prompt.pad_token_id)
-            total += float(loss_sum(checkpoint.model, batch.to(checkpoint.model.device)))
-            count += int((batch.labels != IGNORED).sum())
-    return total / count
+    with torch.inference_mode(), checkpoint.precision():
+        for forest in pack(trees.lengths.tolist() if share else [], _TOKENS, 2.0 * checkpoint.hidden_size):
+            batch = collate(trees, forest, sight).to(checkpoint.model.device)
+            total += float(loss_sum(checkpoint.model, batch))
+            count += len(batch.labels)
+    sums = gathered([(total, count)])
+    return sum(total for total, _ in sums) / sum(count for _, count in sums)

@@ -7,30 +7,30 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from trainer.batches import Batch
-from trainer.model import TreeLlava, loss_sum
+from trainer.forest import Batch
+from trainer.model import TreeLlava, loss_sum, project
 
 # What transformers' Trainer looks for when it goes on.
 WEIGHTS = "model.safetensors"
 
 
 class BaseLlava(TreeLlava):
-    """LLaVA whose own weights train: a `Batch`'s features are the tower's, and the projector runs, and learns, within.
+    """LLaVA whose own weights train, some of them or all but the tower's.
 
     transformers' Trainer saves it by `save_pretrained` and goes on by `load_state_dict`, and transformers' own form of
     the former has names that the latter does not know. Only what learns is kept.
     """
 
-    def forward(self, *args: Any, seen: torch.Tensor | None = None, **inputs: Any) -> Any:
-        """See transformers; with `seen`, the summed loss of trees whose features are (image tokens, tower's size)."""
-        if seen is None:
+    def forward(self, *args: Any, trees: torch.Tensor | None = None, **inputs: Any) -> Any:
+        """See transformers; with `trees`, the summed loss of a forest."""
+        if trees is None:
             return super().forward(*args, **inputs)
-        projector = self.model.multi_modal_projector
-        if len(inputs["features"]):
-            return loss_sum(self, Batch(**inputs | {"seen": seen, "features": projector(inputs["features"])}))
+        loss = loss_sum(self, Batch(trees=trees, **inputs))
+        if inputs["states"].numel() or inputs["pixels"].numel():
+            return loss
         # Text alone: every process needs a gradient, if of zeros, for every weight.
-        nothing = projector(inputs["features"].new_zeros(1, projector.linear_1.in_features)).sum() * 0
-        return loss_sum(self, Batch(seen=seen, **inputs)) + nothing
+        size = self.model.multi_modal_projector.linear_1.in_features
+        return loss + project(self, loss.new_zeros(1, size)).sum() * 0
 
     def save_pretrained(self, directory: Any, state_dict: dict[str, torch.Tensor] | None = None, **_: Any) -> None:
         """Write what learns as safetensors under this model's own names; `state_dict` where processes share it out."""

@@ -15,6 +15,7 @@ from trainer.errors import DataError
 COMMON = 5
 # LLaVA-1.5's; what a base of a smaller side needs of a file is less.
 _SIDE = 336
+_FIELDS = ("question", "answer")
 
 
 def check(options: CheckOptions) -> str:
@@ -63,7 +64,7 @@ def _row_faults(line: Line, options: CheckOptions, images: dict[str, str | None]
         if images[image]:
             yield f"{files.relative(image, options.images)}: {images[image]}"
     for row in line.rows:
-        for field, text in (("question", row.question), ("answer", row.answer)):
+        for field, text in ((name, said) for pair in row.exchanges for name, said in zip(_FIELDS, pair, strict=True)):
             if len(text) > options.max_text:
                 yield f"{field} of {row.id} has {len(text)} characters, over --max-text {options.max_text}"
 

@@ -62,13 +62,14 @@ def dedupe(options: DedupeOptions) -> Report:
     report = Report()
     looks = Looks(options.distance, options.tolerance)
     first: dict[str | None, str | None] = {None: None}
-    asked: dict[tuple[str | None, str], str] = {}
+    asked: dict[tuple[Any, ...], str] = {}
     with writing(options.output, options.images, report) as writer:
         for row in tqdm(scan(options.data, options.images), desc="dedupe", unit="row"):
             if row.image is not None and row.image not in first:
                 first[row.image] = looks.first(row.image, decode(files.read(row.image)))
             image = first[row.image]
-            key, answer = (image, _plain(row.question)), _plain(row.answer)
+            said = [_plain(text) for exchange in row.exchanges for text in exchange]
+            key, answer = (image, *said[:-1]), said[-1]
             if key in asked:
                 same = "the same" if asked[key] == answer else "otherwise"
                 report.note(f"dropped, asked before and answered {same}", row.id)

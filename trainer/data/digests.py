@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from trainer.data.rows import Row
 
@@ -12,11 +12,12 @@ IMAGES = "images.txt"
 _SHORT = 10
 
 
-def data_digest(rows: Sequence[Row], images: Mapping[str, str]) -> str:
+def data_digest(rows: Iterable[Row], images: Mapping[str, str]) -> str:
     """SHA-256 over the rows and their images' digests (SHA-256 in hex, by image), in order."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps([images[row.image] if row.image else None, row.question, row.answer]).encode())
+        said = [text for exchange in row.exchanges for text in exchange]
+        digest.update(json.dumps([images[row.image] if row.image else None, *said]).encode())
     return digest.hexdigest()
 
 

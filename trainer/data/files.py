@@ -85,17 +85,33 @@ def stamp(url: str) -> str | None:
     return f"{facts.get('size')}-{sorted(known.items())}" if known else None
 
 
+@contextmanager
+def reading(url: str) -> Iterator[IO[bytes]]:
+    """A file open for reading.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with _naming(url):
+        fs, path = _locate(url)
+        with fs.open(path, "rb") as file:
+            yield file
+
+
 def lines(url: str) -> Iterator[bytes]:
     """A file's lines, one by one, without their ends; memory holds one.
 
     Raises:
         DataError: the file cannot be read.
     """
-    with _naming(url):
-        fs, path = _locate(url)
-        with fs.open(path, "rb") as file:
-            for line in file:
-                yield line.rstrip(b"\r\n")
+    with reading(url) as file:
+        for line in file:
+            yield line.rstrip(b"\r\n")
+
+
+def local(url: str) -> Path | None:
+    """The path of a file that lies on this machine's file systems; None where a URL leads elsewhere."""
+    return None if _URL.match(url) else Path(LocalFileSystem._strip_protocol(url))
 
 
 @contextmanager

@@ -3,17 +3,18 @@ r"""JSON lines -> rows, a line at a time. Two forms are read, LLaVA's conversati
     {"id"?, "image"?, "category"?, "conversations": [{"from": "human", "value": "<image>\n…"}, {"from": "gpt", …}]}
     {"id"?, "image"?, "category"?, "question", "answer"}
 
-Each human-gpt pair of a conversation is one row: visual question answering asks them independently. Every fault of
-every line is found in one pass; pixels are not looked at (check.py does).
+A line is one row: a conversation of one question and answer, or of several, where each may rest on those before it.
+Every fault of every line is found in one pass; pixels are not looked at (check.py does).
 """
 
 import json
 import posixpath
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from service.types import Turn
 from trainer.data import files
 from trainer.errors import DataError
 
@@ -23,9 +24,10 @@ SPEAKERS = ("human", "gpt")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One question and its answer; `image` is the path or URL of a file, or None for a text question.
+    """A conversation about an image, or about none; most are one question and its answer.
 
-    `place` is where it was read, "file:line".
+    `image` is the path or URL of a file. `question` and `answer` are the last exchange, `history` the ones before it,
+    in order. `place` is where it was read, "file:line".
     """
 
     id: str
@@ -34,16 +36,50 @@ class Row:
     answer: str
     category: str
     place: str = field(default="", compare=False)
+    history: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def exchanges(self) -> tuple[tuple[str, str], ...]:
+        """All questions with their answers, in order."""
+        return (*self.history, (self.question, self.answer))
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The history as the service takes it: the first question shows the image."""
+        return tuple(
+            turn
+            for number, (question, answer) in enumerate(self.history)
+            for turn in (
+                Turn("user", question, int(self.image is not None and number == 0)),
+                Turn("assistant", answer),
+            )
+        )
+
+    @property
+    def pictures(self) -> int:
+        """How many images the last question itself shows; a history shows them earlier."""
+        return int(self.image is not None and not self.history)
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one line holds: its rows, or its faults. `id` is the one the line itself gives."""
+    """What one line holds: its row, or its faults. `id` is the one the line itself gives."""
 
     number: int
     id: str | None
     rows: tuple[Row, ...]
     faults: tuple[str, ...]
+
+
+def asked(rows: Iterable[Row]) -> list[Row]:
+    """Every question of every conversation as a row of its own, with the true answers before it as its history."""
+    return [
+        replace(row, id=f"{row.id}#{turn}", question=question, answer=answer, history=row.history[:turn])
+        if row.history
+        else row
+        for row in rows
+        for turn, (question, answer) in enumerate(row.exchanges)
+    ]
 
 
 def read_rows(file: str | Path, images: str | Path) -> list[Row]:
@@ -113,12 +149,11 @@ class Parser:
         given = _label(record, "id", faults)
         id_ = given or f"{files.stem(self._source)}-{number}"
         category = _label(record, "category", faults) or "all"
-        place = f"{self._source}:{number}"
-        rows = (
-            Row(f"{id_}#{turn}" if len(pairs) > 1 else id_, image, question, answer, category, place)
-            for turn, (question, answer) in enumerate(pairs)
-        )
-        return Line(number, given, () if faults else tuple(rows), tuple(faults))
+        if faults:
+            return Line(number, given, (), tuple(faults))
+        *history, (question, answer) = pairs
+        row = Row(id_, image, question, answer, category, f"{self._source}:{number}", tuple(history))
+        return Line(number, given, (row,), ())
 
     def _image(self, name: Any, faults: list[str]) -> str | None:
         if name is None:

@@ -2,15 +2,19 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from trainer.data.config import SplitOptions
 from trainer.data.index import image_digests
-from trainer.data.rows import Row, read_rows, scan
+from trainer.data.rows import Row, scan
+from trainer.data.stream import Chosen, Joined, RowFile
 from trainer.data.write import Report, writing
 from trainer.errors import OptionError
 
@@ -19,10 +23,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Rows to train on and rows held out; `digests` has the SHA-256 of every image's bytes, in hex, by image."""
+    """Rows to train on and rows held out, in their files; `digests` has the SHA-256 of every image, in hex, by name."""
 
-    train: list[Row]
-    held_out: list[Row]
+    train: Sequence[Row]
+    held_out: Sequence[Row]
     digests: Mapping[str, str]
 
 
@@ -39,12 +43,15 @@ def read_sides(
         DataError: faulty rows, or images that cannot be read.
         OptionError: one side would be empty.
     """
-    rows = [row for file, images in data for row in read_rows(file, images)]
+    rows = Joined([RowFile(file, images) for file, images in data])
     if eval_data is None:
         digests = image_digests(rows, index)
-        return Sides(*split(rows, holdout, seed, digests), digests)
-    asked = read_rows(eval_data, data[0][1])
-    digests = image_digests([*rows, *asked], index)
+        held = np.fromiter((held_out(row, holdout, seed, digests) for row in rows), dtype=bool, count=len(rows))
+        if held.all() or not held.any():
+            raise _one_sided(holdout, len(rows))
+        return Sides(Chosen(rows, np.flatnonzero(~held)), Chosen(rows, np.flatnonzero(held)), digests)
+    asked = RowFile(eval_data, data[0][1])
+    digests = image_digests(chain(rows, asked), index)
     return Sides(rows, _unseen(asked, rows, digests, eval_data), digests)
 
 
@@ -58,8 +65,33 @@ def split(rows: list[Row], holdout: float, seed: int, digests: Mapping[str, str]
     train = [row for row, out in zip(rows, held, strict=True) if not out]
     test = [row for row, out in zip(rows, held, strict=True) if out]
     if not train or not test:
-        raise OptionError(f"--holdout {holdout} of {len(rows)} rows leaves one side empty: give --eval-data instead")
+        raise _one_sided(holdout, len(rows))
     return train, test
+
+
+def _one_sided(holdout: float, rows: int) -> OptionError:
+    return OptionError(f"--holdout {holdout} of {rows} rows leaves one side empty: give --eval-data instead")
+
+
+def sample(rows: Sequence[Row], limit: int, seed: int) -> list[Row]:
+    """Rows with about `limit` questions in all, of each category its share, drawn by `seed`, in their order."""
+    by_category: dict[str, list[int]] = {}
+    questions: list[int] = []
+    for place, row in enumerate(rows):
+        by_category.setdefault(row.category, []).append(place)
+        questions.append(len(row.exchanges))
+    if (every := sum(questions)) <= limit:
+        return list(rows)
+    rng = random.Random(seed)
+    chosen: list[int] = []
+    for places in by_category.values():
+        left = limit * sum(questions[place] for place in places) / every
+        for place in rng.sample(places, len(places)):
+            chosen.append(place)
+            left -= questions[place]
+            if left < 0.5:
+                break
+    return [rows[place] for place in sorted(chosen)]
 
 
 def held_out(row: Row, holdout: float, seed: int, digests: Mapping[str, str]) -> bool:
@@ -70,12 +102,14 @@ def held_out(row: Row, holdout: float, seed: int, digests: Mapping[str, str]) ->
 
 def _content(row: Row, digests: Mapping[str, str]) -> str:
     """What a row is about: its image's bytes, or the question of a text row, whatever its spaces and case."""
-    return digests[row.image] if row.image else " ".join(row.question.lower().split())
+    return digests[row.image] if row.image else " ".join(row.exchanges[0][0].lower().split())
 
 
-def _unseen(asked: list[Row], trained: list[Row], digests: Mapping[str, str], file: str) -> list[Row]:
+def _unseen(asked: Sequence[Row], trained: Iterable[Row], digests: Mapping[str, str], file: str) -> list[Row]:
     """Those of the rows `asked`, of `file`, that are about nothing that is trained on."""
-    first = {_content(row, digests): row for row in reversed(trained)}
+    first: dict[str, str] = {}
+    for row in trained:
+        first.setdefault(_content(row, digests), row.place or row.id)
     seen = [row for row in asked if _content(row, digests) in first]
     if len(seen) == len(asked):
         raise OptionError(
@@ -90,7 +124,7 @@ def _unseen(asked: list[Row], trained: list[Row], digests: Mapping[str, str], fi
             len(seen),
             len(asked),
             seen[0].place or seen[0].id,
-            twin.place or twin.id,
+            twin,
         )
     return [row for row in asked if _content(row, digests) not in first]
 

@@ -1,13 +1,13 @@
-"""Rows -> JSON lines of the flat form, and a report of what was left out and why."""
+"""Rows -> JSON lines, of the flat form where one question was asked, and a report of what was left out and why."""
 
 import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 from trainer.data import files
-from trainer.data.rows import Row
+from trainer.data.rows import SPEAKERS, Row
 
 SHOWN = 5
 
@@ -53,7 +53,12 @@ class Writer:
         if number > 1:
             self._report.note("kept, with a number behind an id that was there before", row.id)
         self._ids.add(id_)
-        record = {"id": id_, "category": row.category, "question": row.question, "answer": row.answer}
+        record: dict[str, Any] = {"id": id_, "category": row.category}
+        if row.history:
+            values = [text for exchange in row.exchanges for text in exchange]
+            record["conversations"] = [{"from": SPEAKERS[n % 2], "value": value} for n, value in enumerate(values)]
+        else:
+            record |= {"question": row.question, "answer": row.answer}
         if row.image is not None:
             record = {"image": files.relative(row.image, self._images), **record}
         self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")

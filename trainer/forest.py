@@ -1,0 +1,220 @@
+"""Token trees, and the sequences they are packed into.
+
+    [ prefix and image | question 1, answer 1 | question 2, answer 2 | … ][ text question, answer ][ prefix … ]
+
+A tree is an image's prefix and some of its rows, or one row of text. A token sees what is before it in its own branch
+and in its branch's prefix, and its positions go on from the prefix, so no branch knows of another, and no tree either.
+The image's states do not depend on the question (attention is causal and the image comes first): computing them once
+is exact, loss and gradient are those of each row in a sequence of its own. A forest is some trees packed into
+sequences of one length, which together hold at most so many tokens.
+"""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainer.errors import OptionError
+from trainer.tokens import END, SAID, Tokens
+
+# Few lengths: oneDNN keeps its buffers for each that it has seen (0.3 GB in 60 steps), and tensor cores want eights.
+MULTIPLE = 8
+# An update sees about so many images at least, however many rows each has: of fewer it learns less.
+IMAGES = 12
+# The share of padding that is put up with.
+PADDING = 0.05
+# Lengths of a sequence that are tried, as multiples of the longest tree, where trees are dealt evenly.
+_STRETCHES = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+
+
+class Sight(Protocol):
+    """What is known of images before a step: the frozen tower's states of them, or the pixels it is given."""
+
+    def __call__(self, images: Sequence[str], /) -> dict[str, torch.Tensor]:
+        """`states` (images, image tokens, tower's hidden size), or `pixels` (images, 3, side, side)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A forest as the model takes it: trees in sequences padded to one length.
+
+    Shapes: `token_ids`, `positions`, `trees`, `branches` (sequences, length); `trees` numbers the trees, -1 is padding;
+    `branches` is 0 in a prefix. `answers` (answer tokens,) are places in the flattened batch whose next token is to be
+    predicted and `labels` (answer tokens,) those tokens; a place may be there twice, for branches that begin with an
+    answer. `states` (images, image tokens, tower's hidden size) in reading order; where they have to be computed
+    in the step, `pixels` (images, 3, side, side) instead.
+    """
+
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    trees: torch.Tensor
+    branches: torch.Tensor
+    answers: torch.Tensor
+    labels: torch.Tensor
+    states: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    pixels: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on `device`."""
+        return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Trees:
+    """All trees of some rows: tree i holds the rows from `starts[i]` to `starts[i + 1]` of `rows`.
+
+    `lengths` (trees,) counts the tokens, prefix included; `image` (trees,) is the place of its image, or -1.
+    """
+
+    tokens: Tokens
+    rows: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    image: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+def grow(tokens: Tokens, branches: int, budget: int | None = None) -> Trees:
+    """Trees of at most `branches` rows and `budget` tokens each.
+
+    Raises:
+        OptionError: a row alone takes more than `budget`.
+    """
+    head = len(tokens.head) if tokens.images else 0
+    lengths = tokens.lengths
+    order = np.argsort(np.where(tokens.image < 0, len(tokens.images), tokens.image), kind="stable")
+    starts, sizes, images = [0], list[int](), list[int]()
+    image, size, count = -2, 0, 0
+    for place, row in enumerate(order.tolist()):
+        own, length = int(tokens.image[row]), int(lengths[row])
+        fresh = own < 0 or own != image or count == branches or (budget is not None and size + length > budget)
+        if fresh:
+            if place:
+                starts.append(place)
+                sizes.append(size)
+            image, size, count = own, head if own >= 0 else 0, 0
+            images.append(own)
+        size, count = size + length, count + 1
+        if budget is not None and size > budget:
+            raise OptionError(f"--tokens {budget}: a row and its image come to {size} tokens: give at least {size}")
+    return Trees(
+        tokens,
+        order.astype(np.int32),
+        np.array([*starts, len(order)], dtype=np.int64),
+        np.array([*sizes, size], dtype=np.int64),
+        np.array(images, dtype=np.int32),
+    )
+
+
+def pack(lengths: Sequence[int], budget: int, bend: float) -> list[list[list[int]]]:
+    """Places of trees -> forests -> sequences, so that no forest comes to more than `budget` tokens, padding included.
+
+    Of several numbers of sequences that pad less than PADDING, or of all if none does, that is chosen whose tokens cost
+    least, where a token costs 1 + length / `bend`: attention grows with the length, so `bend` is the length at which it
+    costs as much as all else.
+    """
+    if not lengths:
+        return []
+    best: tuple[tuple[bool, float], list[list[list[int]]]] | None = None
+    for number in {-(-sum(lengths) // max(1, int(max(lengths) * stretch))) for stretch in _STRETCHES} | {len(lengths)}:
+        sequences = _dealt(lengths, min(number, len(lengths)))
+        if number < len(lengths) and _length(sequences, lengths) > budget:
+            continue
+        forests = list(_cut(sequences, lengths, budget))
+        cost = sum(_area(forest, lengths) * (1 + _length(forest, lengths) / bend) for forest in forests)
+        padded = sum(lengths) < (1 - PADDING) * sum(_area(forest, lengths) for forest in forests)
+        if best is None or (padded, cost) < best[0]:
+            best = (padded, cost), forests
+    assert best
+    return best[1]
+
+
+def collate(trees: Trees, forest: Sequence[Sequence[int]], sight: Sight | None = None) -> Batch:
+    """The batch of a forest, which is sequences of places in `trees`; without `sight` it shows no images."""
+    length = _rounded(max((sum(int(trees.lengths[tree]) for tree in line) for line in forest), default=1))
+    grid = np.zeros((4, max(len(forest), 1), length), dtype=np.int64)
+    grid[0], grid[2] = trees.tokens.pad_id, -1
+    answers, labels, images = [np.empty(0, np.int64)], [np.empty(0, np.int64)], list[str]()
+    for line, sequence in enumerate(forest):
+        at = 0
+        for tree in sequence:
+            end = at + int(trees.lengths[tree])
+            places, said = _plant(trees, tree, grid[:, line, at:end])
+            grid[2, line, at:end] = tree
+            answers.append(places + (line * length + at))
+            labels.append(said)
+            if trees.image[tree] >= 0:
+                images.append(trees.tokens.images[trees.image[tree]])
+            at = end
+    token_ids, positions, numbers, branches = torch.from_numpy(grid).unbind(0)
+    shown = sight(images) if sight and images else {}
+    return Batch(
+        token_ids,
+        positions,
+        numbers,
+        branches,
+        torch.from_numpy(np.concatenate(answers)),
+        torch.from_numpy(np.concatenate(labels)),
+        **shown,
+    )
+
+
+def _plant(trees: Trees, tree: int, grid: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Write a tree into its part of a batch; returns places in it whose next token is to be predicted, and those."""
+    tokens = trees.tokens
+    head = tokens.head if trees.image[tree] >= 0 else np.empty(0, np.int64)
+    grid[0, : len(head)], grid[1, : len(head)] = head, np.arange(len(head))
+    places, labels, at = [], [], len(head)
+    for branch, row in enumerate(trees.rows[trees.starts[tree] : trees.starts[tree + 1]].tolist(), start=1):
+        own = slice(int(tokens.starts[row]), int(tokens.starts[row + 1]))
+        ids, marks = tokens.ids[own].astype(np.int64), tokens.marks[own]
+        end = at + len(ids)
+        grid[0, at:end], grid[1, at:end], grid[3, at:end] = ids, np.arange(len(head), len(head) + len(ids)), branch
+        said, ends = np.flatnonzero(marks & SAID), np.flatnonzero(marks & END)
+        before = at + said - 1
+        before[said == 0] = len(head) - 1  # a branch's first token follows the prefix
+        places += [before, at + ends]
+        labels += [ids[said], np.full(len(ends), tokens.end_id)]
+        at = end
+    return np.concatenate(places), np.concatenate(labels)
+
+
+def _dealt(lengths: Sequence[int], number: int) -> list[list[int]]:
+    """Trees -> so many sequences, the longest tree first, each to the shortest sequence."""
+    sequences: list[list[int]] = [[] for _ in range(number)]
+    shortest = [(0, place) for place in range(number)]
+    for tree in sorted(range(len(lengths)), key=lambda tree: (-lengths[tree], tree)):
+        length, place = shortest[0]
+        sequences[place].append(tree)
+        heapq.heapreplace(shortest, (length + lengths[tree], place))
+    return [sequence for sequence in sequences if sequence]
+
+
+def _cut(sequences: list[list[int]], lengths: Sequence[int], budget: int) -> Iterator[list[list[int]]]:
+    """Sequences -> forests of like lengths, each at most `budget` tokens, but for one sequence that alone has more."""
+    forest: list[list[int]] = []
+    for sequence in sorted(sequences, key=lambda sequence: -sum(lengths[tree] for tree in sequence)):
+        if forest and _area([*forest, sequence], lengths) > budget:
+            yield forest
+            forest = []
+        forest.append(sequence)
+    if forest:
+        yield forest
+
+
+def _length(forest: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    return _rounded(max(sum(lengths[tree] for tree in sequence) for sequence in forest))
+
+
+def _area(forest: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    return len(forest) * _length(forest, lengths)
+
+
+def _rounded(length: int) -> int:
+    return -(-length // MULTIPLE) * MULTIPLE
