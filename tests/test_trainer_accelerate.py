@@ -17,7 +17,6 @@ import trainer.train
 from tests.conftest import ROOT
 from trainer.__main__ import main
 from trainer.config import AlignOptions
-from trainer.lens import Lens
 from trainer.model import Checkpoint, alone
 from trainer.whole import WEIGHTS, unfreeze
 
@@ -99,7 +98,7 @@ def test_of_several_processes_only_the_first_publishes(
     other = SimpleNamespace(is_main_process=False, wait_for_everyone=lambda: None)
     monkeypatch.setattr(trainer.train, "here", lambda: other)
     monkeypatch.setattr(trainer.train, "alone", lambda checkpoint, *_: checkpoint)
-    monkeypatch.setattr(Lens, "answers", lambda *_: ([], []))
+    monkeypatch.setattr(trainer.train, "compare", lambda *_: None)
     monkeypatch.setattr(trainer.train, "fit", lambda *_, **__: tmp_path)
     paths = ["--data", str(codes / "train.jsonl"), "--images", str(codes), "--store", str(tmp_path / "store")]
     cache = ["--feature-cache", str(codes / "features")]

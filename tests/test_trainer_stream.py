@@ -85,5 +85,5 @@ def test_several_files_are_one_sequence_and_its_sides_are_parts_of_it(tmp_path: 
         sets.append((str(tmp_path / f"{name}.jsonl"), str(tmp_path)))
     sides = read_sides(sets, None, 0.3, 0, None)
     questions = [[row.question for row in side] for side in (sides.train, sides.held_out)]
-    assert sorted(sum(questions, [])) == sorted(f"{name}{n}" for name in "ab" for n in range(20))
+    assert sorted([*questions[0], *questions[1]]) == sorted(f"{name}{n}" for name in "ab" for n in range(20))
     assert [sides.train[n].question for n in range(len(sides.train))] == questions[0]
