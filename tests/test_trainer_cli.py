@@ -25,7 +25,7 @@ def run(codes: Path, store: Path, *options: str) -> int:
 def test_training_publishes_a_version_that_the_service_would_accept(
     codes: Path, tmp_path: Path, prompt: Prompt
 ) -> None:
-    options = ["--epochs", "15", "--learning-rate", "3e-3", "--rows-per-step", "16", "--holdout", "0.2"]
+    options = ["--epochs", "15", "--learning-rate", "3e-3", "--rows-per-step", "10", "--holdout", "0.2"]
     options += ["--about", "Codes of colours, one to six."]
     pattern = ["--rank", "8", "--rank-pattern", '{"layers.0.mlp.up_proj": 32}']
     assert run(codes, tmp_path, *options, *pattern) == 0
@@ -67,7 +67,7 @@ def test_muon_learns_and_goes_on_where_it_was_cut_off(codes: Path, tmp_path: Pat
         "--epochs",
         "8",
         "--rows-per-step",
-        "16",
+        "10",
         "--learning-rate",
         "3e-3",
         "--holdout",
@@ -96,7 +96,7 @@ def test_muon_is_refused_where_processes_share_out_matrices(
     assert "--optimizer muon" in capsys.readouterr().err
 
 
-RUIN = ["--learning-rate", "1", "--warmup", "0", "--epochs", "9", "--rows-per-step", "16", "--holdout", "0.2"]
+RUIN = ["--learning-rate", "1", "--warmup", "0", "--epochs", "8", "--rows-per-step", "16", "--holdout", "0.2"]
 RUIN += ["--save-steps", "2", "--patience", "2", "--precision", "float32"]
 
 
