@@ -75,7 +75,7 @@ def _condition(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "t allocate memory" in text:
         first = f" ({text.splitlines()[0]:.160})" if text else ""
         return (
-            f"out of memory{first}: a smaller --batch-size with more --accumulate, --gradient-checkpointing and --nf4"
+            f"out of memory{first}: fewer --tokens, --gradient-checkpointing and --nf4"
             " need less"
         )
     return None
