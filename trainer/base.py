@@ -1,6 +1,7 @@
 """`trainer base`: a LLaVA's projector, or projector and language model, trained on rows -> a base checkpoint."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -50,7 +51,10 @@ def _train(options: StageOptions, source: Path, run: Path) -> Path | None:
     rows, held_out = sides.train, sample(sides.held_out, options.score_rows, options.seed)
     log.info("%d training rows, %d held out, %d of these measured", len(rows), len(sides.held_out), len(held_out))
     checkpoint = Checkpoint.load(source, bfloat16=uses_bfloat16(options), learns=options.learns)
-    lessons = prepare(checkpoint, rows, held_out, sides.digests, options, options.form)
+    learns = partial(unfreeze, parts=options.learns)
+    lessons = prepare(checkpoint, rows, held_out, sides.digests, options, learns, options.form)
+    if lessons is None:
+        return None
     begin(run, options, facts(options, sides, Base.of_checkpoint(source)), options.resume)
     learnt = fit(unfreeze(checkpoint.model, options.learns), lessons, options, run)
     if not here().is_main_process:

@@ -118,9 +118,11 @@ class LoopOptions(_Configured):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of matrix products; auto: bfloat16 where the machine has it"
     )
-    gradient_checkpointing: bool | None = Field(
-        None, description="compute activations twice to hold fewer in memory [where they would not fit]"
+    gradient_checkpointing: bool = Field(
+        False,
+        description="compute activations twice to hold fewer in memory; chosen anyway where they would not fit",
     )
+    plan: bool = Field(False, description="say what the training takes in memory and how many updates, and end")
     save_steps: int | None = Field(None, gt=0, description="keep a checkpoint every so many steps [every epoch]")
     log_steps: int = Field(1, gt=0, description="steps that make a point of the loss curve")
     track: tuple[Literal["tensorboard", "wandb"], ...] = Field(

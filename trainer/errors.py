@@ -74,8 +74,5 @@ def _condition(error: BaseException) -> str | None:
         return f"a checkpoint could not be written, which is what a full disk does: {text.splitlines()[0]:.200}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "t allocate memory" in text:
         first = f" ({text.splitlines()[0]:.160})" if text else ""
-        return (
-            f"out of memory{first}: fewer --tokens, --gradient-checkpointing and --nf4"
-            " need less"
-        )
+        return f"out of memory{first}: fewer --tokens, --gradient-checkpointing and --nf4 need less"
     return None

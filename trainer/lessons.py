@@ -1,18 +1,32 @@
-"""Rows -> what the loop trains on: token trees, and the frozen tower's states of their images."""
+"""Rows -> what the loop trains on: token trees as large as memory lets them be, and the states of their images."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
+import torch
+
+from service.memory import available
 from trainer.config import LoopOptions
 from trainer.data.rows import Row
-from trainer.forest import IMAGES, grow
+from trainer.errors import OptionError
+from trainer.forest import IMAGES, Trees, grow, pack
 from trainer.loop import Lessons
 from trainer.model import Checkpoint
+from trainer.order import Order
+from trainer.plan import Need, Shape, need
 from trainer.states import sight_of
-from trainer.tokens import Form, encode
+from trainer.tokens import Form, Tokens, encode
 
-# Tokens of a forest where neither the options nor the device's memory say.
+log = logging.getLogger(__name__)
+# Tokens of a forest that are tried where the options do not say: more are no faster.
 TOKENS = 8192
+_FEWER = (TOKENS, TOKENS // 2, TOKENS // 4, TOKENS // 8)
+# Of free memory a plan may take this: allocators lose some, and the estimate is good to 15%.
+_SHARE = 0.9
+# Updates that are looked at for the largest forest.
+_UPDATES = 8
 
 
 def prepare(
@@ -21,31 +35,90 @@ def prepare(
     held_out: Sequence[Row],
     digests: Mapping[str, str],
     options: LoopOptions,
+    learns: Callable[[Any], Any],
     form: Form = "asked",
-) -> Lessons:
-    """What `fit` takes; `digests` has the SHA-256 of every image's bytes, in hex.
+) -> Lessons | None:
+    """What `fit` takes; None where the options ask for the plan alone.
+
+    `digests` has the SHA-256 of every image's bytes, in hex; `learns` has parts of a LLaVA learn, as it will be done.
 
     Raises:
         DataError: rows that are too long for the base, or images that cannot be read or decoded.
-        OptionError: options that do not fit the rows, or no room for the features.
+        OptionError: options that do not fit the rows, no room for the features, or no memory for a step.
     """
-    cache = None if options.no_feature_cache else options.feature_cache
-    budget = int(options.feature_cache_gb * 1e9) if options.feature_cache_gb else None
-    tokens = options.tokens or TOKENS
-    trees, unseen = (
-        grow(
-            encode(part, checkpoint.prompt, checkpoint.sight[0], checkpoint.context, form),
-            most_branches(options),
-            tokens,
-        )
-        for part in (rows, held_out)
+    tokens, unseen = (
+        encode(part, checkpoint.prompt, checkpoint.sight[0], checkpoint.context, form) for part in (rows, held_out)
     )
-    sight = sight_of(checkpoint, chain(rows, held_out), cache, budget, digests)
     # Per layer a token's products with its weights take about 12 x size^2, those with the tokens it sees 2 x size each.
     bend = 2.0 * checkpoint.hidden_size
-    return Lessons(trees, unseen, sight, tokens, bend)
+    trees, budget, checkpointing = _fitted(checkpoint, tokens, options, learns, bend)
+    if options.plan:
+        return None
+    cache = None if options.no_feature_cache else options.feature_cache
+    room = int(options.feature_cache_gb * 1e9) if options.feature_cache_gb else None
+    sight = sight_of(checkpoint, chain(rows, held_out), cache, room, digests)
+    held = grow(unseen, most_branches(options), max(budget, _longest(unseen)))
+    return Lessons(trees, held, sight, budget, bend, checkpointing)
 
 
 def most_branches(options: LoopOptions) -> int:
     """Rows about one image that share its tokens, so that an update sees about IMAGES images at least."""
     return -(-options.rows_per_step // IMAGES)
+
+
+def _fitted(
+    checkpoint: Checkpoint, tokens: Tokens, options: LoopOptions, learns: Callable[[Any], Any], bend: float
+) -> tuple[Trees, int, bool]:
+    """Trees, the tokens of a forest, and whether to checkpoint: the quickest that memory holds, of what is asked.
+
+    Fewer tokens cost less time than checkpointing does, down to a quarter.
+    """
+    longest = _longest(tokens)
+    budgets = [options.tokens] if options.tokens else sorted({max(each, longest) for each in _FEWER}, reverse=True)
+    ways = [True] if options.gradient_checkpointing else [False, True]
+    free = torch.cuda.mem_get_info()[0] if checkpoint.model.device.type == "cuda" else available()
+    found: Need | None = None
+    for checkpointing in ways:
+        for budget in budgets:
+            trees = grow(tokens, most_branches(options), budget)
+            order = Order(trees, options.rows_per_step, options.seed, options.group_by_modality)
+            found = need(
+                checkpoint.model.config,
+                learns,
+                _largest(trees, order, budget, bend),
+                bfloat16=checkpoint.bfloat16,
+                nf4=bool(getattr(options, "nf4", False)),
+                checkpointing=checkpointing,
+                optimizer=options.optimizer,
+                on_gpu=checkpoint.model.device.type == "cuda",
+            )
+            if found.total - found.weights <= _SHARE * free:
+                log.info("memory, GB: %s; %.2f more are free than the base takes now", found, free / 1e9)
+                log.info(
+                    "%d updates an epoch, forests of %d tokens at most%s",
+                    *(len(order), budget, ", activations computed twice" if checkpointing else ""),
+                )
+                return trees, budget, checkpointing
+    assert found
+    raise OptionError(
+        f"memory: this training takes, in GB, {found}, and {free / 1e9:.2f} are free beside the base: give fewer"
+        " --tokens, a smaller --rank, --gradient-checkpointing, --nf4, or a machine with more"
+    )
+
+
+def _longest(tokens: Tokens) -> int:
+    """The tokens of the longest row with its image."""
+    return int((tokens.lengths + (tokens.image >= 0) * len(tokens.head)).max(initial=1))
+
+
+def _largest(trees: Trees, order: Order, budget: int, bend: float) -> Shape:
+    """The shape of the largest forest of the first updates; every token behind the images counts as an answer's."""
+    shapes = []
+    for update in order.epoch(0)[:_UPDATES]:
+        lengths = [int(trees.lengths[tree]) for tree in update]
+        for forest in pack(lengths, budget, bend):
+            length = -(-max(sum(lengths[tree] for tree in sequence) for sequence in forest) // 8) * 8
+            own = [update[tree] for sequence in forest for tree in sequence]
+            heads = len(trees.tokens.head) * int((trees.image[own] >= 0).sum())
+            shapes.append(Shape(len(forest), length, max(1, int(trees.lengths[own].sum()) - heads)))
+    return max(shapes, key=lambda shape: shape.sequences * shape.length)

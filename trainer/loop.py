@@ -43,6 +43,8 @@ class Lessons:
     # Tokens of a forest, and the length of a sequence at which attention costs as much as all else.
     budget: int
     bend: float
+    # Whether activations are computed twice to hold fewer.
+    checkpointing: bool = False
 
 
 class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
@@ -169,7 +171,7 @@ def fit(
         OptionError: muon where processes share out matrices, or no room for two checkpoints.
         LossDiverged: the loss is no number any more.
     """
-    arguments = one_device(_arguments(options, output))
+    arguments = one_device(_arguments(options, output, lessons.checkpointing))
     muon = options.optimizer == "muon"
     last = last_complete(output) if options.resume else None
     if arguments.should_save:
@@ -239,7 +241,7 @@ def one_device(arguments: TrainingArguments) -> TrainingArguments:
     return arguments
 
 
-def _arguments(options: LoopOptions, output: Path) -> TrainingArguments:
+def _arguments(options: LoopOptions, output: Path, checkpointing: bool = False) -> TrainingArguments:
     strategy = "steps" if options.save_steps else "epoch"
     best = {
         "load_best_model_at_end": True,
@@ -255,7 +257,7 @@ def _arguments(options: LoopOptions, output: Path) -> TrainingArguments:
         max_steps=options.max_steps or -1,
         per_device_train_batch_size=1,  # a share of an update
         per_device_eval_batch_size=1,
-        gradient_checkpointing=bool(options.gradient_checkpointing),
+        gradient_checkpointing=checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         learning_rate=options.learning_rate,
         lr_scheduler_type=_SCHEDULES[options.schedule],

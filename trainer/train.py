@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from service.adapters.base import Base
@@ -63,7 +64,9 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
         options.resume,
     )
     checkpoint = Checkpoint.load(path, options.nf4, uses_bfloat16(options))
-    lessons = prepare(checkpoint, rows, held_out, sides.digests, options)
+    lessons = prepare(checkpoint, rows, held_out, sides.digests, options, partial(add_lora, options=options))
+    if lessons is None:
+        return None
     # 3. The adapter.
     model = add_lora(checkpoint.model, options, parent.lens.weights if parent else None)
     shape = model.peft_config["default"]

@@ -1,0 +1,159 @@
+"""What a training takes in memory, found before it starts by running one step on tensors without content.
+
+PyTorch's fake tensors have shapes and no memory: a step on them allocates and frees as a real one does, and the most
+that it holds at a time is counted. Two and three layers are run; each further one takes what the third did.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from transformers import LlavaForConditionalGeneration
+
+from trainer.attention import kernel
+from trainer.forest import Batch
+
+# NormalFloat's 4 bits, and 0.127 of constants that are quantised again (Dettmers et al., QLoRA, 2023, section 3).
+_NF4_BYTES = 4.127 / 8
+# AdamW's two moments in float32, or in a byte each; Muon has one.
+_MOMENTS = {"adamw": 8, "adamw-8bit": 2, "muon": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A forest's: sequences of one length, and how many of their tokens are answers'."""
+
+    sequences: int
+    length: int
+    answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes by part: the base's weights, what learns, the optimiser's moments, and the most that a step adds."""
+
+    weights: int
+    learns: int
+    moments: int
+    step: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.learns + self.moments + self.step
+
+    def __str__(self) -> str:
+        parts = {"base": self.weights, "learns": self.learns, "optimiser": self.moments, "step": self.step}
+        return ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items()) + f": {self.total / 1e9:.2f} GB"
+
+
+class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of storages that live at once, but for those of `weights`."""
+
+    def __init__(self, weights: Iterable[torch.Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most = self._now = 0
+        self._known = {weight.untyped_storage()._cdata for weight in weights}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self._see, out)
+        return out
+
+    def _see(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._known:
+            self._known.add(key)
+            self._now += storage.nbytes()
+            self.most = max(self.most, self._now)
+            weakref.finalize(storage, self._gone, key, storage.nbytes())
+        return tensor
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._now -= size
+
+
+def need(
+    config: Any,
+    prepare: Callable[[Any], Any],
+    shape: Shape,
+    *,
+    bfloat16: bool = True,
+    nf4: bool = False,
+    checkpointing: bool = False,
+    optimizer: str = "adamw",
+    on_gpu: bool = False,
+) -> Need:
+    """What training a LLaVA of `config` takes; `prepare` has parts of it learn, as it will be done.
+
+    `on_gpu` says that attention runs in a kernel that holds no weights of pairs of tokens.
+    """
+    few, more = (_few(config, prepare, shape, bfloat16, checkpointing, on_gpu, layers) for layers in (2, 3))
+    rest = config.text_config.num_hidden_layers - 2
+    frozen, learnt, linears, step = (a + rest * (b - a) for a, b in zip(few, more, strict=True))
+    weights = frozen - (int(linears * (2 if bfloat16 else 4) - linears * _NF4_BYTES) if nf4 else 0)
+    return Need(weights, learnt * 4, learnt * _MOMENTS[optimizer], step)
+
+
+def _few(
+    config: Any,
+    prepare: Callable[[Any], Any],
+    shape: Shape,
+    bfloat16: bool,
+    checkpointing: bool,
+    on_gpu: bool,
+    layers: int,
+) -> tuple[int, int, int, int]:
+    """Bytes of frozen weights, numbers that learn, numbers in frozen linears of layers, most bytes of a step."""
+    from trainer.model import TreeLlava, loss_sum, settle
+
+    small = deepcopy(config)
+    small.text_config.num_hidden_layers = layers
+    small.quantization_config = None
+    with torch.device("meta"):
+        llava = LlavaForConditionalGeneration(small)
+        llava.__class__ = TreeLlava
+        learns = prepare(settle(llava, bfloat16))
+    with FakeTensorMode():
+        _fake(learns)
+        llava.train()
+        if checkpointing:
+            llava.gradient_checkpointing_enable({"use_reentrant": False})
+        parameters = list(llava.named_parameters())
+        frozen = sum(p.numel() * p.element_size() for _, p in parameters if not p.requires_grad)
+        learnt = sum(p.numel() for _, p in parameters if p.requires_grad)
+        linears = sum(
+            p.numel()
+            for n, p in parameters
+            if "layers" in n and p.ndim == 2 and not p.requires_grad and "tower" not in n
+        )
+        size = (shape.sequences, shape.length)
+        numbers = torch.zeros(size, dtype=torch.long)
+        places = torch.zeros(shape.answers, dtype=torch.long)
+        products = sdpa_kernel(SDPBackend.FLASH_ATTENTION) if on_gpu else kernel(shape.length)
+        with _Peak(weight for _, weight in parameters) as peak, products:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                loss = loss_sum(llava, Batch(numbers, numbers, numbers, numbers, places, places))
+            loss.backward()  # type: ignore[no-untyped-call]
+        return frozen, learnt, linears, peak.most
+
+
+def _fake(model: Any) -> None:
+    """Give every weight of a model on no device a fake one on the CPU; called within a FakeTensorMode."""
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                fresh = torch.empty(weight.shape, dtype=weight.dtype)
+                module._parameters[name] = torch.nn.Parameter(fresh, requires_grad=weight.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
