@@ -101,8 +101,7 @@ test-s3: $(VENV)/.all-$(ENGINE) ## a store on a real S3 API (moto's server)
 	$(BIN)/python -m pytest -m slow tests/test_adapters_on_s3.py $(ARGS)
 
 test-slow: $(VENV)/.all-$(ENGINE) ## trainings killed at random moments, and by two processes; test-restart as well
-	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore tests/test_clients.py $(ARGS)
-	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' $(ARGS)
+	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' --ignore tests/test_clients.py $(ARGS)
 
 test-fuzz: $(VENV)/.all-$(ENGINE) ## 100,000 hostile images, and every route by its OpenAPI document (ARGS=--inputs=3000: shorter)
 	$(BIN)/python -m pytest -m slow tests/test_images_fuzz.py tests/test_openapi_fuzz.py $(ARGS)

@@ -43,7 +43,8 @@ class BigStore(BaseSettings):
 def main(arguments: list[str]) -> int:
     """Measure and print; returns the exit status: 1 where an answer was lost."""
     options, lost = CliApp.run(BigStore, cli_args=arguments), 0
-    with TemporaryDirectory(dir=".") as directory:
+    Path("build").mkdir(exist_ok=True)
+    with TemporaryDirectory(dir="build") as directory:  # on the disk of the repository: hard links do not cross disks
         folder = Path(directory)
         source = copy_here(options.store, "digits", folder)
         roots = {count: folder / f"store-{count}" for count in (2, options.adapters)}
@@ -162,7 +163,8 @@ def _moving(root: Path) -> Iterator[Callable[[], object]]:
 def _on_s3(options: BigStore, folder: Path) -> dict[str, object]:
     from loadtest.objects import BUCKET, objects
 
-    source = copy_here(options.store, "digits", folder / "store-2")
+    (folder / "s3").mkdir()
+    source = copy_here(options.store, "digits", folder / "s3")
     with objects() as server:
         server.fill(source, options.adapters)
         store = Store(f"s3://{BUCKET}/adapters", folder / "cache-s3")

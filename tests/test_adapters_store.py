@@ -107,6 +107,28 @@ def test_an_adapter_published_again_after_its_deletion_is_not_freed(store: Store
     assert store.stable("digits") == adapter
 
 
+def test_versions_that_nothing_names_are_collected_in_two_steps_and_never_those_that_something_does(
+    store: Store,
+) -> None:
+    one, two, three, four = (store.publish("digits", card(text)).version for text in ("1", "2", "3", "4"))
+    store.change("digits", lambda old: old.point("canary", one))
+    nothing, second = frozenset[str](), frozenset({two})
+    store.catalog()
+    assert store.collect("digits", 1, 100, 1000) == (second, nothing)  # stable is 4, and was 3 before; canary is 1
+    assert store.catalog().shelves["digits"].versions == {one, three, four}
+    assert store.collect("digits", 1, 100, 1050) == (second, nothing)
+    store.change("digits", lambda old: old.point("next", two))
+    store.catalog()
+    assert store.collect("digits", 1, 100, 1200) == (nothing, nothing)
+    store.change("digits", lambda old: old.without("next"))
+    store.catalog()
+    assert store.collect("digits", 1, 100, 1300) == (second, nothing)
+    assert store.collect("digits", 1, 100, 1400) == (nothing, second)
+    shelf = store.catalog().shelves["digits"]
+    assert shelf.versions == {one, three, four}
+    assert shelf.aliases.previous["stable"] == (one, three)
+
+
 @pytest.mark.parametrize(
     "text", [b"", b"[]", b'{"stable": "../../etc"}', b'{"stable": 7}', b'{"../x": "' + b"0" * 64 + b'"}', b"\xff"]
 )

@@ -15,11 +15,13 @@ from service.errors import ServiceError
 from trainer.config import (
     AlignOptions,
     BaseOptions,
+    CollectOptions,
     EvaluateOptions,
     MergeOptions,
     PublishOptions,
     QuantizeOptions,
     StageOptions,
+    StoreOptions,
     TrainOptions,
     TuneOptions,
 )
@@ -49,6 +51,7 @@ class Trainer(BaseSettings):
     quantize: CliSubCommand[QuantizeOptions]
     publish: CliSubCommand[PublishOptions]
     merge: CliSubCommand[MergeOptions]
+    store: CliSubCommand[StoreOptions]
     data: CliSubCommand[DataOptions]
 
 
@@ -123,7 +126,7 @@ def _run(options: object, arguments: list[str]) -> None:
         from trainer.train import train
 
         train(options, ["python", "-m", "trainer", *arguments])
-    elif isinstance(options, BaseOptions):
+    elif isinstance(options, BaseOptions | StoreOptions):
         _run(get_subcommand(options), arguments)
     elif isinstance(options, StageOptions):
         from trainer.base import train_base
@@ -146,6 +149,16 @@ def _run(options: object, arguments: list[str]) -> None:
         from trainer.merge import merge
 
         merge(options)
+    else:
+        _look_after(options)
+
+
+def _look_after(options: object) -> None:
+    """Commands about data and stores, which need no model."""
+    if isinstance(options, CollectOptions):
+        from trainer.collect import collect
+
+        print(collect(options))
     elif isinstance(options, DataOptions):
         from trainer.data.commands import run
 

@@ -336,6 +336,20 @@ class QuantizeOptions(_Configured):
     seed: Seed = Field(0, description="of the split")
 
 
+class CollectOptions(_Options):
+    """Remove versions that no alias names any more: a first run marks them, one so many days later removes them."""
+
+    store: str = Field("adapters", description="the adapter store: a directory or an fsspec URL")
+    days: float = Field(30.0, ge=0, description="days a version stays after the run that found it unnamed")
+    keep: int = Field(3, ge=0, description="versions each alias pointed at before that stay, for the way back")
+
+
+class StoreOptions(_Options):
+    """Look after an adapter store."""
+
+    collect: CliSubCommand[CollectOptions] = Field(description="remove versions that nothing names")
+
+
 class MergeOptions(_Configured):
     """Add an adapter into its base's weights: a checkpoint that answers as both do, for tools that take no LoRA."""
 

@@ -81,6 +81,11 @@ class Aliases(_Frozen):
         named, previous = ({k: v for k, v in old.items() if k != name} for old in (self.named, self.previous))
         return Aliases.model_validate({"named": named, "previous": previous, "pinned": self.pinned})
 
+    def less(self, versions: frozenset[str]) -> "Aliases":
+        """These, less the way back to versions that are removed."""
+        previous = {name: tuple(v for v in past if v not in versions) for name, past in self.previous.items()}
+        return self.model_copy(update={"previous": previous})
+
     def choose(self, side: float) -> str:
         """The alias that answers for the bare name at a point of [0, 1); raising a weight moves no one off its side."""
         for name, alias in sorted(self.named.items()):

@@ -188,6 +188,36 @@ class Store:
             if self._aliases(name) is None:
                 self._files.remove(name)
 
+    def collect(self, name: str, keep: int, age_s: float, now: float) -> tuple[frozenset[str], frozenset[str]]:
+        """Mark an adapter's versions that no alias names, nor its last `keep` before, and remove those marked for long.
+
+        Returns the versions marked and those removed. A marked one is found by no request that begins after that was
+        seen, and loses its mark when an alias names it again.
+        """
+        with self._files.locked():
+            named, folder = self._aliases(name), self._known[name][0] if name in self._known else Folder()
+            if named is None:
+                return frozenset(), frozenset()
+            kept = {alias.version for alias in named.named.values()}
+            kept |= {
+                version for past in named.previous.values() for version in past[len(past) - min(keep, len(past)) :]
+            }
+            file = f"{name}/{_COLLECTED}"
+            text = self._files.read([file], _MOST_NAMES)[file]
+            before: dict[str, float] = {} if isinstance(text, FileNotFoundError) else json.loads(_text(text))
+            marks = {version: before.get(version, now) for version in folder.versions - kept}
+            old = frozenset(version for version, since in marks.items() if now - since >= age_s)
+            if old:
+                self._point(name, named.less(old))
+            for version in old:
+                self._files.remove(f"{name}/{VERSIONS}/{version}")
+            waiting = {version: since for version, since in marks.items() if version not in old}
+            if waiting:
+                self._files.put(file, json.dumps(waiting).encode())
+            elif before:
+                self._files.remove(file)
+            return frozenset(waiting), old
+
     def close(self) -> None:
         """Let another process have our copies."""
         self._files.close()

@@ -17,7 +17,7 @@ from service.schemas.adapters import (
 
 router = APIRouter(tags=["adapters"])
 admin = APIRouter(tags=["adapters"])
-_MOST = 1000
+_MOST = 250
 _ADAPTER = "/v1/adapters/{name}"
 _ROLLBACK = f"{_ADAPTER}/rollback"
 
