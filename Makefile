@@ -8,7 +8,7 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(FIND_LINK
 # The engine's build: `cpu` here, `gpu` with `make serve ENGINE=gpu` on a machine that has one.
 ENGINE ?= cpu
 
-.PHONY: help serve test check format adapters accuracy model bench-train bench-gateway bench-fairness bench-swaps bench-store test-s3 parity test-slow test-restart test-fuzz test-clients test-k8s test-image bench-7b test-gpu-recipe test-size clean
+.PHONY: help serve test check format adapters accuracy model bench-train bench-size bench-gateway bench-fairness bench-swaps bench-store test-s3 parity test-slow test-restart test-fuzz test-clients test-k8s test-image bench-7b test-gpu-recipe test-size clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -72,6 +72,9 @@ accuracy: build/data/shapes/done build/data/digits/done ## serve INT4 and bf16 i
 bench-train: build/data/shapes/done ## train by Manylens and by TRL in turn: speed, memory, held-out loss
 	$(INSTALL) -e '.[bench]'
 	$(BIN)/python -m loadtest.training $(ARGS)
+
+bench-size: $(VENV)/.all-$(ENGINE) ## what training LLaVA-1.5 7B and 13B takes in memory, by part, without its weights
+	$(BIN)/python -m loadtest.memory
 
 bench-gateway: $(VENV)/.all-$(ENGINE) ## the gateway's own time for a request, on an engine that takes none
 	$(BIN)/python -m loadtest.gateway $(ARGS)

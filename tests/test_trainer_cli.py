@@ -96,7 +96,7 @@ def test_muon_is_refused_where_processes_share_out_matrices(
     assert "--optimizer muon" in capsys.readouterr().err
 
 
-RUIN = ["--learning-rate", "1", "--warmup", "0", "--epochs", "8", "--rows-per-step", "16", "--holdout", "0.2"]
+RUIN = ["--learning-rate", "1", "--warmup", "0", "--epochs", "8", "--rows-per-step", "8", "--holdout", "0.2"]
 RUIN += ["--save-steps", "2", "--patience", "2", "--precision", "float32"]
 
 
