@@ -8,7 +8,7 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(FIND_LINK
 # The engine's build: `cpu` here, `gpu` with `make serve ENGINE=gpu` on a machine that has one.
 ENGINE ?= cpu
 
-.PHONY: help serve test check format adapters accuracy model bench-train bench-size bench-gateway bench-fairness bench-swaps bench-store test-s3 parity test-slow test-restart test-fuzz test-clients test-k8s test-image bench-7b test-gpu-recipe test-size clean
+.PHONY: help serve test check format adapters accuracy model bench-train bench-size bench-gateway bench-fairness bench-swaps bench-store test-s3 parity test-slow test-restart test-fuzz test-launchers test-clients test-k8s test-image bench-7b test-gpu-recipe test-size clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -104,7 +104,11 @@ test-s3: $(VENV)/.all-$(ENGINE) ## a store on a real S3 API (moto's server)
 	$(BIN)/python -m pytest -m slow tests/test_adapters_on_s3.py $(ARGS)
 
 test-slow: $(VENV)/.all-$(ENGINE) ## trainings killed at random moments, and by two processes; test-restart as well
-	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' --ignore tests/test_clients.py $(ARGS)
+	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' --ignore tests/test_clients.py --ignore tests/test_launchers.py $(ARGS)
+
+test-launchers: $(VENV)/.all-$(ENGINE) ## two processes by DDP, FSDP2, ZeRO-2 and ZeRO-3 learn what one learns, on CPUs (installs DeepSpeed)
+	DS_BUILD_OPS=0 $(INSTALL) -e '.[zero]'
+	$(BIN)/python -m pytest -m slow tests/test_launchers.py $(ARGS)
 
 test-fuzz: $(VENV)/.all-$(ENGINE) ## 100,000 hostile images, and every route by its OpenAPI document (ARGS=--inputs=3000: shorter)
 	$(BIN)/python -m pytest -m slow tests/test_images_fuzz.py tests/test_openapi_fuzz.py $(ARGS)

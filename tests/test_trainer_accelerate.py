@@ -1,8 +1,9 @@
 """Several GPUs: accelerate takes the files that ship; what they share out is gathered, and one process publishes it."""
 
+from os import environ
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ import trainer.model
 import trainer.train
 from tests.conftest import ROOT
 from trainer.__main__ import main
-from trainer.config import AlignOptions
+from trainer.config import AlignOptions, LoopOptions
+from trainer.loop import deepspeed_holds_bfloat16, in_bfloat16
 from trainer.model import Checkpoint, alone
 from trainer.whole import WEIGHTS, unfreeze
 
@@ -39,7 +41,7 @@ def test_accelerate_takes_the_file_and_knows_every_key(file: Path) -> None:
     assert config.distributed_type == (DistributedType.FSDP if file == FSDP else DistributedType.DEEPSPEED)
     known = vars(launch_command_parser().parse_args(["-m", "trainer"]))
     assert {**config.deepspeed_config, **config.fsdp_config}.keys() <= known.keys()
-    assert launched(file).mixed_precision == "bf16"
+    assert launched(file).mixed_precision == "no"  # --precision decides
 
 
 def test_the_files_together_are_zero_2_zero_3_and_fsdp_2() -> None:
@@ -67,6 +69,27 @@ def test_nothing_is_said_twice_where_the_trainer_says_it(file: Path) -> None:
     config = load_config_from_file(str(file))
     theirs = {"gradient_accumulation_steps", "gradient_clipping", "fsdp_activation_checkpointing"}
     assert not theirs & {**config.deepspeed_config, **config.fsdp_config}.keys()
+
+
+def test_a_model_computes_in_bfloat16_where_its_caller_turns_that_off() -> None:
+    """As DeepSpeed's engine does around the model's forward pass."""
+    model = in_bfloat16(torch.nn.Linear(2, 2), "cpu")
+    with torch.autocast("cpu", enabled=False):
+        assert model(torch.ones(1, 2)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("deepspeed", ["true", "false"])
+@pytest.mark.parametrize("file_s", ["bf16", "no"])
+def test_precision_is_the_trainer_s_whatever_the_launcher_s(
+    monkeypatch: pytest.MonkeyPatch, precision: Literal["float32", "bfloat16"], deepspeed: str, file_s: str
+) -> None:
+    """DeepSpeed fails before the first step where its configuration and transformers' arguments differ."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", file_s)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", deepspeed)
+    held = deepspeed_holds_bfloat16(LoopOptions(data=("rows",), images=("images",), precision=precision))
+    assert held == (deepspeed == "true" and precision == "bfloat16")
+    assert environ["ACCELERATE_MIXED_PRECISION"] == ("bf16" if held else "no")
 
 
 def test_a_base_is_written_from_what_was_gathered(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from os import environ
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         loss = torch.zeros((), device=self.args.device)
         for forest in inputs["forests"]:
             with self._together(model, forest is inputs["forests"][-1]), self._products(forest):
-                with self._precision():
-                    part = model(**forest) * scale
+                part = model(**forest) * scale
                 self.accelerator.backward(part)
             loss += part.detach()
         self._check(loss, f"step {self.state.global_step + 1} of {self.state.max_steps}")
@@ -89,7 +89,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self.model.eval()
         total = torch.zeros(2, device=self.args.device)
         # Not inference_mode: FSDP keeps what it gathers here for the training that goes on.
-        with torch.no_grad(), self._precision():
+        with torch.no_grad():
             for inputs in self.get_eval_dataloader():
                 for forest in inputs["forests"]:
                     with self._products(forest):
@@ -118,9 +118,6 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         alone = not last and self.accelerator.distributed_type in kinds
         with self.accelerator.no_sync(model) if alone else nullcontext():
             yield
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.args.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
     def _products(self, forest: dict[str, torch.Tensor]) -> AbstractContextManager[Any]:
         return kernel(forest["trees"].shape[1])
@@ -191,7 +188,7 @@ def fit(
     )
     epochs = Epochs(shares)
     trainer = TreeTrainer(
-        model=model,
+        model=in_bfloat16(model, arguments.device.type) if uses_bfloat16(options) else model,
         args=arguments,
         train_dataset=shares,
         eval_dataset=unseen,
@@ -241,6 +238,25 @@ def one_device(arguments: TrainingArguments) -> TrainingArguments:
     return arguments
 
 
+def in_bfloat16(model: Any, device: str) -> Any:
+    """Have a model's forward pass multiply matrices in bfloat16, by whatever it is called.
+
+    Not where it is called: DeepSpeed's engine turns autocast off before it calls the model.
+    """
+    model.forward = torch.autocast(device, torch.bfloat16)(model.forward)
+    return model
+
+
+def deepspeed_holds_bfloat16(options: LoopOptions) -> bool:
+    """Whether DeepSpeed is to hold its weights in bfloat16; the launcher's own word on precision is dropped.
+
+    All else computes by `in_bfloat16` over weights as they are: accelerate's FSDP in bfloat16 would round the loss too.
+    """
+    bfloat16 = environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and uses_bfloat16(options)
+    environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if bfloat16 else "no"  # read by transformers and accelerate
+    return bfloat16
+
+
 def _arguments(options: LoopOptions, output: Path, checkpointing: bool = False) -> TrainingArguments:
     strategy = "steps" if options.save_steps else "epoch"
     best = {
@@ -273,6 +289,7 @@ def _arguments(options: LoopOptions, output: Path, checkpointing: bool = False) 
         report_to=list(options.track) or "none",
         remove_unused_columns=False,
         use_cpu=not torch.cuda.is_available(),
+        bf16=deepspeed_holds_bfloat16(options),
         dataloader_pin_memory=torch.cuda.is_available(),
         dataloader_num_workers=options.workers,
         label_names=["answers"],

@@ -27,7 +27,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from pydantic import BaseModel
 
 from service.adapters.base import Base
@@ -39,6 +38,7 @@ from trainer.data.split import Sides
 from trainer.errors import OptionError, TrainerError
 from trainer.options_file import write_options
 from trainer.places import check_folder
+from trainer.processes import here
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def owned(directory: Path, command: str = "") -> Iterator[Path]:
     Raises:
         OptionError: it cannot be written, or another process holds it.
     """
-    if not PartialState().is_main_process:
+    if not here().is_main_process:
         yield directory
         return
     check_folder("--output", directory)
@@ -123,7 +123,7 @@ def begin(directory: Path, options: BaseModel, facts: Mapping[str, str], resume:
     Raises:
         OptionError: there is no run to go on with, or it was begun with other options or data, all of which are named.
     """
-    if PartialState().is_main_process:
+    if here().is_main_process:
         now = {"options": options.model_dump(mode="json"), "facts": {**facts, "processes": _processes()}}
         if resume:
             _compare(directory, now)
@@ -131,11 +131,11 @@ def begin(directory: Path, options: BaseModel, facts: Mapping[str, str], resume:
             _put_aside(directory)
             (directory / _FACTS).write_text(json.dumps(now, indent=1) + "\n")
             write_options(options, directory / OPTIONS)
-    PartialState().wait_for_everyone()
+    here().wait_for_everyone()
 
 
 def _processes() -> str:
-    return str(PartialState().num_processes)
+    return str(here().num_processes)
 
 
 def _compare(directory: Path, now: Mapping[str, Any]) -> None:
