@@ -28,6 +28,8 @@ MODEL = ROOT / "models/tiny-llava"
 # Relative distance of what was learnt, as the norm of the difference. In float32 processes only add in another order.
 # In bfloat16 DeepSpeed keeps what learns in it between updates, to 3 digits, and its gradients as well.
 FLOAT32, BFLOAT16 = 1e-3, 5e-2
+# A base is written in bfloat16, which rounds a few weights to the other side.
+WRITTEN = 1e-2
 
 
 class Trainings:
@@ -56,7 +58,18 @@ class Trainings:
     def base(self, kind: str, stage: str, precision: str) -> Path:
         output = self.folder / f"{stage}-{kind}"
         if not output.exists():
-            options = ["--precision", precision, "--max-steps", "3", "--output", str(output), "--model", str(MODEL)]
+            options = [
+                "--precision",
+                precision,
+                "--max-steps",
+                "3",
+                "--learning-rate",
+                "1e-3",
+                "--output",
+                str(output),
+                "--model",
+                str(MODEL),
+            ]
             run(kind, ["base", stage, *self.rows(), *options], self.folder / f"{output.name}.log")
         return output
 
@@ -102,7 +115,7 @@ def test_a_base_of_two_processes_is_one_s(trainings: Trainings, kind: str, stage
     assert one.keys() == two.keys() == began.keys()
     learnt = [{name: each[name].float() - began[name].float() for name in began} for each in (two, one)]
     assert any(bool(tensor.any()) for tensor in learnt[1].values())
-    assert apart(*learnt) < FLOAT32
+    assert apart(*learnt) < WRITTEN
 
 
 def adapter(run: Path) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from trainer.loop import Lessons
 from trainer.model import Checkpoint
 from trainer.order import Order
 from trainer.plan import Need, Shape, need
+from trainer.processes import gathered
 from trainer.states import sight_of
 from trainer.tokens import Form, Tokens, encode
 
@@ -76,7 +77,8 @@ def _fitted(
     longest = _longest(tokens)
     budgets = [options.tokens] if options.tokens else sorted({max(each, longest) for each in _FEWER}, reverse=True)
     ways = [True] if options.gradient_checkpointing else [False, True]
-    free = torch.cuda.mem_get_info()[0] if checkpoint.model.device.type == "cuda" else available()
+    # The least of all processes, which have to make the same forests or they wait for one another for ever.
+    free = min(gathered([torch.cuda.mem_get_info()[0] if checkpoint.model.device.type == "cuda" else available()]))
     found: Need | None = None
     for checkpointing in ways:
         for budget in budgets:

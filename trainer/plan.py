@@ -142,9 +142,16 @@ def _few(
         products = sdpa_kernel(SDPBackend.FLASH_ATTENTION) if on_gpu else kernel(shape.length)
         with _Peak(weight for _, weight in parameters) as peak, products:
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                loss = loss_sum(llava, Batch(numbers, numbers, numbers, numbers, places, places))
+                # Of an image a sequence: where the projector alone learns, all behind it is kept for its sake.
+                loss = loss_sum(llava, Batch(numbers, numbers, numbers, numbers, places, places, _states(llava, shape)))
             loss.backward()  # type: ignore[no-untyped-call]
         return frozen, learnt, linears, peak.most
+
+
+def _states(llava: Any, shape: Shape) -> torch.Tensor:
+    vision, projector = llava.config.vision_config, llava.model.multi_modal_projector
+    tokens = (vision.image_size // vision.patch_size) ** 2
+    return torch.zeros(shape.sequences, tokens, projector.linear_1.in_features)
 
 
 def _fake(model: Any) -> None:
