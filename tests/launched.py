@@ -1,7 +1,7 @@
 """The trainer in several processes on CPUs, each in the environment that `accelerate launch` makes for it.
 
-accelerate runs DDP on CPUs, but FSDP and DeepSpeed on GPUs alone. Two of its methods are replaced for these: what the
-backend is (gloo), and what the device is (a CPU). All else is what runs on GPUs, PyTorch and DeepSpeed included.
+accelerate runs DDP on CPUs, but FSDP and DeepSpeed on GPUs alone. Two of its methods are replaced: what the backend is
+(gloo; not for DDP), and what the device is (the CPU). All else is what runs on GPUs, PyTorch and DeepSpeed included.
 """
 
 import os
@@ -87,6 +87,8 @@ def _process(kind: str, environment: dict[str, str], arguments: list[str], log: 
     torch.set_num_threads(1)
     from trainer.__main__ import main
 
+    if kind != ONE:
+        PartialState.set_device = _on_cpu
     if kind not in (ONE, DDP):
         _take_gloo_for_gpus(deepspeed=kind != FSDP)
     status = main(arguments)
@@ -95,12 +97,13 @@ def _process(kind: str, environment: dict[str, str], arguments: list[str], log: 
     sys.exit(status)
 
 
-def _take_gloo_for_gpus(deepspeed: bool) -> None:
-    def device(state: PartialState) -> None:
-        state.device = torch.device("cpu")
+def _on_cpu(state: PartialState) -> None:
+    """Accelerate numbers CPUs as it does GPUs, and torch loads no checkpoint onto "cpu:1"."""
+    state.device = torch.device("cpu")
 
+
+def _take_gloo_for_gpus(deepspeed: bool) -> None:
     PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
-    PartialState.set_device = device
     if deepspeed:
         from deepspeed import comm
 

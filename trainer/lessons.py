@@ -16,7 +16,7 @@ from trainer.loop import Lessons
 from trainer.model import Checkpoint
 from trainer.order import Order
 from trainer.plan import Need, Shape, need
-from trainer.processes import gathered
+from trainer.processes import gathered, sharing
 from trainer.states import sight_of
 from trainer.tokens import Form, Tokens, encode
 
@@ -93,7 +93,7 @@ def _fitted(
                 checkpointing=checkpointing,
                 optimizer=options.optimizer,
                 on_gpu=checkpoint.model.device.type == "cuda",
-            )
+            ).shared(*sharing())
             if found.total - found.weights <= _SHARE * free:
                 log.info("memory, GB: %s; %.2f more are free than the base takes now", found, free / 1e9)
                 log.info(

@@ -49,6 +49,12 @@ class Need:
         """All of it."""
         return self.weights + self.learns + self.moments + self.step
 
+    def shared(self, weights: int, states: int) -> "Need":
+        """What one process takes where so many share out the weights that learn, and gradients and moments."""
+        gradients = self.learns - self.learns // states
+        step = max(0, self.step - gradients)  # in which they were counted whole
+        return Need(self.weights, self.learns // weights, self.moments // states, step)
+
     def __str__(self) -> str:
         parts = {"base": self.weights, "learns": self.learns, "optimiser": self.moments, "step": self.step}
         return ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items()) + f": {self.total / 1e9:.2f} GB"

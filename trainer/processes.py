@@ -1,6 +1,7 @@
 """What the several processes of one training share: who each is, and how they agree. One process alone needs none."""
 
 from collections.abc import Sequence
+from os import environ
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,16 @@ T = TypeVar("T")
 def here() -> Any:
     """Accelerate's PartialState of this process: `process_index` of `num_processes`, `is_main_process`."""
     return PartialState(cpu=not torch.cuda.is_available())
+
+
+def sharing() -> tuple[int, int]:
+    """How many processes share out the weights, and gradients with the optimiser's states, as the launcher has it."""
+    count = int(here().num_processes)
+    if environ.get("ACCELERATE_USE_FSDP") == "true":
+        return count, count
+    if environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        return (count if environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3" else 1), count
+    return 1, 1
 
 
 def mine(items: Sequence[T]) -> list[T]:
