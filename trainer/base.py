@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
+from transformers.integrations import unset_hf_deepspeed_config
 
 from service.adapters.base import Base
 from service.checkpoint import locate
@@ -59,6 +60,7 @@ def _train(options: StageOptions, source: Path, run: Path) -> Path | None:
     learnt = fit(unfreeze(checkpoint.model, options.learns), lessons, options, run)
     if not here().is_main_process:
         return None
+    unset_hf_deepspeed_config()  # or, after ZeRO-3, this process alone would load the base as its part of one
     write_base(source, learnt / WEIGHTS, options.output)
     log.info("wrote %s", options.output)
     return options.output
