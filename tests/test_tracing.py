@@ -67,11 +67,15 @@ async def test_fetching_is_a_hop_of_its_own(tmp_path: Path, spans: InMemorySpanE
         origin() as web,
         serving(Settings(adapters=tmp_path, image_url_private=True), FakeEngine()) as cluster,
     ):
-        web.paths = {"/cat.png": answer(200, png())}
+        web.paths = {"/cat.png": answer(200, png()), "/ill": answer(500, b"")}
         (await ask(cluster, image=web.url("/cat.png"))).raise_for_status()
-        assert [hop.name for hop in of_request(spans)[1]] == [HOPS[0], "fetch", *HOPS[1:]]
+        assert [hop.name for hop in of_request(spans)[1]] == [
+            "admission",
+            "fetch",
+            *HOPS,
+        ]  # a fetch has a queue of its own
         spans.clear()
-        assert (await ask(cluster, image=web.url("/nope"))).status_code == 502
+        assert (await ask(cluster, image=web.url("/ill"))).status_code == 502
     request, hops = of_request(spans)
     assert [hop.name for hop in hops] == ["admission", "fetch"]
     assert hops[-1].status.description == "fetch_failed"
@@ -115,7 +119,9 @@ async def test_json_lines_carry_the_request_and_its_trace(
     headers = {"x-request-id": "abc-123", "traceparent": f"00-{TRACE}-{PARENT}-01"}
     await fake.client.post("/v1/vqa", json={"question": "a\nprivate matter", "adapter": "digits"}, headers=headers)
     logging.getLogger("service.test").info("of no request")
-    first, last = [json.loads(line) for line in lines.readouterr().err.splitlines() if '"service.' in line]
+    told = [json.loads(line) for line in lines.readouterr().err.splitlines() if '"service.' in line]
+    by_logger = {line["logger"]: line for line in told}
+    first, last = by_logger["service.progress"], by_logger["service.test"]
     assert (
         first.items()
         >= {

@@ -104,10 +104,6 @@ class Bucket:
             if self._fs.exists(f"{self._root}/{path}"):
                 self._fs.rm(f"{self._root}/{path}", recursive=True)
 
-    def close(self) -> None:
-        """Let another process have the copies."""
-        self._own.close()
-
     def _list(self, folder: str) -> dict[str, str]:
         """The files below a folder, by their paths within it; consoles mark folders by empty keys, which are none."""
         with self._naming():

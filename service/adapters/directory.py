@@ -134,9 +134,6 @@ class Directory:
         with _naming(self._root / path):
             remove(self._root / path, self._root)
 
-    def close(self) -> None:
-        """Nothing is held."""
-
     def _read(self, path: str, most: int) -> bytes | Exception:
         try:
             with (self._root / path).open("rb") as file:

@@ -219,8 +219,8 @@ class Store:
             return frozenset(waiting), old
 
     def close(self) -> None:
-        """Let another process have our copies."""
-        self._files.close()
+        """Let another service have our copies and verdicts."""
+        self.own.close()
 
     def _stale(self, name: str, folder: Folder) -> bool:
         """Whether a folder must be read: it is another than before, or could not be read."""
