@@ -266,7 +266,7 @@ def test_case_31_folders_that_a_console_made_are_no_files(store: Store, tmp_path
     fs.pipe_file(f"{root}/{folder}/.DS_Store", b"x")
     fs.pipe_file(f"{root}/hand/aliases.json", b"{}")
     fs.folders = ("hand", "hand/versions", folder)
-    bucket = Bucket(fs, root, Own(tmp_path / "cache", root, 10**9))
+    bucket = Bucket(fs, root, own := Own(tmp_path / "cache", root, 10**9))
     seen = bucket.look()
     assert seen.keys() == {"hand"}
     assert seen["hand"].versions == {adapter.version}
@@ -274,7 +274,7 @@ def test_case_31_folders_that_a_console_made_are_no_files(store: Store, tmp_path
     bucket.fetch(folder)
     assert {file.name for file in bucket.here(folder).iterdir()} == files_of(adapter).keys()
     fs.rm(root, recursive=True)
-    bucket.close()
+    own.close()
 
 
 async def test_case_32_an_adapter_named_as_the_base_is_refused_by_name(own: Running, store: Store) -> None:

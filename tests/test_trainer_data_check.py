@@ -135,7 +135,7 @@ def test_one_line_may_have_several_faults(tmp_path: Path, capsys: pytest.Capture
 def test_a_good_set_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = make(tmp_path, GOOD, b"", talk(("human", "<image>\nq"), A, ("human", "r"), A), {**GOOD, "image": None})
     assert check(file, tmp_path) == 0
-    assert "4 rows, 1 images, 1 rows without an image" in capsys.readouterr().out
+    assert "3 rows, 1 images, 1 rows without an image" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", ["missing.jsonl", "nosuch://x/rows.jsonl", "memory://missing.jsonl", "."])

@@ -36,8 +36,8 @@ def test_llava(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = {"id": "000000033471", "image": "000000033471.jpg", "conversations": talk}
     records = [record, record, {"id": "x", "conversations": talk[:1]}, {**record, "image": "gone.jpg"}]
     rows = bring("llava", put(tmp_path / "llava.json", records), tmp_path)
-    assert [row.id for row in rows] == ["000000033471#0", "000000033471#1", "000000033471#0~2", "000000033471#1~2"]
-    assert rows[0].question == "What are the colors of the bus in the image?"
+    assert [row.id for row in rows] == ["000000033471", "000000033471~2"]
+    assert rows[0].exchanges[0][0] == "What are the colors of the bus in the image?"
     printed = capsys.readouterr().out
     assert "has no answer: record 3" in printed
     assert "'gone.jpg' is not a file" in printed

@@ -174,13 +174,14 @@ def checkpoint() -> Checkpoint:
 def folder(tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The images of every set; `train` meets a base that is loaded already, and ends where its rows are read."""
 
-    def accept(*_: object) -> None:
+    def accept(*_: object, **__: object) -> None:
         raise Accepted("accepted")
 
     monkeypatch.setattr(Checkpoint, "load", lambda *_: checkpoint)
     monkeypatch.setattr(trainer.train, "add_lora", accept)
     (tmp_path / "folder").mkdir()
-    (tmp_path / "held-out.jsonl").write_bytes(encoded(good(0)))
+    (tmp_path / "held-out.jsonl").write_bytes(encoded({**good(LINES), "image": "held-out.png"}))
+    (tmp_path / "held-out.png").write_bytes(png("blue"))
     for name, data in {**FILES, **{f"{number}.png": PNG for number in range(LINES)}}.items():
         (tmp_path / name).write_bytes(data)
     return tmp_path

@@ -89,7 +89,7 @@ class OutOfMemoryError(RuntimeError):
         (PermissionError(errno.EACCES, "Permission denied", "s"), "s: it may not be written"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "no space left on device"),
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), "full disk"),
-        (MemoryError(), "out of memory: a smaller"),
+        (MemoryError(), "out of memory: fewer --tokens"),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "out of memory"),
         (RuntimeError("shapes do not fit"), None),

@@ -41,7 +41,8 @@ class Lens:
         Raises:
             OptionError: none of these.
         """
-        if name in Store(store).names():
+        held = Store(store).names() if store.exists() else []  # it comes to be with the first that is published
+        if name in held:
             path = Store(store).stable(name).path
             return cls(name, path, path)
         origin = Path(name)
@@ -51,8 +52,8 @@ class Lens:
             return cls(origin.name, origin, run)
         if is_run(origin):
             return cls(origin.name, learnt(origin), origin)
-        held = ", ".join(Store(store).names()) or "none"
-        raise OptionError(f"{option} {name}: no directory of an adapter or a run; --store {store} holds {held}")
+        there = ", ".join(held) or "none"
+        raise OptionError(f"{option} {name}: no directory of an adapter or a run; --store {store} holds {there}")
 
     def judge(self, base: Path) -> None:
         """Check that this adapter fits the base checkpoint in a directory, as the service would.
