@@ -10,11 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import trainer.lessons
 import trainer.train
 from tests.conftest import ROOT, png
 from trainer.__main__ import main
 from trainer.errors import TrainerError
 from trainer.model import Checkpoint
+from trainer.plan import Need
 
 Record = dict[str, Any]
 LINES = 4
@@ -174,10 +176,11 @@ def checkpoint() -> Checkpoint:
 def folder(tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The images of every set; `train` meets a base that is loaded already, and ends where its rows are read."""
 
-    def accept(*_: object, **__: object) -> None:
+    def accept(*_: object) -> None:
         raise Accepted("accepted")
 
     monkeypatch.setattr(Checkpoint, "load", lambda *_: checkpoint)
+    monkeypatch.setattr(trainer.lessons, "need", lambda *_, **__: Need(0, 0, 0, 0))  # no plan before rows are read
     monkeypatch.setattr(trainer.train, "add_lora", accept)
     (tmp_path / "folder").mkdir()
     (tmp_path / "held-out.jsonl").write_bytes(encoded({**good(LINES), "image": "held-out.png"}))
