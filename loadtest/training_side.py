@@ -17,7 +17,7 @@ import torch
 
 from trainer.config import TrainOptions
 from trainer.data.rows import Row, read_rows
-from trainer.forest import collate, grow
+from trainer.forest import bend_of, collate, grow
 from trainer.lessons import TOKENS, most_branches
 from trainer.loop import Lessons, fit, uses_bfloat16
 from trainer.model import Checkpoint, add_lora, loss_sum
@@ -53,7 +53,7 @@ def _ours(
         grow(part, branches or most_branches(options), TOKENS)
         for part in (tokens, encode(rows[:1], checkpoint.prompt, 64))
     )
-    bend = 2.0 * checkpoint.model.config.text_config.hidden_size
+    bend = bend_of(checkpoint.hidden_size, checkpoint.model.device.type == "cuda")
     fit(model, Lessons(trees, few, sight, TOKENS, bend), options, Path(case["output"]))
 
 

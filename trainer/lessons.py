@@ -11,7 +11,7 @@ from service.memory import available
 from trainer.config import LoopOptions
 from trainer.data.rows import Row
 from trainer.errors import OptionError
-from trainer.forest import IMAGES, Trees, grow, pack
+from trainer.forest import IMAGES, Trees, bend_of, grow, pack
 from trainer.loop import Lessons
 from trainer.model import Checkpoint
 from trainer.order import Order
@@ -50,8 +50,7 @@ def prepare(
     tokens, unseen = (
         encode(part, checkpoint.prompt, checkpoint.sight[0], checkpoint.context, form) for part in (rows, held_out)
     )
-    # Per layer a token's products with its weights take about 12 x size^2, those with the tokens it sees 2 x size each.
-    bend = 2.0 * checkpoint.hidden_size
+    bend = bend_of(checkpoint.hidden_size, checkpoint.model.device.type == "cuda")
     trees, budget, checkpointing = _fitted(checkpoint, tokens, options, learns, bend)
     if options.plan:
         return None
