@@ -3,7 +3,8 @@
 import asyncio
 import io
 import json
-from collections.abc import AsyncGenerator, Callable
+import logging
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from PIL import Image, ImageDraw
 
 from loadtest.stores import record_probes
+from service import logs
 from service.app import create_app
 from service.engine import Engine
 from service.engine.fake import FakeEngine
@@ -33,6 +35,17 @@ hypothesis_settings.load_profile("any machine")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--inputs", type=int, default=100_000, help="inputs of each fuzz test (make test-fuzz)")
+
+
+@pytest.fixture(autouse=True)
+def _logging_stays_as_it_was() -> Generator[None, None, None]:
+    """A command run in a test configures logging for the whole process, on a stream that ends with the test."""
+    root, named = logging.getLogger(), [logging.getLogger(name) for name in logs._OTHERS]
+    handlers, levels = root.handlers[:], [(logger, logger.level) for logger in (root, *named)]
+    yield
+    root.handlers[:] = handlers
+    for logger, level in levels:
+        logger.setLevel(level)
 
 
 @dataclass(frozen=True)
