@@ -32,6 +32,7 @@ async def test_records_keep_their_level_prints_are_for_who_debugs_and_the_cause_
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="vllm.output")  # vLLM, where it was imported, sets a level of its own above
     output = Output()
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", CHILD, stdout=output._writer, stderr=output._writer

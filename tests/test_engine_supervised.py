@@ -242,7 +242,9 @@ async def test_live_no_more_when_it_cannot_be_started_for_longer_than_the_option
         assert "no memory" in assert_error(await running.client.get("/healthz"), 503, "engine_unavailable")
         await until(lambda: restarts(running) == 1)
         await ready(running)
-        assert (await running.client.get("/healthz")).status_code == 200
+        async with asyncio.timeout(5):  # it counts as lost until a step after it is ready
+            while (await running.client.get("/healthz")).status_code != 200:
+                await asyncio.sleep(0.005)
 
 
 def test_starts_that_fail_come_ever_later_and_an_engine_that_lived_starts_over() -> None:
