@@ -243,7 +243,7 @@ async def test_live_no_more_when_it_cannot_be_started_for_longer_than_the_option
         await until(lambda: restarts(running) == 1)
         await ready(running)
         async with asyncio.timeout(5):  # it counts as lost until a step after it is ready
-            while (await running.client.get("/healthz")).status_code != 200:
+            while (await running.client.get("/healthz")).status_code != 200:  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.005)
 
 
