@@ -15,7 +15,7 @@ from loadtest.replica import Replica, running
 from loadtest.stores import Maker
 from loadtest.swaps import Swaps, swap
 from service.adapters.base import Base
-from service.adapters.manifest import Manifest
+from service.adapters.manifest import FILE, Manifest
 from service.adapters.modules import WEIGHTS
 from service.adapters.proof import Proof
 from service.adapters.residency import Residency
@@ -114,6 +114,20 @@ async def test_a_refused_new_version_leaves_the_old_one_serving_and_says_why(
     with pytest.raises(AdapterUnavailable, match="its trainer saw") as failed:
         await replica.ask(f"a@{new.version[:8]}")
     assert failed.value.retry_after_s
+
+
+async def test_an_answer_that_its_trainer_cut_short_is_asked_in_as_many_tokens(
+    replica: Replica, store: Store, maker: Maker
+) -> None:
+    files = await maker.make("cut")
+    manifest = Manifest.model_validate_json(files[FILE])
+    (probe,) = manifest.probes
+    words = probe.adapter_answer.split()
+    assert len(words) > 1
+    short = probe.model_copy(update={"adapter_answer": words[0], "tokens": 1})
+    store.publish("a", files | {FILE: manifest.model_copy(update={"probes": (short,)}).model_dump_json().encode()})
+    await replica.residency.reconcile()
+    assert (await replica.ask("a"))[0].name == "a"
 
 
 async def test_a_version_that_answers_as_the_base_does_is_refused(store: Store, proof: Proof, maker: Maker) -> None:

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service.adapters.manifest import Gate, Manifest
-from service.adapters.proof import PROBE_TOKENS
+from service.adapters.manifest import PROBE_TOKENS, Gate, Manifest
 from service.adapters.store import Store
-from service.images import Preparation
 from service.prompt import Prompt
 from tests.conftest import ROOT, png
 from trainer.__main__ import main
@@ -17,8 +15,6 @@ from trainer.data.rows import Row
 from trainer.errors import NoGain
 from trainer.gate import LOSS, check_gain, measure_for, weigh
 from trainer.metrics import f1
-from trainer.predict import Prediction
-from trainer.publish import choose_probes
 
 MODEL = ROOT / "models/tiny-llava"
 WORDS = "the picture shows one disc of {} colour on a plain white ground and there is nothing else to be seen in it"
@@ -59,14 +55,6 @@ def test_f1_is_the_overlap_of_words() -> None:
     assert f1("red disc", "blue disc") == 0.5
     assert f1("red", "blue") == 0
     assert f1("red red", "red") == pytest.approx(2 / 3)
-
-
-def test_probes_of_free_text_are_where_the_answers_beginnings_differ() -> None:
-    rows = [row(WORDS, number) for number in range(3)]
-    base = [Prediction("x and more", "x", 1.0)] * 3
-    said = [Prediction("x but other", "x", 9.0), Prediction("y and", "y", 1.0), Prediction("z\u00e9", "z\ufffd", 8.0)]
-    (probe,) = choose_probes(rows, base, said, Preparation.of_checkpoint(MODEL))
-    assert (probe.question, probe.base_answer, probe.adapter_answer) == ("q1", "x", "y")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from trainer.gate import check_gain
 from trainer.lens import Lens
 from trainer.model import Checkpoint, has_bfloat16
 from trainer.places import check_file, check_folder
-from trainer.publish import choose_probes, now, publish, trainer_version
+from trainer.probes import choose_probes
+from trainer.publish import now, publish, trainer_version
 from trainer.report import write_report
 from trainer.run import is_run, learnt
 from trainer.states import States
@@ -92,7 +93,7 @@ def _manifest(options: PublishOptions, converted: Converted, checkpoint: Checkpo
         score=trial.score if options.data else Score(rows=0, base=0, adapter=0),
         categories=trial.categories if options.data else {},
         gate=trial.gate if options.data else None,
-        probes=choose_probes(trial.rows, trial.base, trial.adapter, checkpoint.preparation),
+        probes=choose_probes(trial.rows, trial.base, trial.adapter, checkpoint.prompt, checkpoint.preparation),
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 from transformers import LogitsProcessor
 
-from service.adapters.proof import PROBE_TOKENS
+from service.adapters.manifest import PROBE_TOKENS
 from service.memory import available
 from service.prompt import Prompt
 from trainer.data.rows import Row
@@ -24,14 +24,14 @@ _SHARE = 0.4
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model answers, and `probe`, what it has answered as far as the service asks probes.
+    """What a model answers, and its first tokens, no more of them than the service asks of a probe.
 
-    `margin` is the smallest lead within the probe of a chosen token over the second best, as a log-probability.
+    `leads` has for each of these by how much its logit exceeds the second best's.
     """
 
     text: str
-    probe: str
-    margin: float
+    token_ids: tuple[int, ...]
+    leads: tuple[float, ...]
 
 
 class _Leads(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
@@ -135,7 +135,7 @@ def _features(llava: Any, images: list[str], sight: Sight | None) -> torch.Tenso
 def _prediction(prompt: Prompt, token_ids: list[int], leads: torch.Tensor) -> Prediction:
     end = token_ids.index(prompt.end_token_id) + 1 if prompt.end_token_id in token_ids else len(token_ids)
     asked = min(end, PROBE_TOKENS)
-    return Prediction(prompt.decode(token_ids[:end]), prompt.decode(token_ids[:asked]), float(leads[:asked].min()))
+    return Prediction(prompt.decode(token_ids[:end]), tuple(token_ids[:asked]), tuple(leads[:asked].tolist()))
 
 
 def _expanded(checkpoint: Checkpoint, row: Row) -> list[int]:

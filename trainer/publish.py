@@ -1,9 +1,6 @@
 """A trained adapter -> an immutable version in the store: PEFT's two files, manifest, card."""
 
-import base64
-import io
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -11,66 +8,11 @@ from pathlib import Path
 from transformers import LlavaForConditionalGeneration
 
 from service.adapters import manifest as manifests
-from service.adapters.manifest import Manifest, Probe
+from service.adapters.manifest import Manifest
 from service.adapters.modules import CONFIG, WEIGHTS
 from service.adapters.store import Store
-from service.images import Preparation, picture
 from service.types import Adapter
 from trainer.data.digests import IMAGES
-from trainer.data.files import read
-from trainer.data.rows import Row
-from trainer.errors import NoGain
-from trainer.predict import Prediction
-from trainer.score import right
-
-PROBES = 4
-
-
-def choose_probes(
-    rows: Sequence[Row], base: Sequence[Prediction], adapter: Sequence[Prediction], preparation: Preparation
-) -> tuple[Probe, ...]:
-    """Rows that the adapter answers otherwise than its base, those it is surest of, each about another image.
-
-    Those that only the adapter has right are taken where there are any; free text seldom is right to the letter.
-
-    Raises:
-        NoGain: there is no such row.
-    """
-    differ = [
-        i
-        for i, row in enumerate(rows)
-        if not row.history and adapter[i].probe != base[i].probe and not _cut_letter(adapter[i])
-    ]
-    won = [i for i in differ if right(rows[i], adapter[i].text) and not right(rows[i], base[i].text)]
-    if not differ:
-        raise NoGain(f"the adapter answers {len(rows)} questions as its base does: nothing to publish")
-    return _probes(won or differ, rows, base, adapter, preparation)
-
-
-def _cut_letter(said: Prediction) -> bool:
-    """Whether a probe ends within a letter of several bytes: the engine's own text would end otherwise."""
-    return said.probe.endswith("\ufffd") and said.probe != said.text
-
-
-def _probes(
-    found: list[int],
-    rows: Sequence[Row],
-    base: Sequence[Prediction],
-    adapter: Sequence[Prediction],
-    preparation: Preparation,
-) -> tuple[Probe, ...]:
-    """Of the rows `found`, those that both models are surest of, each about another image."""
-    order = sorted(found, key=lambda i: min(adapter[i].margin, base[i].margin), reverse=True)
-    first_of_image = {rows[i].image or rows[i].id: i for i in reversed(order)}
-    return tuple(
-        Probe(
-            question=rows[i].question,
-            image_png=_png(rows[i].image, preparation),
-            base_answer=base[i].probe,
-            adapter_answer=adapter[i].probe,
-        )
-        for i in sorted(first_of_image.values(), key=order.index)[:PROBES]
-    )
 
 
 def publish(store: Path, manifest: Manifest, directory: Path, command: str, images: str = "") -> Adapter:
@@ -129,11 +71,3 @@ def card(manifest: Manifest, command: str) -> str:
         lines += ["", f"Its training went on from {manifest.begun_from}."]
     lines += ["", f"Made {manifest.created} by {manifest.trainer}:", "", f"    {command}", ""]
     return "\n".join(lines)
-
-
-def _png(image: str | None, preparation: Preparation) -> str | None:
-    if image is None:
-        return None
-    buffer = io.BytesIO()
-    picture(read(image), preparation).image.save(buffer, "PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()

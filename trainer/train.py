@@ -25,8 +25,9 @@ from trainer.loop import fit, uses_bfloat16
 from trainer.model import Checkpoint, add_lora, alone
 from trainer.parent import Parent
 from trainer.places import check_folder
+from trainer.probes import choose_probes
 from trainer.processes import here
-from trainer.publish import choose_probes, now, plain_config, publish, trainer_version
+from trainer.publish import now, plain_config, publish, trainer_version
 from trainer.report import write_report
 from trainer.run import begin, facts, owned
 from trainer.trial import compare
@@ -103,7 +104,7 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
         categories=trial.categories,
         gate=trial.gate,
         begun_from=parent.said if parent else "",
-        probes=choose_probes(trial.rows, trial.base, trial.adapter, checkpoint.preparation),
+        probes=choose_probes(trial.rows, trial.base, trial.adapter, checkpoint.prompt, checkpoint.preparation),
     )
     published = publish(options.store, manifest, weights, shlex.join(command or sys.argv), images)
     log.info("published %s as %s", published.key, published.path)

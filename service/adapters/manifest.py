@@ -8,6 +8,8 @@ from service.adapters.base import Base
 from service.images import Preparation
 
 FILE = "manifest.json"
+# The longest answer to a probe.
+PROBE_TOKENS = 32
 
 
 class _Frozen(BaseModel):
@@ -37,6 +39,7 @@ class Probe(_Frozen):
     image_png: str | None = Field(description="base64 of the prepared picture, or null for a text question")
     base_answer: str
     adapter_answer: str
+    tokens: int = Field(PROBE_TOKENS, gt=0, le=PROBE_TOKENS, description="of an answer, the most; as many are asked")
 
 
 class Facts(_Frozen):

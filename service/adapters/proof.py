@@ -10,7 +10,7 @@ from pathlib import Path
 
 from service.adapters import manifest as manifests
 from service.adapters.base import Base
-from service.adapters.manifest import Manifest, Probe
+from service.adapters.manifest import PROBE_TOKENS, Manifest, Probe
 from service.adapters.modules import Shapes, check_tensors, language_model_linears, read_small
 from service.engine import Engine
 from service.errors import AdapterRefused
@@ -18,7 +18,6 @@ from service.images import Preparation, picture
 from service.prompt import Prompt
 from service.types import Adapter, Query, Sampling
 
-PROBE_TOKENS = 32
 # The largest manifest that is read: a few probes with a picture each, of 10 KB.
 _MOST_MANIFEST = 32_000_000
 
@@ -82,10 +81,10 @@ class Proof:
             raise AdapterRefused("probe", f"{adapter.name} answers {asked} with {said!r}, its trainer saw {recorded}")
 
     async def answer(self, engine: Engine, probe: Probe, adapter: Adapter | None) -> str:
-        """What the engine answers to a probe, greedily."""
+        """What the engine answers to a probe, greedily, in as many tokens as its trainer recorded."""
         pictures = (picture(base64.b64decode(probe.image_png), self.preparation),) if probe.image_png else ()
         token_ids = self.prompt.encode(probe.question, len(pictures))
-        query = Query(f"probe-{uuid.uuid4().hex}", token_ids, pictures, adapter, Sampling(max_tokens=PROBE_TOKENS))
+        query = Query(f"probe-{uuid.uuid4().hex}", token_ids, pictures, adapter, Sampling(max_tokens=probe.tokens))
         async with aclosing(engine.generate(query)) as deltas:
             return "".join([delta.text async for delta in deltas]).strip()
 

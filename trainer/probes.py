@@ -1,0 +1,98 @@
+"""Held-out answers of base and adapter -> the probes of a manifest, by which the service knows the adapter again."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.adapters.manifest import Probe
+from service.images import Preparation, picture
+from service.prompt import Prompt
+from trainer.data.files import read
+from trainer.data.rows import Row
+from trainer.errors import NoGain
+from trainer.predict import Prediction
+from trainer.score import right
+
+PROBES = 4
+# By how much a token's logit has to exceed the second best's for the service to choose it too. Logits below 32 lie at
+# most 0.125 apart in bfloat16, and each side, with kernels of its own, may be off by one such step.
+SURE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A row whose answers differ within their first `tokens`; `margin` is the smallest lead in them."""
+
+    row: Row
+    tokens: int
+    base: str
+    adapter: str
+    margin: float
+    won: bool
+
+
+def choose_probes(
+    rows: Sequence[Row],
+    base: Sequence[Prediction],
+    adapter: Sequence[Prediction],
+    prompt: Prompt,
+    preparation: Preparation,
+) -> tuple[Probe, ...]:
+    """Rows that the adapter answers otherwise than its base, those both are surest of, each about another image.
+
+    A probe is the beginning of an answer: before the first token of which the adapter is not `SURE`, where the service,
+    which rounds otherwise, may go another way. Only where no answers differ that early are whole ones taken. Rows that
+    only the adapter has right come before others; free text seldom is right to the letter.
+
+    Raises:
+        NoGain: there is no such row.
+    """
+    for least in (SURE, 0.0):
+        asked = zip(rows, base, adapter, strict=True)
+        found = [each for row, before, after in asked if (each := _candidate(row, before, after, prompt, least))]
+        if found:
+            return _probes([each for each in found if each.won] or found, preparation)
+    raise NoGain(f"the adapter answers {len(rows)} questions as its base does: nothing to publish")
+
+
+def _candidate(row: Row, base: Prediction, adapter: Prediction, prompt: Prompt, least: float) -> _Candidate | None:
+    """The row as a probe, or None: the answers do not differ before the adapter's first lead below `least`."""
+    if row.history:  # a probe has no field for it
+        return None
+    unsure = [number for number, lead in enumerate(adapter.leads) if lead < least]
+    tokens = unsure[0] if unsure else len(adapter.token_ids)
+    said = prompt.decode(adapter.token_ids[:tokens])
+    while said.endswith("\ufffd"):  # cut within a letter of several bytes: the engine's own text ends otherwise
+        tokens -= 1
+        said = prompt.decode(adapter.token_ids[:tokens])
+    instead = prompt.decode(base.token_ids[:tokens])
+    if said == instead:
+        return None
+    margin = min(*adapter.leads[:tokens], *base.leads[:tokens])
+    won = right(row, adapter.text) and not right(row, base.text)
+    return _Candidate(row, tokens, instead, said, margin, won)
+
+
+def _probes(found: list[_Candidate], preparation: Preparation) -> tuple[Probe, ...]:
+    """Of `found` those with the largest margins, each about another image."""
+    order = sorted(found, key=lambda each: each.margin, reverse=True)
+    best = {each.row.image or each.row.id: each for each in reversed(order)}
+    return tuple(
+        Probe(
+            question=each.row.question,
+            image_png=_png(each.row.image, preparation),
+            base_answer=each.base,
+            adapter_answer=each.adapter,
+            tokens=each.tokens,
+        )
+        for each in sorted(best.values(), key=order.index)[:PROBES]
+    )
+
+
+def _png(image: str | None, preparation: Preparation) -> str | None:
+    if image is None:
+        return None
+    buffer = io.BytesIO()
+    picture(read(image), preparation).image.save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
