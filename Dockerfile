@@ -50,41 +50,27 @@ RUN apt-get update \
     && python3 -m venv /opt/uv \
     && /opt/uv/bin/pip install --no-cache-dir uv
 # So that this stage is made again whenever `deps` is: buildah 1.28 mounts nothing of a stage that is wholly from its cache.
-COPY pyproject.toml /opt/uv/
+COPY pyproject.toml deploy/image/install-packages /opt/uv/
 
-# What pyproject.toml names, compiled. Only a change of pyproject.toml makes this again.
+# What pyproject.toml names, compiled. Only a change of that file or of the script makes this again.
 FROM system AS deps
 ARG ENGINE=gpu
 # Bytecode that is taken as it is: without any a start takes over two minutes, and bytecode that carries a time of its
 # source is made again, in memory, at each start wherever a builder rewrites times. The mode is spelt in capitals.
 ENV UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=UNCHECKED_HASH UV_LINK_MODE=copy UV_CACHE_DIR=/root/.cache/uv
 WORKDIR /build
-COPY pyproject.toml ./
-# triton is left out of the CPU image (1 GB): only xgrammar asks for it, and uses it on a GPU alone.
+COPY pyproject.toml deploy/image/install-packages ./
 RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,target=/root/.cache/uv \
-    set -eu; \
-    if ls /wheels/*.whl >/dev/null 2>&1; then set -- --find-links /wheels; \
-    elif [ "${ENGINE}" = cpu ]; then set -- --torch-backend cpu; else set -- --torch-backend cu130; fi; \
-    if [ "${ENGINE}" = cpu ]; then echo "triton ; python_version < '3'" >/tmp/overrides; else : >/tmp/overrides; fi; \
-    /opt/uv/bin/uv venv --quiet --python /usr/bin/python3 /opt/venv; \
-    /opt/uv/bin/uv pip install --python /opt/venv/bin/python "$@" --override /tmp/overrides \
-        -r pyproject.toml --extra "${ENGINE}" --extra tracing; \
-    rm /tmp/overrides
+    ./install-packages "${ENGINE}" "tracing"
 
 # The trainer's packages on top of the service's.
 FROM deps AS deps-train
 RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,target=/root/.cache/uv \
-    set -eu; \
-    if ls /wheels/*.whl >/dev/null 2>&1; then set -- --find-links /wheels; \
-    elif [ "${ENGINE}" = cpu ]; then set -- --torch-backend cpu; else set -- --torch-backend cu130; fi; \
-    if [ "${ENGINE}" = cpu ]; then echo "triton ; python_version < '3'" >/tmp/overrides; else : >/tmp/overrides; fi; \
-    /opt/uv/bin/uv pip install --python /opt/venv/bin/python "$@" --override /tmp/overrides \
-        -r pyproject.toml --extra "${ENGINE}" --extra tracing --extra train --extra quantize; \
-    rm /tmp/overrides
+    ./install-packages "${ENGINE}" "tracing train quantize"
 
 # Our two packages alone, with the entry points by which torch and vLLM find us. A change of code makes this again.
 FROM system AS app

@@ -151,6 +151,7 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
         life,
     )
     _show(metrics, admission, life)
+    _show_limits(metrics, settings, sizes, engine)
     metrics.bytes_in_hand.set_function(lambda: in_hand.total - in_hand.left)
     # Without keys, only who sits at this machine may change what is served.
     tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)))
@@ -163,6 +164,15 @@ def _show(metrics: Metrics, admission: Admission, life: Life) -> None:
     metrics.running.set_function(lambda: admission.running)
     metrics.ready.set_function(lambda: life.unready is None)
     metrics.draining.set_function(lambda: life.leaving)
+
+
+def _show_limits(metrics: Metrics, settings: Settings, sizes: Sizes, engine: Supervised) -> None:
+    """Beside what is so just now, what it may be at most: alerts compare the two."""
+    metrics.waiting_limit.set(settings.waiting)
+    metrics.running_limit.set(settings.in_flight)
+    metrics.connections_limit.set(settings.connections)
+    metrics.resident_limit.set(sizes.max_cpu_loras)
+    metrics.silence_limit.set_function(lambda: settings.engine_canary_s + engine.pace.canary_deadline_s)
 
 
 @asynccontextmanager

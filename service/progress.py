@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from service.metrics import Metrics
 from service.tracing import note
-from service.types import Adapter, Answer, Choice, Delta, Query, Question, Timing, Token, Usage
+from service.types import Adapter, Answer, Choice, Delta, Query, Question, Release, Timing, Token, Usage
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +18,7 @@ class Progress:
 
     question: Question
     adapter: Adapter | None = None
+    release: Release | None = None
     query: Query | None = None
     queue_s: float = 0.0
     image_s: float = 0.0
@@ -56,6 +57,8 @@ class Progress:
         told = {"outcome": outcome, "adapter": label, "tenant": tenant, "total_s": round(total, 6)}
         log.info("%s: %s through %s in %.3f s", self.question.id, outcome, label or "the base", total, extra=told)
         metrics.requests.labels(label, outcome).inc()
+        if self.release is not None:
+            metrics.releases.labels(label, self.release, outcome).inc()
         metrics.request_seconds.labels(label).observe(total)
         metrics.queue_seconds.labels(label).observe(self.queue_s)
         if self.last is None:

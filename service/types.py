@@ -13,6 +13,9 @@ from PIL import Image
 
 TokenIds = tuple[int, ...]
 
+# By what a version of an adapter came to answer: the alias `stable`, another alias, or its own digest.
+Release = Literal["stable", "canary", "pinned"]
+
 
 @dataclass(frozen=True, slots=True)
 class Adapter:

@@ -104,7 +104,7 @@ class VQA:
             outcome = "ok"
             answer = progress.answer(said)
             if self.capture is not None and progress.query is not None:
-                self.capture.keep(question, progress.query.pictures, answer)
+                self.capture.keep(question, progress.query.pictures, answer, progress.release)
             return answer
         except TimeoutError as error:
             outcome = DeadlineExceeded.code
@@ -147,14 +147,14 @@ class VQA:
         question = progress.question
         deadline = asyncio.get_running_loop().time() + question.deadline_s
         with self._lease(question) as lease:
-            progress.adapter = lease.adapter
+            progress.adapter, progress.release = lease.adapter, lease.release
             async with self._slot(progress, sight, deadline), self._loading(lease) as loaded:
                 await self.engine.check()
                 slot_s = progress.elapsed()
                 look = await sight.look(question)
                 query = await self.lane(question).run(self._query, question, look)
                 progress.image_s += progress.elapsed() - slot_s
-                progress.adapter = await loaded
+                progress.adapter, progress.release = await loaded, lease.release
                 query = progress.query = replace(query, adapter=progress.adapter)
                 async with aclosing(engine_hops(self._answering(query, progress))) as deltas:
                     async for delta in deltas:

@@ -41,3 +41,10 @@ def test_a_model_that_is_nowhere_is_named(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["--model", "no/such-model"]) == 2
     assert "VQA_MODEL" in capsys.readouterr().err
+
+
+def test_the_word_that_sagemaker_starts_an_image_with_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--port", "no"]) == 2
+    assert "option port" in capsys.readouterr().err
+    assert main(["serve", "--model", "no/such-model"]) == 2
+    assert "option model" in capsys.readouterr().err

@@ -23,6 +23,11 @@ class Score(_Frozen):
     base: int
     adapter: int
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Right answers as shares of the rows, by who answered; empty where no row was asked."""
+        return {"base": self.base / self.rows, "adapter": self.adapter / self.rows} if self.rows else {}
+
 
 class Gate(_Frozen):
     """The measure by which the adapter was found better than its base on held-out rows: a mean, or the loss."""

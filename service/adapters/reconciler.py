@@ -298,7 +298,6 @@ class Reconciler:
         self._move(version, State.SERVING)
         version.sought = version.adapter in self.pinned
         self._admit(version)  # before anyone can make it leave again
-        self._metrics.resident.labels(version.adapter.name, version.adapter.version).set(1)
         self._metrics.load_seconds.observe(time.perf_counter() - started)
 
     def _fail(self, version: Version, error: BaseException) -> None:
@@ -351,7 +350,6 @@ class Reconciler:
     def _close(self, version: Version, then: Callable[[], None]) -> None:
         """SERVING -> LEAVING: open to no one new; `then` is called when its place in the engine is free."""
         version.idle.clear()
-        self._metrics.resident.remove(version.adapter.name, version.adapter.version)
         self._start(version, State.LEAVING, self._go(version, then))
 
     async def _go(self, version: Version, then: Callable[[], None]) -> None:

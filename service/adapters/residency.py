@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 
+from service.adapters.aliases import STABLE
 from service.adapters.proof import Proof
 from service.adapters.reconciler import Reconciler
 from service.adapters.routing import Catalog, Fault, Shelf, Standing, route, serve
@@ -19,8 +20,8 @@ from service.adapters.verdicts import Verdict
 from service.adapters.version import IN_ENGINE, State, Status, Version
 from service.engine import Engine
 from service.errors import AdapterNotFound, AdapterRefused, AdapterUnavailable, StoreUnavailable
-from service.metrics import Affinity, Metrics
-from service.types import Adapter
+from service.metrics import Affinity, Metrics, Resident, Residents
+from service.types import Adapter, Release
 from service.workers import Workers
 
 # The longest a request may take: until then another replica may need a deleted adapter's files.
@@ -35,12 +36,16 @@ log = logging.getLogger(__name__)
 
 
 class Lease:
-    """One request's adapter: `adapter` is the version that answers, None the base. Its files stay until it ends."""
+    """One request's adapter: `adapter` is the version that answers, None the base. Its files stay until it ends.
+
+    `release` is by what the version was chosen, None for the base.
+    """
 
     def __init__(self, residency: "Residency", reference: str | None, pictures: bool, key: str | None) -> None:
         self._residency, self._asked = residency, (reference or "", pictures, key)
         self._held = ExitStack()
         self._version: Version | None = None
+        self.release: Release | None = None
         self._used: Callable[[], None] = lambda: None
         if reference is not None:
             self._take()
@@ -82,7 +87,7 @@ class Lease:
 
     def _take(self) -> None:
         residency, reference = self._residency, self._asked[0]
-        adapter = residency.resolve(*self._asked)
+        adapter, self.release = residency.resolve(*self._asked)
         with ExitStack() as before:
             before.push(self._held.pop_all())
             self._version = self._held.enter_context(residency.reconciler.hold(adapter))
@@ -110,6 +115,7 @@ class Residency:
         self.reconciler.heard = self._hear
         self.affinity = Affinity(max_loras)
         metrics.registry.register(self.affinity)
+        metrics.registry.register(Residents(self._residents))
         self.wanted = self.served = Catalog()
         self._read: Catalog | None = None
         self._held_back: dict[str, Shelf] = {}  # what is served of an adapter where that is not what is wanted
@@ -162,6 +168,7 @@ class Residency:
                 self._tell_outage(error)
                 raise
             self._tell_outage(None)
+            self._metrics.store_seen.set_to_current_time()
             if catalog is not self._read:
                 self._note(catalog)
             await self.reconciler.look_again()
@@ -172,6 +179,7 @@ class Residency:
         """Read the store again and again; never returns."""
         pause_s = every_s
         while True:
+            self._metrics.store_poll.set(pause_s)
             await asyncio.sleep(pause_s)
             began = time.monotonic()
             try:
@@ -206,20 +214,22 @@ class Residency:
             except (AdapterNotFound, AdapterUnavailable) as error:
                 raise AdapterRefused(version.status.reason or "engine", version.status.message or str(error)) from error
 
-    def resolve(self, reference: str, pictures: bool, key: str | None) -> Adapter:
-        """The version that answers for a reference now; `lease` has what this raises."""
+    def resolve(self, reference: str, pictures: bool, key: str | None) -> tuple[Adapter, Release]:
+        """The version that answers for a reference now, and by what; `lease` has what this raises."""
         try:
-            adapter = self.at(*route(self.served, reference, pictures, key))
+            name, chosen, release = route(self.served, reference, pictures, key)
+            adapter = self.at(name, chosen)
         except AdapterNotFound:
             if fault := self.wanted.faults.get(reference.partition("@")[0]):
                 raise AdapterNotFound(fault.message) from None
-            adapter = self.at(*route(self.wanted, reference, pictures, key))
+            name, chosen, release = route(self.wanted, reference, pictures, key)
+            adapter = self.at(name, chosen)
             if self.standing(adapter) is not Standing.BAD:
                 raise
         version, now = self.reconciler.versions.get(adapter), asyncio.get_running_loop().time()
         if version and (version.state is State.REFUSED or (version.status.retry_at or now) > now):
             raise version.error(now)
-        return adapter
+        return adapter, release
 
     def plain(self, reference: str, adapter: Adapter) -> str | None:
         """What a router may know a version by: NAME, or NAME@ALIAS; None where it was asked by its digest."""
@@ -264,6 +274,22 @@ class Residency:
         """End what is under way; the engine may stop then."""
         await self.reconciler.close()
         await self._workers.run(self._store.close)
+
+    def _residents(self) -> list[Resident]:
+        """What is loaded just now, for its series; called from the thread that serves --metrics-port too."""
+        serving = [version for version in list(self.reconciler.versions.values()) if version.state is State.SERVING]
+        return [self._resident(version) for version in serving]
+
+    def _resident(self, version: Version) -> Resident:
+        adapter, facts = version.adapter, version.verdict.facts if version.verdict else None
+        shelf = self.served.shelves.get(adapter.name)
+        stable = shelf.aliases.named.get(STABLE) if shelf else None
+        return Resident(
+            adapter.name,
+            adapter.version,
+            stable is not None and stable.version == adapter.version,
+            facts.score.shares if facts else {},
+        )
 
     def _remember(self, key: str) -> None:
         try:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from service.adapters.aliases import STABLE, Alias, Aliases
 from service.errors import AdapterNotFound, AdapterUnknown
+from service.types import Release
 
 MOST_TOLD = 10  # names in the message of a 404
 PREFIX = 8  # digits of a version that are enough to name it, where they are unique
@@ -97,7 +99,15 @@ class Catalog:
         return name in self.shelves and STABLE in self.shelves[name].aliases.named
 
 
-def route(catalog: Catalog, reference: str, pictures: bool, key: str | None) -> tuple[str, str]:
+class Route(NamedTuple):
+    """What a reference leads to: an adapter, its version, and by what that was chosen."""
+
+    name: str
+    version: str
+    release: Release
+
+
+def route(catalog: Catalog, reference: str, pictures: bool, key: str | None) -> Route:
     """The adapter and version that `NAME`, `NAME@ALIAS` or `NAME@VERSION` (eight digits or more of it) means.
 
     A bare name is shared out between its stable version and its weighted aliases by `key`, or by chance without one.
@@ -117,7 +127,8 @@ def route(catalog: Catalog, reference: str, pictures: bool, key: str | None) -> 
         raise AdapterUnknown(f"no adapter {reference[:64]!r}")
     if not at:
         wanted = shelf.aliases.choose(_side(name, key))
-    return name, version_of(name, shelf, wanted)
+    release: Release = "stable" if wanted == STABLE else "canary" if wanted in shelf.aliases.named else "pinned"
+    return Route(name, version_of(name, shelf, wanted), release)
 
 
 def some(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from service.capture.files import Files, Record, is_row_text
 from service.errors import NotKept, QuestionNotFound, ServiceError
 from service.metrics import Metrics
-from service.types import Answer, Picture, Question
+from service.types import Answer, Picture, Question, Release
 from service.workers import Workers
 
 __all__ = ["Capture", "Files", "Record", "Redact"]
@@ -31,8 +31,12 @@ class Capture:
         self._files, self._redact = files, redact or (lambda record: record)
         self._workers, self._metrics = workers, metrics
         self._writing: set[asyncio.Task[None]] = set()
+        for outcome in ("kept", "skipped", "dropped", "redacted", "failed"):  # from 0 on, so that the first one shows
+            metrics.captured.labels(outcome)
 
-    def keep(self, question: Question, pictures: tuple[Picture, ...], answer: Answer) -> None:
+    def keep(
+        self, question: Question, pictures: tuple[Picture, ...], answer: Answer, release: Release | None = None
+    ) -> None:
         """Have an answered question written soon, if a row can hold it; returns at once and raises nothing."""
         adapter = answer.adapter
         record = Record(
@@ -43,6 +47,7 @@ class Capture:
             question=question.text.strip(),
             answer=answer.text.strip(),
             confidence=round(answer.confidence, 6),
+            release=release,
             picture=pictures[0].image if pictures else None,
         )
         # A row holds one question and one picture at most.
@@ -89,6 +94,8 @@ class Capture:
             raise QuestionNotFound(f"no question {request!r} of yours is kept here")
         if not self._save(found.corrected(answer, comment)):
             raise NotKept("there is no room for more: try again tomorrow")
+        verdict = "right" if _same(answer, found.answer) else "wrong"
+        self._metrics.feedback.labels(found.adapter or "", found.release or "", verdict).inc()
 
     def _save(self, record: Record) -> bool:
         kept = self._redact(record)
@@ -102,3 +109,8 @@ class Capture:
 
     def _count(self, outcome: str) -> None:
         self._metrics.captured.labels(outcome).inc()
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two answers are the same words, case and spaces aside."""
+    return one.casefold().split() == other.casefold().split()

@@ -27,6 +27,7 @@ from typing import Any
 from PIL import Image
 
 from service.prompt import is_unicode
+from service.types import Release
 
 # Longest text of a row, and what none may hold, as the trainer has them.
 TEXT_LIMIT, _PLACEHOLDER = 2000, "<image>"
@@ -37,7 +38,8 @@ _SWEEP_S = 60.0
 class Record:
     """One row; `said` is our answer where `answer` is a caller's correction of it, whose picture is `image` already.
 
-    `picture` is what the model saw; `image` is its name, once it has one.
+    `picture` is what the model saw; `image` is its name, once it has one. `release` is by what the version of the
+    adapter was chosen, None for the base.
     """
 
     request: str
@@ -47,6 +49,7 @@ class Record:
     question: str
     answer: str
     confidence: float
+    release: Release | None = None
     picture: Image.Image | None = None
     said: str | None = None
     comment: str | None = None
