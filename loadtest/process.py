@@ -1,5 +1,6 @@
 """A service in a process of its own, for those who measure it from outside."""
 
+import math
 import subprocess
 import sys
 import time
@@ -10,17 +11,22 @@ import httpx
 
 
 @contextmanager
-def serving(module: str, port: int, *options: str, stderr: int | None = None) -> Iterator[str]:
+def serving(
+    module: str, port: int, *options: str, stderr: int | None = None, ready_s: float = math.inf
+) -> Iterator[str]:
     """The URL of `python -m module` on that port, ready to answer; stopped afterwards. `stderr` is subprocess's.
 
     Raises:
-        SystemExit: it ended before it was ready.
+        SystemExit: it ended before it was ready, or was not within `ready_s` seconds.
     """
     command = [sys.executable, "-m", module, "--port", str(port), "--lame-duck-s", "0", *options]
     with subprocess.Popen(command, stderr=stderr) as process:
         url = f"http://127.0.0.1:{port}"
+        latest = time.monotonic() + ready_s
         try:
             while not _ready(url):
+                if time.monotonic() > latest:
+                    raise SystemExit(f"{' '.join(command)} is not ready after {ready_s:g} s")
                 if process.poll() is not None:
                     raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
                 time.sleep(0.1)

@@ -53,9 +53,8 @@ class Size(BaseSettings):
 
 @dataclass
 class Step:
-    """One step's seconds, the largest memory of its processes in bytes, and what else there is to say."""
+    """The largest memory of one step's processes in bytes, and what else there is to say."""
 
-    seconds: float = 0.0
     memory: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -141,6 +140,7 @@ def _run(module: str, *arguments: str) -> None:
 def _step(name: str, options: Size, tell: Callable[[dict[str, Any]], None]) -> Iterator[Step]:
     """Time a block, and watch the memory of the processes that it starts."""
     step, over = Step(), threading.Event()
+    spent = _cpu_seconds()
 
     def watch() -> None:
         while not over.wait(2.0):
@@ -157,9 +157,16 @@ def _step(name: str, options: Size, tell: Callable[[dict[str, Any]], None]) -> I
     tell(
         {
             "bench": "size", "step": name, "size": options.size, "layers": options.layers, "weights": "random",
-            "seconds": round(time.perf_counter() - began, 1), "peak_gib": round(step.memory / GIB, 2), **step.facts,
+            "seconds": round(time.perf_counter() - began, 1), "cpu_s": round(_cpu_seconds() - spent, 1),
+            "peak_gib": round(step.memory / GIB, 2), **step.facts,
         }
     )  # fmt: skip
+
+
+def _cpu_seconds() -> float:
+    """Processor time of all processes that came from this one and have ended; others' load adds nothing to it."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def children_bytes() -> int:

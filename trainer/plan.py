@@ -60,12 +60,12 @@ class Need:
         return ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items()) + f": {self.total / 1e9:.2f} GB"
 
 
-class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of storages that live at once, but for those of `weights`."""
+class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of storages that live at once, but for those of `weights`: `most` of them, and `now`."""
 
     def __init__(self, weights: Iterable[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.most = self._now = 0
+        self.most = self.now = 0
         self._known = {weight.untyped_storage()._cdata for weight in weights}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -78,14 +78,14 @@ class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = storage._cdata
         if key not in self._known:
             self._known.add(key)
-            self._now += storage.nbytes()
-            self.most = max(self.most, self._now)
+            self.now += storage.nbytes()
+            self.most = max(self.most, self.now)
             weakref.finalize(storage, self._gone, key, storage.nbytes())
         return tensor
 
     def _gone(self, key: int, size: int) -> None:
         self._known.discard(key)
-        self._now -= size
+        self.now -= size
 
 
 def need(
@@ -130,7 +130,7 @@ def _few(
         llava.__class__ = TreeLlava
         learns = prepare(settle(llava, bfloat16))
     with FakeTensorMode():
-        _fake(learns)
+        fake_weights(learns)
         llava.train()
         if checkpointing:
             llava.gradient_checkpointing_enable({"use_reentrant": False})
@@ -146,7 +146,7 @@ def _few(
         numbers = torch.zeros(size, dtype=torch.long)
         places = torch.zeros(shape.answers, dtype=torch.long)
         products = sdpa_kernel(SDPBackend.FLASH_ATTENTION) if on_gpu else kernel(shape.length)
-        with _Peak(weight for _, weight in parameters) as peak, products:
+        with Peak(weight for _, weight in parameters) as peak, products:
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 # Of an image a sequence: where the projector alone learns, all behind it is kept for its sake.
                 loss = loss_sum(llava, Batch(numbers, numbers, numbers, numbers, places, places, _states(llava, shape)))
@@ -160,7 +160,7 @@ def _states(llava: Any, shape: Shape) -> torch.Tensor:
     return torch.zeros(shape.sequences, tokens, projector.linear_1.in_features)
 
 
-def _fake(model: Any) -> None:
+def fake_weights(model: Any) -> None:
     """Give every weight of a model on no device a fake one on the CPU; called within a FakeTensorMode."""
     for module in model.modules():
         for name, weight in module._parameters.items():

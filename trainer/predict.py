@@ -97,11 +97,14 @@ def _batches(order: list[int], prompts: list[list[int]], max_tokens: int, room: 
 
 
 def _room(llava: Any) -> int:
-    """Tokens whose keys and values memory holds."""
-    config = llava.config.text_config
+    free = torch.cuda.mem_get_info()[0] if llava.device.type == "cuda" else available()
+    return room(llava.config.text_config, free)
+
+
+def room(config: Any, free: int) -> int:
+    """Tokens whose keys and values go into so many free bytes, for a language model's configuration."""
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * size * 4  # float32: rotated keys are
-    free = torch.cuda.mem_get_info()[0] if llava.device.type == "cuda" else available()
     return min(_TOKENS, int(free * _SHARE / token))
 
 

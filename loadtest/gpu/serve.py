@@ -35,7 +35,10 @@ def measure(recipe: "Recipe", precision: str) -> dict[str, Any]:
         "--in-flight", str(recipe.clients), "--deadline-s", "600",
     ]  # fmt: skip
     began = perf_counter()
-    with serving("service", recipe.port, *options) as url, httpx.Client(base_url=url, timeout=700) as client:
+    with (
+        serving("service", recipe.port, *options, ready_s=recipe.step_s) as url,
+        httpx.Client(base_url=url, timeout=700) as client,
+    ):
         found: dict[str, Any] = {
             "device": device(),
             "precision": precision,
@@ -52,11 +55,7 @@ def _alone(client: httpx.Client, recipe: "Recipe") -> dict[str, float]:
     """One question after the other, no two about the same picture; medians, the first two left out."""
     replies = [_ask(client, recipe, number, None) for number in range(_ALONE + 2)][2:]
     first = [reply["timing"]["first_token_s"] for reply in replies]
-    rates = [
-        (reply["usage"]["completion_tokens"] - 1)
-        / max(1e-9, reply["timing"]["total_s"] - reply["timing"]["first_token_s"])
-        for reply in replies
-    ]
+    rates = [_rate(reply["usage"]["completion_tokens"], reply["timing"]) for reply in replies]
     return {
         "first_token_ms": round(1000 * statistics.median(first), 1),
         "tokens_per_second_alone": round(statistics.median(rates), 1),
