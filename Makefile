@@ -136,6 +136,10 @@ build/clients/done: pyproject.toml tests/clients/package.json | $(VENV)/.all-$(E
 test-clients: build/clients/done ## openai, LiteLLM, LangChain, llama-index, instructor, pydantic-ai and others ask the real engine (needs npm)
 	$(BIN)/python -m pytest -m slow tests/test_clients.py $(ARGS)
 
+.PHONY: test-alerts
+test-alerts: $(VENV)/.all-$(ENGINE) ## every fault fires its alert on the real service and is told as over (needs prometheus, alertmanager, root)
+	$(BIN)/python -m pytest -m slow -s tests/test_alerts_live.py $(ARGS)
+
 test-k8s: $(VENV)/.all-$(ENGINE) ## every overlay against Kubernetes 1.30 to 1.37 and CRDS=a folder of CustomResourceDefinitions; needs kubectl
 	MANYLENS_CRDS=$(CRDS) $(BIN)/python -m pytest -m slow tests/test_k8s.py $(ARGS)
 
