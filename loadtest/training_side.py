@@ -51,7 +51,7 @@ def _ours(
     tokens = encode(rows, checkpoint.prompt, checkpoint.sight[0], checkpoint.context)
     trees, few = (
         grow(part, branches or most_branches(options), TOKENS)
-        for part in (tokens, encode(rows[:1], checkpoint.prompt, 64))
+        for part in (tokens, encode(rows[:1], checkpoint.prompt, checkpoint.sight[0]))
     )
     bend = bend_of(checkpoint.hidden_size, checkpoint.model.device.type == "cuda")
     fit(model, Lessons(trees, few, sight, TOKENS, bend), options, Path(case["output"]))

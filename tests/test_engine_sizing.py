@@ -38,7 +38,7 @@ def test_the_7b_s_costs_are_those_that_were_measured() -> None:
 def test_a_checkpoint_s_files_say_its_shape(tmp_path: Path) -> None:
     replica.write_files(replica.config("7b"), tmp_path, "int4")
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
-    assert Shape.of_checkpoint(tmp_path) == replace(SEVEN, weights=1000)
+    assert Shape.of_checkpoint(tmp_path) == replace(SEVEN, weights=1000, packed=True)
     assert Shape.of_checkpoint(CHECKPOINT).context == 1024
 
 
@@ -101,6 +101,11 @@ def test_what_cannot_fit_is_one_sentence_with_the_number_and_the_option(
         sizes(memory=memory, **options)
     assert caught.value.option == option
     assert "\n" not in str(caught.value)
+
+
+def test_who_has_an_int4_copy_is_not_told_to_make_one() -> None:
+    with pytest.raises(DoesNotFit, match=r"there for it: take a smaller model, or a larger machine$"):
+        sizes(replace(SEVEN, packed=True), on(6))
 
 
 def test_the_adapters_host_memory_is_an_option_in_bytes() -> None:

@@ -202,14 +202,12 @@ def _copy_files(source: Path, target: Path, group_size: int) -> None:
 
 def _states(checkpoint: Streamed, samples: Iterable[Sample]) -> list[torch.Tensor]:
     """What the first layer is given of each sample."""
-    processor, prompt = (
-        AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True),
-        Prompt(checkpoint.folder),
-    )
+    processor, prompt = _readers(checkpoint)
     return [checkpoint.embed(_encoded(processor, prompt, sample)) for sample in samples]
 
 
 def _readers(checkpoint: Streamed) -> tuple[Any, Prompt]:
+    """The checkpoint's processor, and what writes its prompts."""
     folder = checkpoint.folder
     return AutoProcessor.from_pretrained(folder, local_files_only=True), Prompt(folder)
 
@@ -275,10 +273,7 @@ def _loss(
     """What the last layer's states, of both models, say of the answers."""
     if not samples:
         return None
-    processor, prompt = (
-        AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True),
-        Prompt(checkpoint.folder),
-    )
+    processor, prompt = _readers(checkpoint)
     tokens, sums, right = 0, [0.0, 0.0], [0, 0]
     for sample, *states in zip(samples, before, after, strict=True):
         labels = torch.tensor(prompt.encode_answer(sample.question, sample.answer, 1 if sample.picture else 0))

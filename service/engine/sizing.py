@@ -48,6 +48,7 @@ class Shape:
     image_tokens: int
     image_side: int
     bytes_each: int = 2
+    packed: bool = False
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> "Shape":
@@ -71,6 +72,7 @@ class Shape:
             image_tokens=config.get("image_seq_length") or (side // vision["patch_size"]) ** 2,
             image_side=side,
             bytes_each=4 if "float32" in str(config.get("dtype") or config.get("torch_dtype")) else 2,
+            packed="quantization_config" in config,
         )
 
     @property
@@ -154,7 +156,8 @@ def fit(shape: Shape, memory: Memory, settings: Settings) -> Sizes:
         raise DoesNotFit(
             "model",
             f"its weights are {_gib(shape.weights)}, and {_gib(max(device, 0))} of {name} are there for it: "
-            "take an INT4 copy (python -m trainer quantize), a smaller model, or a larger machine",
+            f"take {'' if shape.packed else 'an INT4 copy (python -m trainer quantize), '}a smaller model, or a larger "
+            "machine",
         )
     slots = _slots(shape, settings, left)
     left -= slots * shape.adapter_bytes(settings.max_lora_rank)
