@@ -110,7 +110,8 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
     canary = Query("canary", prompt.encode("are you there?", pictures=0), sampling=Sampling(max_tokens=1))
     engine = Supervised(raw, canary, settings, metrics)
     # Pools of their own, so that a slow bucket stops no decoding, and neither stops the following of keys.
-    decoding, storing, workers = Workers(settings.image_workers, "decode"), Workers(_STORE_THREADS, "store"), Workers()
+    decoding = Workers(settings.image_workers, "decode", gives_way=True)
+    storing, workers = Workers(_STORE_THREADS, "store"), Workers()
     proof = Proof.for_checkpoint(checkpoint, base, prompt, settings.max_lora_rank, settings.adapters_unproven)
     store = Store(settings.adapters, settings.adapters_cache, settings.adapters_cache_bytes)
     residency = Residency(

@@ -14,6 +14,7 @@ from service.auth import KeysFault
 from service.checkpoint import locate
 from service.engine import forking
 from service.engine.sizing import DoesNotFit, Sizes
+from service.memory import return_large_blocks
 from service.settings import Settings
 
 # Between two lines that say that something is still going on.
@@ -64,6 +65,7 @@ def _serve(settings: Settings, alone: bool) -> int:
         except ImportError as error:
             print(f"option otlp (VQA_OTLP): {error}: install manylens[tracing]", file=sys.stderr)
             return 2
+    return_large_blocks()  # of this process: the engine's were forked from it before
     app = create_app(settings, checkpoint, VLLMEngine(checkpoint, settings, sizes), sizes=sizes)
     return serve(app, settings, forking.abandon)
 

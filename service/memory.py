@@ -1,12 +1,19 @@
-"""How much memory there is: of this machine or container, and of its GPUs. Reads files, and asks nvidia-smi."""
+"""How much memory there is: of this machine or container, and of its GPUs; and that what is freed goes back.
 
+Reads files, asks nvidia-smi, and sets an option of the C library's malloc.
+"""
+
+import ctypes
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 GIB = 1 << 30
+# glibc's name for the size from which a block is mapped on its own (malloc.h), and what we set it to: 1 MiB.
+_M_MMAP_THRESHOLD, _MAPPED = -3, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,17 @@ def available(root: Path = Path("/")) -> int:
             continue
         free = min(free, max(most - taken, 0))
     return free
+
+
+def return_large_blocks() -> None:
+    """Have blocks of a mebibyte or more go back to the system as they are freed, in this process from now on.
+
+    glibc raises its threshold to the size of any block that is freed, up to 32 MB, and keeps smaller ones from then on:
+    after forty images of 49 million pixels, which Pillow holds in blocks of 16 MB, 811 MB were left in use.
+    A C library that has no such option is left as it is.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED)
 
 
 def _reclaimable(stat: Path) -> int:

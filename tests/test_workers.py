@@ -2,6 +2,8 @@
 
 import asyncio
 import contextvars
+import os
+import sys
 import threading
 
 import pytest
@@ -65,3 +67,14 @@ async def test_what_is_raised_and_the_callers_context_pass_through() -> None:
     assert await Workers(1).run(variable.get) == "here"
     with pytest.raises(ZeroDivisionError):
         await Workers(1).run(lambda: 1 // 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have nice values of their own on Linux alone")
+async def test_threads_that_give_way_have_a_lower_priority_than_all_others() -> None:
+    def nice() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    mine = nice()
+    assert await Workers(1, gives_way=True).run(nice) == min(19, mine + 10)
+    assert await Workers(1).run(nice) == mine
+    assert nice() == mine
