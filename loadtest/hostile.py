@@ -1,6 +1,9 @@
-"""`make bench-hostile`: bodies made to hurt, 200 of each, four at a time, while another client asks small questions.
+"""`make bench-hostile`: bodies made to hurt, four at a time, while another client asks small questions.
 
-The service is as `make serve` starts it, on the real engine. Those who hurt send from a process of their own. A quiet
+Of each body 200 are sent at least, and for ten seconds at least, so that there are questions enough for a percentile.
+
+The service is as `make serve` starts it, on the real engine. Those who hurt send from a process of their own, of the
+lowest priority: elsewhere they would take none of this machine's processors. A quiet
 time comes first; then, for each body: what the other client's questions take, beside what they took in the quiet, how
 long `/healthz` takes, and what memory is left in use afterwards. Prints a table, writes JSON lines to --out, and
 ends with status 1 where a bound was broken.
@@ -9,8 +12,10 @@ ends with status 1 where a bound was broken.
 import base64
 import http.client
 import io
+import itertools
 import json
 import multiprocessing
+import os
 import sys
 import threading
 import time
@@ -18,6 +23,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import httpx
@@ -40,7 +47,8 @@ class Bench(BaseSettings):
         frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.hostile"
     )
 
-    count: int = Field(200, gt=0, description="requests with each body")
+    count: int = Field(200, gt=0, description="requests with each body, at least")
+    hurt_s: float = Field(10.0, gt=0, description="seconds for which each body is sent, at least")
     at_once: int = Field(4, gt=0, description="of them at a time")
     quiet_s: float = Field(15.0, gt=0, description="seconds of the quiet time before")
     bodies: str = Field("", description="only bodies whose name has this in it")
@@ -96,16 +104,17 @@ def main(arguments: list[str]) -> int:
 
 
 def _measure(url: str, body: Body, options: Bench, usual: float) -> dict[str, object]:
+    context = multiprocessing.get_context("spawn")
+    answers, begin = context.Queue(), context.Event()
+    hurting = context.Process(target=_hurt, args=(url, body, options, answers, begin))
+    hurting.start()
+    answers.get()  # it has imported what it needs, which is none of the service's work
     before, began = _memory_mb(url), time.perf_counter()
-    answers = multiprocessing.get_context("spawn").Queue()
     with _watching(url) as seen:
-        hurting = multiprocessing.get_context("spawn").Process(
-            target=_hurt, args=(url, body, options.count, options.at_once, answers)
-        )
-        hurting.start()
+        begin.set()
         told: Counter[int] = answers.get()
-        hurting.join()
     took = time.perf_counter() - began
+    hurting.join()
     p99, health = percentile(sorted(seen.questions), 99), max(seen.probes)
     left = _settled_mb(url, before)
     held = p99 <= _TIMES_QUIET * usual and health <= _HEALTH_S and left <= _MEMORY_MB and not seen.failed
@@ -156,15 +165,19 @@ def _watching(url: str) -> Iterator[Seen]:
             thread.join()
 
 
-def _hurt(url: str, body: Body, count: int, at_once: int, answers: "multiprocessing.Queue[Counter[int]]") -> None:
-    """Send a body so many times, and tell how many were answered with which status; 0 is none."""
-    told, left, lock = Counter[int](), iter(range(count)), threading.Lock()
+def _hurt(url: str, body: Body, options: Bench, answers: "Queue[Counter[int]]", begin: Event) -> None:
+    """Send a body as often as `options` say, and tell how many were answered with which status; 0 is none."""
+    os.nice(19)
+    told, sent, lock = Counter[int](), itertools.count(), threading.Lock()
+    answers.put(Counter())
+    begin.wait()
+    until = time.monotonic() + options.hurt_s
 
     def send() -> None:
         parts = httpx.URL(url)
         while True:
             with lock:
-                if next(left, None) is None:
+                if next(sent) >= options.count and time.monotonic() > until:
                     return
             connection = http.client.HTTPConnection(parts.host, parts.port, timeout=120)
             try:
@@ -180,7 +193,7 @@ def _hurt(url: str, body: Body, count: int, at_once: int, answers: "multiprocess
             with lock:
                 told[status] += 1
 
-    threads = [threading.Thread(target=send) for _ in range(at_once)]
+    threads = [threading.Thread(target=send) for _ in range(options.at_once)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -112,6 +112,8 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
     # Pools of their own, so that a slow bucket stops no decoding, and neither stops the following of keys.
     decoding = Workers(settings.image_workers, "decode", gives_way=True)
     storing, workers = Workers(_STORE_THREADS, "store"), Workers()
+    # One: what it does holds Python for most of its time, so that two would only take turns.
+    reading = Workers(1, "read", gives_way=True)
     proof = Proof.for_checkpoint(checkpoint, base, prompt, settings.max_lora_rank, settings.adapters_unproven)
     store = Store(settings.adapters, settings.adapters_cache, settings.adapters_cache_bytes)
     residency = Residency(
@@ -156,7 +158,7 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
     metrics.bytes_in_hand.set_function(lambda: in_hand.total - in_hand.left)
     # Without keys, only who sits at this machine may change what is served.
     tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)))
-    return Service(settings, base, engine, residency, releases, use_case, metrics, tenants, workers, life)
+    return Service(settings, base, engine, residency, releases, use_case, metrics, tenants, reading, workers, life)
 
 
 def _show(metrics: Metrics, admission: Admission, life: Life) -> None:

@@ -19,6 +19,8 @@ from service.settings import Settings
 
 # Between two lines that say that something is still going on.
 PROGRESS_S = 5.0
+# How long a thread that computes may keep Python from the event loop once that has something to do; 5 ms is usual.
+_SWITCH_S = 0.0001
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ def _serve(settings: Settings, alone: bool) -> int:
         except ImportError as error:
             print(f"option otlp (VQA_OTLP): {error}: install manylens[tracing]", file=sys.stderr)
             return 2
+    sys.setswitchinterval(_SWITCH_S)
     return_large_blocks()  # of this process: the engine's were forked from it before
     app = create_app(settings, checkpoint, VLLMEngine(checkpoint, settings, sizes), sizes=sizes)
     return serve(app, settings, forking.abandon)

@@ -25,6 +25,8 @@ _HEAD_BYTES = 65_536
 # An answer that goes before its request came whole, on a connection that is to be closed: closed at once, the system
 # resets it, and most clients lose the answer. So what they still send is read and dropped, up to as much as this.
 _LINGER_BYTES, _LINGER_S = 64 << 20, 20.0
+# What is dropped is read so much at a time, with a pause after it: others come first.
+_DROPPED_AT_ONCE, _PAUSE_S = 1 << 18, 0.001
 # Who was too slow, or speaks no HTTP, is not waited for so long.
 _REFUSED_LINGER_S = 2.0
 # A body of this many bytes more may take a second more: a slow line is served, a drip is not.
@@ -152,9 +154,16 @@ class Connection(HttpToolsProtocol):
         self._timer = self.loop.call_later(seconds, self.transport.close)
 
     def _drop(self, count: int) -> None:
-        self._dropped += count
+        before, self._dropped = self._dropped, self._dropped + count
         if self._dropped > _LINGER_BYTES:
             self.transport.close()
+        elif before // _DROPPED_AT_ONCE < self._dropped // _DROPPED_AT_ONCE:
+            self.flow.pause_reading()
+            self.loop.call_later(_PAUSE_S, self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _wait(self) -> None:
         self._stop()

@@ -40,6 +40,9 @@ class VLLMEngine:
         self._ids, self._numbers = itertools.count(1), itertools.count(1)
         self._lora: dict[str, Any] = {}
         self._sides, self._grammars = Sides(), Grammars(checkpoint)
+        # One question with choices asks the engine up to 256 times: all of them together have a quarter of the places,
+        # so that others' answers come between theirs.
+        self._weighings = asyncio.Semaphore(max(1, settings.in_flight // 4))
 
     @property
     def build(self) -> str:
@@ -155,7 +158,7 @@ class VLLMEngine:
         # Rendered each by itself: vLLM's two image caches count on seeing the same requests.
         longer = replace(query, token_ids=query.token_ids + said)
         weighing = self._run(longer, longest - len(said), lambda _: sampling.weighing(**asked), id_, lora)
-        async with aclosing(weighing) as outputs:
+        async with self._weighings, aclosing(weighing) as outputs:
             return [output async for output in outputs][-1]
 
     async def _run(

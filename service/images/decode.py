@@ -20,7 +20,7 @@ from PIL import AvifImagePlugin, ExifTags, Image, ImageFile, UnidentifiedImageEr
 
 from service.errors import ImageBroken, ImageShapeRefused, ImageTooLarge, ImageTypeRefused
 from service.images import av1, gif, jpeg, png
-from service.images.kinds import NAMES, Kind, kind_of
+from service.images.kinds import Kind, known_kind
 from service.images.memory import needed
 
 _TURNS: dict[Any, Image.Transpose] = {  # by what EXIF says, whatever that is
@@ -72,9 +72,7 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, side: int | Non
     """
     if not data:
         raise ImageBroken("the image is empty: send the bytes of an image file")
-    kind = kind_of(data)
-    if kind is None:
-        raise ImageTypeRefused(f"the image is not a {NAMES} file: convert it to one of these")
+    kind = known_kind(data)
     try:
         if kind == "JPEG":
             return _decode_jpeg(data, limits, side)

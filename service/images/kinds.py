@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from service.errors import ImageTypeRefused
+
 Kind = Literal["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF", "HEIF"]
 
 # For errors and documents.
@@ -30,6 +32,17 @@ def kind_of(data: bytes) -> Kind | None:
     if data[4:8] == b"ftyp":
         return _by_brands(data)
     return None
+
+
+def known_kind(data: bytes) -> Kind:
+    """`kind_of`, where it has to be one.
+
+    Raises:
+        ImageTypeRefused: it is none.
+    """
+    if (kind := kind_of(data)) is None:
+        raise ImageTypeRefused(f"the image is not a {NAMES} file: convert it to one of these")
+    return kind
 
 
 def _by_brands(data: bytes) -> Kind | None:

@@ -56,7 +56,7 @@ async def show_adapter(name: Name, service: Running) -> AdapterDetail:
 @admin.put(_ADAPTER, openapi_extra=documented(_ADAPTER, AdapterChange, "put"))
 async def change_adapter(request: Request, name: Name, service: Running) -> AdapterDetail:
     """Move an alias to a version, which is proven first; share traffic out to it; pin the adapter."""
-    change, _ = await read_json(request, AdapterChange, service.workers, as_sent)
+    change, _ = await read_json(request, AdapterChange, service.reading, as_sent)
     moves = change.version is not None or change.weight is not None
     if not moves and change.pin is None:
         raise InvalidRequest("nothing to change: send version, weight or pin")
@@ -70,7 +70,7 @@ async def change_adapter(request: Request, name: Name, service: Running) -> Adap
 @admin.post(_ROLLBACK, openapi_extra=documented(_ROLLBACK, Rollback, required=False))
 async def roll_back_adapter(request: Request, name: Name, service: Running) -> AdapterDetail:
     """Point an alias, stable if none is named, at its previous version."""
-    rollback, _ = await read_json(request, Rollback, service.workers, as_sent)
+    rollback, _ = await read_json(request, Rollback, service.reading, as_sent)
     await service.releases.roll_back(name, rollback.alias)
     return AdapterDetail.of(service.residency, name)
 

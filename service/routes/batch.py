@@ -29,7 +29,7 @@ async def ask_all(request: Request, service: Running, tenant: Asker, key: Reques
         questions = body.to_questions(id_, service.deadline_s, service.settings.batch_questions)
         return [replace(question, tenant=tenant, key=key, patient=True) for question in questions]
 
-    questions = (await read_json(request, BatchRequest, service.workers, mean))[1]
+    questions = (await read_json(request, BatchRequest, service.reading, mean))[1]
     await service.tenants.charge(tenant, len(questions) - 1)  # one was charged when it came
     found = await listening.unless_gone(request.receive, answer_all(service.vqa, questions))
     return BatchResponse(id=id_, results=[_result(each, request.state.request_id) for each in found])

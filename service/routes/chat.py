@@ -51,7 +51,7 @@ async def list_models(service: Running, tenant: Asker) -> Response:
     def written() -> bytes:  # ten thousand are work for a thread
         return ModelsResponse(data=[_model(service, name) for name in names]).model_dump_json().encode()
 
-    return Response(await service.workers.run(written), media_type="application/json")
+    return Response(await service.reading.run(written), media_type="application/json")
 
 
 @router.get("/v1/models/{model:path}")
@@ -88,7 +88,7 @@ async def chat(
     def mean(body: ChatRequest) -> Question:
         return replace(body.to_question(id_, service.deadline_s), tenant=tenant, key=key)
 
-    body, question = await read_json(request, ChatRequest, service.workers, mean)
+    body, question = await read_json(request, ChatRequest, service.reading, mean)
     body = body.model_copy(update={"messages": []})  # which have the images as text
     if body.stream:
         writer = _Writer(id_, body, request.state.request_id)

@@ -14,7 +14,7 @@ _PATH = "/v1/feedback"
 @router.post(_PATH, status_code=204, openapi_extra=documented(_PATH, FeedbackRequest))
 async def correct(request: Request, service: Running, tenant: Asker) -> None:
     """Say what the right answer was. Only where the service keeps questions, and only for one's own."""
-    feedback, _ = await read_json(request, FeedbackRequest, service.workers, as_sent)
+    feedback, _ = await read_json(request, FeedbackRequest, service.reading, as_sent)
     if service.vqa.capture is None:
         raise QuestionNotFound("this service keeps no questions: its operator has not asked for it")
     await service.vqa.capture.correct(feedback.id, tenant.name, feedback.answer, feedback.comment)

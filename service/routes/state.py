@@ -26,8 +26,8 @@ from service.workers import Workers
 class Service:
     """One running service; `warm` is set once the engine answers, the store was read and pinned adapters are loaded.
 
-    `workers` read bodies and keys; decoding and the adapter store have threads of their own. `began` is in seconds
-    since 1970.
+    `reading` reads large bodies and `workers` keys; decoding and the adapter store have threads of their own. `began`
+    is in seconds since 1970.
     """
 
     settings: Settings
@@ -38,6 +38,7 @@ class Service:
     vqa: VQA
     metrics: Metrics
     tenants: Tenants
+    reading: Workers
     workers: Workers
     life: Life
     began: int = field(default_factory=lambda: int(time.time()))

@@ -59,7 +59,7 @@ async def ask(
         body, question = await _read_form(request, service, mean)
     else:
         shape = Invocation if route_path(request.scope) == "/invocations" else VQARequest
-        body, question = await read_json(request, shape, service.workers, mean)
+        body, question = await read_json(request, shape, service.reading, mean)
     stream = body.stream
     del body  # which has the images as text
     if stream:
@@ -84,4 +84,4 @@ async def _read_form(
 ) -> tuple[VQARequest, Question]:
     form = await read_form(request.headers["content-type"], request.stream())
     parse = partial(VQARequest.model_validate, form.fields)
-    return await understand(parse, lambda body: mean(body, form.files), form.size, service.workers)
+    return await understand(parse, lambda body: mean(body, form.files), form.size, service.reading)

@@ -9,12 +9,15 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from service.errors import ImageBroken
+from service.images.kinds import known_kind
 from service.types import Link, Upload
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # a colon is no base64
 # What a data URL says before its comma: a type and parameters, which nobody reads, and that base64 follows.
 _HEAD, _LONGEST_HEAD = re.compile(r"data:.*; *base64 *", re.IGNORECASE | re.DOTALL), 1000
 _SPACE = " \t\n\f\r"
+# Characters that are decoded in one go: nothing else of this process runs meanwhile.
+_PIECE = 1 << 19  # a multiple of four
 
 
 def _text(value: Any) -> Any:
@@ -30,10 +33,11 @@ def read_image(text: str) -> Upload | Link:
     """The image that a data URL or plain base64 holds, or that another URL leads to.
 
     What type a data URL claims does not matter. Base64 is read as WHATWG's forgiving-base64 does: white space and
-    missing padding are no damage.
+    missing padding are no damage. What is long is judged by its first bytes before the rest is decoded.
 
     Raises:
         ImageBroken: not base64.
+        ImageTypeRefused: long, and no image file.
     """
     begin = text[:_LONGEST_HEAD].lstrip(_SPACE)
     scheme = _SCHEME.match(begin)
@@ -50,19 +54,39 @@ def read_image(text: str) -> Upload | Link:
 
 def _base64(text: str) -> bytes:
     try:
-        return binascii.a2b_base64(text, strict_mode=True)
+        return _strictly(text)
     except ValueError:  # most are right at once, and are not copied
         pass
     try:
-        spaceless = text.encode("ascii").translate(None, _SPACE.encode())
-        digits = spaceless.rstrip(b"=")
-        if len(spaceless) - len(digits) > 2 or len(digits) % 4 == 1:
-            raise binascii.Error("its length is none that base64 has")
-        return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4), strict_mode=True)
+        return _strictly(_tidied(text))
     except ValueError as error:
         raise ImageBroken(
             f"the image is not base64 ({_reason(error)}): send a data URL, an https URL, or base64 of an image file"
         ) from error
+
+
+def _strictly(text: str | bytes) -> bytes:
+    decoded: list[bytes] = []
+    for start in range(0, len(text), _PIECE):
+        piece = text[start : start + _PIECE]
+        decoded.append(binascii.a2b_base64(piece, strict_mode=True))
+        if start + len(piece) == len(text):
+            break
+        if len(decoded[-1]) != _PIECE // 4 * 3:
+            raise binascii.Error("it has padding before its end")
+        if start == 0:
+            known_kind(decoded[0])
+    return b"".join(decoded)
+
+
+def _tidied(text: str) -> bytes:
+    """`text` without white space, and with all of its padding."""
+    pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
+    spaceless = b"".join(piece.encode("ascii").translate(None, _SPACE.encode()) for piece in pieces)
+    digits = spaceless.rstrip(b"=")
+    if len(spaceless) - len(digits) > 2 or len(digits) % 4 == 1:
+        raise binascii.Error("its length is none that base64 has")
+    return digits + b"=" * (-len(digits) % 4)
 
 
 def _reason(error: ValueError) -> str:
