@@ -330,6 +330,27 @@ async def test_small_pictures_do_not_wait_for_large_ones_to_be_decoded(
         assert {(await each).status_code for each in asking} == {200}
 
 
+async def test_questions_whose_deadline_passes_leave_no_more_threads_decoding_than_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, going, begun, ended = encode(Image.new("RGB", (3000, 3000)), "PNG"), threading.Event(), [0], [0]
+
+    def decoding(*given: Any) -> Any:
+        begun[0] += 1
+        going.wait(20)
+        ended[0] += 1
+        return picture(*given)
+
+    monkeypatch.setattr("service.pictures.picture", decoding)
+    async with serving(Settings(adapters=tmp_path, image_workers=1), FakeEngine()) as running:
+        late = await asyncio.gather(*(ask(running, image=data_url(large), deadline_s=0.1) for _ in range(8)))
+        assert {each.status_code for each in late} == {504}
+        assert (begun, ended) == ([1], [0])
+        going.set()
+        (await ask(running, image=data_url(large))).raise_for_status()
+    assert (begun, ended) == ([2], [2])  # the seven that had not begun never did
+
+
 @pytest.mark.parametrize(
     ("data", "is_light"),
     [
