@@ -75,6 +75,7 @@ def objects() -> Iterator[Objects]:
         yield Objects(names["AWS_ENDPOINT_URL"], counting.lines, backend)
     finally:
         server.stop()
+        backend.reset()  # what it holds would outlive its server
         log.removeHandler(counting)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -26,7 +26,7 @@ _HEAD_BYTES = 65_536
 # resets it, and most clients lose the answer. So what they still send is read and dropped, up to as much as this.
 _LINGER_BYTES, _LINGER_S = 64 << 20, 20.0
 # What is dropped is read so much at a time, with a pause after it: others come first.
-_DROPPED_AT_ONCE, _PAUSE_S = 1 << 18, 0.001
+_DROPPED_AT_ONCE, _PAUSE_S = 1 << 18, 0.002
 # Who was too slow, or speaks no HTTP, is not waited for so long.
 _REFUSED_LINGER_S = 2.0
 # A body of this many bytes more may take a second more: a slow line is served, a drip is not.
