@@ -140,8 +140,13 @@ test-clients: build/clients/done ## openai, LiteLLM, LangChain, llama-index, ins
 test-alerts: $(VENV)/.all-$(ENGINE) ## every fault fires its alert on the real service and is told as over (needs prometheus, alertmanager, root)
 	$(BIN)/python -m pytest -m slow -s tests/test_alerts_live.py $(ARGS)
 
-test-k8s: $(VENV)/.all-$(ENGINE) ## every overlay against Kubernetes 1.30 to 1.37 and CRDS=a folder of CustomResourceDefinitions; needs kubectl
-	MANYLENS_CRDS=$(CRDS) $(BIN)/python -m pytest -m slow tests/test_k8s.py $(ARGS)
+# What it needs does not go with what the trainer needs: an environment of its own.
+build/checkov/bin/checkov: | $(VENV)/bin/uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/checkov
+	$(BIN)/uv pip install --quiet --python build/checkov/bin/python checkov==3.3.30
+
+test-k8s: $(VENV)/.all-$(ENGINE) build/checkov/bin/checkov ## every overlay against Kubernetes 1.30 to 1.37, CRDS=a folder of CustomResourceDefinitions and checkov; needs kubectl
+	MANYLENS_CRDS=$(CRDS) MANYLENS_CHECKOV=build/checkov/bin/checkov $(BIN)/python -m pytest -m slow tests/test_k8s.py $(ARGS)
 
 test-image: $(VENV)/.all-$(ENGINE) ## build the container image and ask it, as strictly confined as in Kubernetes; needs buildah and podman
 	$(BIN)/python -m pytest -m slow -s tests/test_image.py $(ARGS)

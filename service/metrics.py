@@ -3,15 +3,18 @@
 The names of adapters can tell whose they are and what they do: who may not see all of them is shown totals.
 """
 
+import threading
 import time
 from collections import Counter as Tally
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import (
+    CONTENT_TYPE_LATEST,
     REGISTRY,
     CollectorRegistry,
     Counter,
@@ -20,7 +23,6 @@ from prometheus_client import (
     Info,
     disable_created_metrics,
     generate_latest,
-    start_http_server,
 )
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -258,16 +260,35 @@ def _unnamed(family: Metric) -> Metric:
 def exposed(metrics: Metrics, host: str, port: int) -> Iterator[None]:
     """Serve `/metrics` on a port of its own, adapters by name, from a thread.
 
+    As Prometheus text whatever is asked for: prometheus_client's own server gives a Prometheus that would rather have
+    OpenMetrics `vllm_…` in place of `vllm:…`, names that nobody looks for.
+
     Raises:
         OSError: the port is taken.
     """
-    server, thread = start_http_server(port, host, _Shown(metrics.registry, named=True))
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+
+    class Answer(BaseHTTPRequestHandler):
+        timeout = 10.0
+
+        def do_GET(self) -> None:
+            body = metrics.exposition(named=True)
+            self.send_response(200)
+            self.send_header("content-type", CONTENT_TYPE_LATEST)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nobody wants a line for each scrape."""
+
+    with ThreadingHTTPServer((host, port), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def _version(*names: str) -> str:

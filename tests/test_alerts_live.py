@@ -50,7 +50,14 @@ OPTIONS = (
     "--adapters-poll-s", "0.5", "--engine-canary-s", "3", "--engine-canary-deadline-s", "5", "--log-level", "warning",
     "--engine-args", '{"num_gpu_blocks_override": 9}',
 )  # fmt: skip
-LONG = {"question": "tell a long story", "temperature": 1.9, "max_tokens": 500}
+# Held to a schema, the model's answer has some hundred tokens; by itself it has three.
+NUMBERS = {"type": "array", "items": {"enum": [1, 2, 3]}, "minItems": 150, "maxItems": 200}
+LONG = {
+    "model": "tiny-llava-int4",
+    "messages": [{"role": "user", "content": "count"}],
+    "max_tokens": 500,
+    "response_format": {"type": "json_schema", "json_schema": {"name": "numbers", "schema": NUMBERS}},
+}
 
 
 @dataclass
@@ -81,7 +88,7 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def load(service: Service, clients: int, **fields: Any) -> Iterator[None]:
+def load(service: Service, clients: int, path: str = "/v1/vqa", **fields: Any) -> Iterator[None]:
     """So many clients ask at once, again and again; a refused one comes again soon."""
     over = threading.Event()
 
@@ -89,7 +96,7 @@ def load(service: Service, clients: int, **fields: Any) -> Iterator[None]:
         with httpx.Client(timeout=60) as client:
             while not over.is_set():
                 with contextlib.suppress(httpx.TransportError):
-                    if not client.post(f"http://127.0.0.1:{service.port}/v1/vqa", json=fields).is_success:
+                    if not client.post(f"http://127.0.0.1:{service.port}{path}", json=fields).is_success:
                         over.wait(0.2)
 
     threads = [threading.Thread(target=ask_on) for _ in range(clients)]
@@ -109,7 +116,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     for name in ("watch", "disk"):
         (folder / name).mkdir()
     disk, base, link = folder / "disk", folder / "base", folder / "link"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(disk)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(disk)], check=True)
     shutil.copytree(ADAPTERS, folder / "store")
     shutil.copytree(CHECKPOINT, base)
     link.symlink_to(folder / "store")
@@ -141,16 +148,16 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 def test_load_at_several_times_what_a_replica_takes(fleet: Fleet) -> None:
     alerts, began = ("Queueing", "Shedding", "LatencyBudgetFast", "LatencyBudgetSlow"), time.time()
-    with load(fleet.one, 40, **LONG | {"max_tokens": 200}):
+    with load(fleet.one, 40, "/v1/chat/completions", **LONG):
         fleet.fires(*alerts, after=began)
-    fleet.watch.resolves(*alerts, after=time.time())
+    fleet.watch.resolves(*alerts)
 
 
 def test_long_answers_in_a_small_cache(fleet: Fleet) -> None:
     began = time.time()
-    with load(fleet.one, 8, **LONG):
+    with load(fleet.one, 8, "/v1/chat/completions", **LONG):
         fleet.fires("KVCachePressure", after=began)
-    fleet.watch.resolves("KVCachePressure", after=time.time())
+    fleet.watch.resolves("KVCachePressure")
 
 
 def test_an_engine_killed_again_and_again_under_load(fleet: Fleet) -> None:
@@ -162,14 +169,14 @@ def test_an_engine_killed_again_and_again_under_load(fleet: Fleet) -> None:
             time.sleep(1)
             fleet.one.until_ready()
         fleet.fires(*alerts, after=began)
-    fleet.watch.resolves(*alerts, after=time.time())
+    fleet.watch.resolves(*alerts)
 
 
 def test_an_engine_that_stands_still(fleet: Fleet) -> None:
     began = time.time()
     os.kill(fleet.engine(fleet.one), signal.SIGSTOP)
     fleet.fires("EngineSilent", after=began)
-    fleet.watch.resolves("EngineSilent", after=time.time())
+    fleet.watch.resolves("EngineSilent")
     fleet.one.until_ready()
 
 
@@ -180,7 +187,7 @@ def test_a_version_whose_weights_are_cut_short(fleet: Fleet) -> None:
     time.sleep(2)
     assert fleet.ask(fleet.one, "broken").status_code == 404
     fleet.fires("AdapterRefused", after=began)
-    fleet.watch.resolves("AdapterRefused", after=time.time())
+    fleet.watch.resolves("AdapterRefused")
 
 
 def changed(fleet: Fleet, name: str, source: str = "digits", **fields: Any) -> str:
@@ -210,7 +217,7 @@ def test_24_adapters_where_4_have_room(fleet: Fleet) -> None:
     finally:
         over.set()
         asking.join()
-    fleet.watch.resolves("AdapterThrash", after=time.time())
+    fleet.watch.resolves("AdapterThrash")
 
 
 def test_a_canary_whose_answers_are_corrected(fleet: Fleet) -> None:
@@ -227,7 +234,7 @@ def test_a_canary_whose_answers_are_corrected(fleet: Fleet) -> None:
         httpx.post(f"http://127.0.0.1:{fleet.one.port}/v1/feedback", json=feedback, timeout=60).raise_for_status()
     fleet.fires("CanaryFailing", after=began)
     fleet.store.change("shapes", lambda aliases: aliases.without("canary"))
-    fleet.watch.resolves("CanaryFailing", after=time.time())
+    fleet.watch.resolves("CanaryFailing")
 
 
 def test_a_manifest_with_a_low_score(fleet: Fleet) -> None:
@@ -237,7 +244,7 @@ def test_a_manifest_with_a_low_score(fleet: Fleet) -> None:
     fleet.ask(fleet.one, "worse").raise_for_status()
     fleet.fires("AdapterWorseThanBase", after=began)
     fleet.store.delete("worse")
-    fleet.watch.resolves("AdapterWorseThanBase", after=time.time())
+    fleet.watch.resolves("AdapterWorseThanBase")
 
 
 def test_a_store_that_is_moved_away_and_back(fleet: Fleet) -> None:
@@ -248,7 +255,7 @@ def test_a_store_that_is_moved_away_and_back(fleet: Fleet) -> None:
     fleet.fires("StoreStale", after=began)
     fleet.ask(fleet.one, "digits").raise_for_status()  # what serves goes on serving
     away.rename(store)
-    fleet.watch.resolves("StoreStale", after=time.time())
+    fleet.watch.resolves("StoreStale")
 
 
 def test_a_replica_cut_off_from_the_store_while_a_version_is_released(fleet: Fleet) -> None:
@@ -260,21 +267,21 @@ def test_a_replica_cut_off_from_the_store_while_a_version_is_released(fleet: Fle
     wait(lambda: fleet.ask(fleet.one, "digits").json()["adapter"]["version"] == new, "the first replica moved")
     fleet.fires("ReplicasDisagree", after=began)
     fleet.link.symlink_to(store)
-    fleet.watch.resolves("ReplicasDisagree", after=time.time())
+    fleet.watch.resolves("ReplicasDisagree")
 
 
 def test_a_full_disk(fleet: Fleet) -> None:
     began, filler = time.time(), fleet.disk / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
-            file.write(bytes(4096))
+            file.write(bytes(65536))
     for number in range(3):
         fleet.ask(
             fleet.one, question=f"what is it, {number}?", image=data_url(png(size=(64 + number, 64)))
         ).raise_for_status()
     fleet.fires("CaptureFailing", after=began)
     filler.unlink()
-    fleet.watch.resolves("CaptureFailing", after=time.time())
+    fleet.watch.resolves("CaptureFailing")
 
 
 def test_sockets_that_send_nothing(fleet: Fleet) -> None:
@@ -283,7 +290,7 @@ def test_sockets_that_send_nothing(fleet: Fleet) -> None:
         for _ in range(58):
             held.enter_context(socket.create_connection(("127.0.0.1", fleet.one.port)))
         fleet.fires("ConnectionsFull", after=began)
-    fleet.watch.resolves("ConnectionsFull", after=time.time())
+    fleet.watch.resolves("ConnectionsFull")
 
 
 def test_a_base_that_is_gone_when_the_engine_is_started_again(fleet: Fleet) -> None:
@@ -292,7 +299,7 @@ def test_a_base_that_is_gone_when_the_engine_is_started_again(fleet: Fleet) -> N
     os.kill(fleet.engine(fleet.two), signal.SIGKILL)
     fleet.fires("NotReady", after=began)
     away.rename(fleet.base)
-    fleet.watch.resolves("NotReady", after=time.time())
+    fleet.watch.resolves("NotReady")
 
 
 def test_a_replica_killed_by_9(fleet: Fleet) -> None:
@@ -304,7 +311,7 @@ def test_a_replica_killed_by_9(fleet: Fleet) -> None:
     (fleet.watch.folder / "targets.json").write_text(
         (fleet.watch.folder / "targets.json").read_text().replace(f', "{fleet.watch._targets[1]}"', "")
     )
-    fleet.watch.resolves("Down", after=time.time())
+    fleet.watch.resolves("Down")
 
 
 def test_every_query_of_rules_and_dashboards_found_series(fleet: Fleet) -> None:

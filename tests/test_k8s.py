@@ -6,16 +6,20 @@ Needs kubectl (MANYLENS_KUBECTL names another one) and a folder of CustomResourc
 import copy
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from deploy.k8s import check
+from tests.conftest import ROOT
 
 KUBECTL = os.environ.get("MANYLENS_KUBECTL", "kubectl")
 CRDS = os.environ.get("MANYLENS_CRDS", "")
+CHECKOV = os.environ.get("MANYLENS_CHECKOV", "checkov")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not shutil.which(KUBECTL) or not CRDS, reason="needs kubectl, and MANYLENS_CRDS"),
@@ -99,6 +103,64 @@ def test_the_check_fails_on(what: str, scaled: Objects) -> None:
     changed, (mutate, expected) = copy.deepcopy(scaled), MUTATIONS[what]
     mutate(changed)
     assert any(expected in fault for fault in faults(changed)), faults(changed)
+
+
+@pytest.mark.skipif(not shutil.which(CHECKOV), reason="needs checkov (make test-k8s installs it)")
+def test_no_policy_of_checkov_is_broken_that_has_no_reason_beside_it(tmp_path: Path) -> None:
+    for overlay in sorted(path for path in check.OVERLAYS.iterdir() if path.is_dir() and path.name != "local"):
+        objects = check.build(overlay, KUBECTL)
+        (tmp_path / f"{overlay.name}.yaml").write_text(yaml.safe_dump_all(objects))
+    common = ["--skip-download", "--compact", "--quiet", "--config-file", str(ROOT / "deploy/checkov.yaml")]
+    for what in (["-d", str(tmp_path), "--framework", "kubernetes"], ["-f", "Dockerfile", "--framework", "dockerfile"]):
+        done = subprocess.run([CHECKOV, *what, *common], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Passed checks: " in done.stdout  # it did read them
+    (tmp_path / "cpu.yaml").write_text((tmp_path / "cpu.yaml").read_text().replace("runAsNonRoot: true", ""))
+    broken = subprocess.run([CHECKOV, "-d", str(tmp_path), "--framework", "kubernetes", *common], capture_output=True)
+    assert broken.returncode == 1
+
+
+ROUTE: check.Object = {
+    "apiVersion": "gateway.networking.k8s.io/v1",
+    "kind": "HTTPRoute",
+    "metadata": {"name": "manylens"},
+    "spec": {
+        "parentRefs": [{"name": "gateway"}],
+        "rules": [
+            {
+                "matches": [{"path": {"type": "PathPrefix", "value": "/v1"}}],
+                "backendRefs": [{"name": "manylens", "port": 8000}],
+            }
+        ],
+    },
+}
+# What the schema of an HTTPRoute lets pass and its rules in CEL do not.
+BROKEN_RULES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "a relative path": (
+        lambda rule: rule["matches"][0]["path"].update(value="v1"),
+        "value must be an absolute path",
+    ),
+    "no port": (lambda rule: rule["backendRefs"][0].pop("port"), "Must have port for Service reference"),
+    "a filter of another type": (
+        lambda rule: rule.update(filters=[{"type": "RequestRedirect", "requestHeaderModifier": {}}]),
+        "filter.requestRedirect must be specified",
+    ),
+    "a rewrite that says not to what": (
+        lambda rule: rule.update(filters=[{"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplaceFullPath"}}}]),
+        "replaceFullPath must be specified",
+    ),
+}
+
+
+def test_an_object_that_keeps_the_rules_of_its_definition_passes() -> None:
+    assert faults([ROUTE]) == []
+
+
+@pytest.mark.parametrize("what", BROKEN_RULES)
+def test_the_check_fails_on_a_broken_rule(what: str) -> None:
+    changed, (mutate, expected) = copy.deepcopy(ROUTE), BROKEN_RULES[what]
+    mutate(changed["spec"]["rules"][0])
+    assert any(expected in fault for fault in faults([changed])), faults([changed])
 
 
 def test_without_definitions_the_check_fails(tmp_path: Path) -> None:

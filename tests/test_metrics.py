@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -17,6 +18,7 @@ from service.prompt import Prompt
 from service.settings import Settings
 from tests.conftest import ADAPTERS, CHECKPOINT, Running, serving, until
 from tests.test_auth import bearer, write
+from tests.test_drains import free_port
 from tests.test_http_edge import ask
 
 SERIES = {
@@ -187,6 +189,19 @@ async def test_a_store_that_is_gone_was_last_seen_before(tmp_path: Path, fake_ad
         assert seen() == last
         link.symlink_to(fake_adapters)
         await until(lambda: seen() > last)
+
+
+async def test_the_port_for_metrics_gives_names_as_they_are_to_a_prometheus_that_prefers_another_format(
+    fake_adapters: Path,
+) -> None:
+    settings = Settings(adapters=str(fake_adapters), metrics_port=free_port())
+    wants = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+    async with serving(settings, FakeEngine()) as running, httpx.AsyncClient() as client:
+        (await ask(running, adapter="digits")).raise_for_status()
+        answer = await client.get(f"http://127.0.0.1:{settings.metrics_port}/metrics", headers={"accept": wants})
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert 'vllm:lora_requests_info{max_lora="4",running_lora_adapters="digits"' in answer.text
+    assert 'vqa_requests_total{adapter="digits",outcome="ok"} 1.0' in answer.text
 
 
 async def test_limits_are_shown_beside_what_they_limit(fake_adapters: Path) -> None:

@@ -61,11 +61,14 @@ class Watch:
 
     def fires(self, *alerts: str, after: float) -> dict[str, float]:
         """Wait until the receiver was told of each; seconds from `after` to that."""
-        return {alert: self._told(alert, "firing", after) - after for alert in alerts}
-
-    def resolves(self, *alerts: str, after: float) -> None:
         for alert in alerts:
-            self._told(alert, "resolved", after)
+            wait(lambda: bool(self._fired(alert, after)), f"{alert} fires; heard: {self.heard[-8:]}")  # noqa: B023
+        return {alert: self._fired(alert, after)[0] - after for alert in alerts}
+
+    def resolves(self, *alerts: str) -> None:
+        """Wait until the last that the receiver was told of each is that it is over."""
+        for alert in alerts:
+            wait(lambda: self._last(alert) == "resolved", f"{alert} is over; heard: {self.heard[-8:]}")  # noqa: B023
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """A series each, over all the time that was watched."""
@@ -82,12 +85,11 @@ class Watch:
         found = httpx.get(f"{self.url}/api/v1/query", params=about, timeout=30).json()["data"]["result"]
         return float(found[0]["value"][1]) if found else None
 
-    def _told(self, alert: str, state: str, after: float) -> float:
-        def told() -> list[float]:
-            return [when for name, said, when in self.heard if (name, said) == (alert, state) and when >= after]
+    def _fired(self, alert: str, after: float) -> list[float]:
+        return [when for name, state, when in self.heard if (name, state) == (alert, "firing") and when >= after]
 
-        wait(lambda: bool(told()), f"{alert} {state}; heard: {self.heard[-8:]}")
-        return told()[0]
+    def _last(self, alert: str) -> str:
+        return [state for name, state, _ in self.heard if name == alert][-1]
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         heard = self.heard
@@ -95,7 +97,9 @@ class Watch:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                heard.extend((each["labels"]["alertname"], each["status"], time.time()) for each in body["alerts"])
+                heard.append(
+                    (body["groupLabels"]["alertname"], body["status"], time.time())
+                )  # firing: any of its alerts
                 self.send_response(200)
                 self.end_headers()
 

@@ -2,9 +2,9 @@
 
 Builds each overlay with kubectl's kustomize and prints every fault it finds. Core objects are held to the schemas of
 Kubernetes 1.30 to 1.37, strictly: an unknown field is a fault. Custom objects are held to the definitions in DIR, a
-folder of CustomResourceDefinitions as YAML; one that no definition covers is a fault too. Then what no schema knows:
-probes ask routes that the service has, options are the service's, selectors find pods, series exist. Needs the extra
-`deploy` and kubectl.
+folder of CustomResourceDefinitions as YAML, and to their rules in CEL; one that no definition covers is a fault too.
+Then what no schema knows: probes ask routes that the service has, options are the service's, selectors find pods,
+series exist. Needs the extra `deploy` and kubectl.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
+from deploy.k8s.cel import broken_rules
 from service.settings import Settings
 
 HERE = Path(__file__).parent
@@ -40,6 +42,17 @@ OF_VLLM = (
 Object = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Definition:
+    """A custom kind: its schema as an API server has it, and as JSON schema that takes no unknown field."""
+
+    schema: Object
+    strict: Object
+
+
+Definitions = dict[tuple[str, str], Definition]
+
+
 def build(overlay: Path, kubectl: str) -> list[Object]:
     """The objects of an overlay.
 
@@ -50,7 +63,7 @@ def build(overlay: Path, kubectl: str) -> list[Object]:
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
-def faults(objects: list[Object], crds: dict[tuple[str, str], Object], routes: set[str], series: set[str]) -> list[str]:
+def faults(objects: list[Object], crds: Definitions, routes: set[str], series: set[str]) -> list[str]:
     """Everything wrong with one overlay's objects, each as `Kind/name: fault`."""
     found: list[str] = []
     for each in objects:
@@ -61,18 +74,19 @@ def faults(objects: list[Object], crds: dict[tuple[str, str], Object], routes: s
     return found
 
 
-def load_crds(folder: Path) -> dict[tuple[str, str], Object]:
-    """The schema of each kind and API version that a folder of CustomResourceDefinitions defines, made strict.
+def load_crds(folder: Path) -> Definitions:
+    """Each kind and API version that a folder of CustomResourceDefinitions defines.
 
     Raises:
         FileNotFoundError: there is none in it.
     """
-    schemas: dict[tuple[str, str], Object] = {}
+    schemas: Definitions = {}
     for file in sorted(folder.glob("*.yaml")):
         spec = yaml.safe_load(file.read_text())["spec"]
         for version in spec["versions"]:
             schema = version["schema"]["openAPIV3Schema"]
-            schemas[spec["names"]["kind"], f"{spec['group']}/{version['name']}"] = _strict(schema)
+            kind = (spec["names"]["kind"], f"{spec['group']}/{version['name']}")
+            schemas[kind] = Definition(schema, _strict(schema))
     if not schemas:
         raise FileNotFoundError(f"{folder}: no CustomResourceDefinition (*.yaml) in it")
     return schemas
@@ -95,13 +109,14 @@ def _strict(schema: Object) -> Object:
     return strict
 
 
-def _schema(each: Object, crds: dict[tuple[str, str], Object]) -> Iterator[str]:
+def _schema(each: Object, crds: Definitions) -> Iterator[str]:
     kind = (each["kind"], each["apiVersion"])
     if kind in crds:
         # metadata is Kubernetes's own, `type: object` in every CRD.
         body = {key: value for key, value in each.items() if key != "metadata"} | {"metadata": {}}
-        for error in jsonschema.Draft202012Validator(crds[kind]).iter_errors(body):
+        for error in jsonschema.Draft202012Validator(crds[kind].strict).iter_errors(body):
             yield f"{'.'.join(map(str, error.path))}: {error.message}"
+        yield from broken_rules(each, crds[kind].schema)
         return
     for version in VERSIONS:
         try:
