@@ -63,14 +63,14 @@ COPY pyproject.toml deploy/image/install-packages ./
 RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,target=/root/.cache/uv \
-    ./install-packages "${ENGINE}" "tracing"
+    ./install-packages "${ENGINE}" "tracing redis"
 
 # The trainer's packages on top of the service's.
 FROM deps AS deps-train
 RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,target=/root/.cache/uv \
-    ./install-packages "${ENGINE}" "tracing train quantize"
+    ./install-packages "${ENGINE}" "tracing redis train quantize"
 
 # Our two packages alone, with the entry points by which torch and vLLM find us. A change of code makes this again.
 FROM system AS app

@@ -38,6 +38,7 @@ from service.metrics import Metrics, exposed
 from service.middleware import BodyLimit, Head, RequestId, Trace
 from service.pictures import Pictures
 from service.prompt import Prompt
+from service.rates import Rates
 from service.routes import adapters, batch, chat, failure, feedback, ops, vqa
 from service.routes.state import Service, get_tenant, require_admin
 from service.schemas.errors import ErrorResponse
@@ -157,7 +158,7 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
     _show_limits(metrics, settings, sizes, engine)
     metrics.bytes_in_hand.set_function(lambda: in_hand.total - in_hand.left)
     # Without keys, only who sits at this machine may change what is served.
-    tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)))
+    tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)), Rates(settings.rates_redis))
     return Service(settings, base, engine, residency, releases, use_case, metrics, tenants, reading, workers, life)
 
 
@@ -198,6 +199,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         await asyncio.gather(*tasks, return_exceptions=True)
         if service.vqa.capture is not None:
             await service.vqa.capture.stop()
+        await service.tenants.close()
         await service.residency.close()
         await service.engine.stop()
 

@@ -15,17 +15,14 @@ import asyncio
 import hashlib
 import hmac
 import logging
-import math
-import time
 from pathlib import Path
 from typing import Annotated
 
 import limits
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from service.errors import LimitReached, Unauthorized
+from service.rates import Rates
 from service.types import Tenant
 from service.workers import Workers
 
@@ -66,9 +63,9 @@ class Tenants:
         KeysFault: the file is not as it should be.
     """
 
-    def __init__(self, path: Path | None, nobody: Tenant) -> None:
+    def __init__(self, path: Path | None, nobody: Tenant, rates: Rates | None = None) -> None:
         self._path, self._nobody = path, nobody
-        self._rates = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._rates = rates or Rates()
         self._stamp: tuple[int, ...] = ()
         self._fault = ""
         self._holders: list[tuple[bytes, Tenant]] = []
@@ -92,6 +89,10 @@ class Tenants:
         while self._path is not None:
             await asyncio.sleep(POLL_S)
             await workers.run(self.refresh)
+
+    async def close(self) -> None:
+        """Close what rates are counted in."""
+        await self._rates.close()
 
     def refresh(self) -> None:
         """Read the file if it changed; a bad one changes nothing, and is said once. Blocks."""
@@ -146,9 +147,7 @@ class Tenants:
         rate = limits.parse(tenant.rate)
         if questions >= rate.amount and questions > 1:
             raise LimitReached(f"your key may ask {tenant.rate}: send these questions in smaller batches")
-        if not await self._rates.hit(rate, tenant.name, cost=questions):
-            stats = await self._rates.get_window_stats(rate, tenant.name)
-            seconds = max(1, math.ceil(stats.reset_time - time.time()))
+        if (seconds := await self._rates.hit(rate, tenant.name, questions)) is not None:
             raise LimitReached(f"your key may ask {tenant.rate}: try again in {seconds} s", seconds)
 
 

@@ -3,13 +3,23 @@
 The only reader of the environment. A bad value fails at start and names the option.
 """
 
+import importlib.util
 import tempfile
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fsspec.registry import get_filesystem_class
-from pydantic import AnyHttpUrl, BeforeValidator, Field, FilePath, ImportString, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    BeforeValidator,
+    Field,
+    FilePath,
+    ImportString,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # The ranks vLLM has kernels for; the environment gives text, which a Literal of numbers would not take.
@@ -29,6 +39,15 @@ def _known(where: object) -> str:
 
 
 _Store = Annotated[str, BeforeValidator(_known)]
+
+
+def _reachable_by_redis(url: str) -> str:
+    if importlib.util.find_spec("redis") is None:
+        raise ValueError("the package redis is missing: install manylens[redis]")
+    return url
+
+
+_Redis = Annotated[str, Field(pattern=r"^rediss?://.+"), AfterValidator(_reachable_by_redis)]
 
 
 class Settings(BaseSettings):
@@ -80,6 +99,11 @@ class Settings(BaseSettings):
         validate_default=True,
         description="file of tenants and the digests of their keys (service/auth.py has its form), followed as it "
         "changes; without one there are no keys, which only a loopback host or --anonymous true allows",
+    )
+    rates_redis: _Redis | None = Field(
+        None,
+        description="Redis in which replicas count tenants' rates together, as redis://host:6379/0; while it fails, "
+        "and without one, each replica counts by itself; needs the extra `redis`",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line printed")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people, or for programs")
