@@ -104,6 +104,39 @@ def test_kill_9_of_the_service_leaves_no_process(log: Path) -> None:
     service.assert_nothing_left()
 
 
+def test_sigterm_to_all_processes_of_a_service_leaves_none(log: Path) -> None:
+    service = Service(log)
+    service.until_ready()
+    for pid in service.left():
+        os.kill(pid, signal.SIGTERM)
+    assert service.process.wait(STOPPED_S) == 0, log.read_text()
+    service.assert_nothing_left()
+
+
+def test_a_killed_fork_server_takes_the_engine_with_it_and_another_engine_comes(log: Path) -> None:
+    service = Service(log)
+    service.until_ready()
+    before = {pid for pid in service.left() if pid != service.process.pid}
+    forked = next(pid for pid in before if parent(pid) == service.process.pid and named(pid, "service"))
+    os.kill(forked, signal.SIGKILL)
+    service.until_said("was killed")
+    service.until_ready()
+    assert not {pid for pid in before & {*service.left()} if named(pid, "VLLM")}
+    body = {"question": "what is it?"}
+    assert httpx.post(f"http://127.0.0.1:{service.port}/v1/vqa", json=body, timeout=60).is_success
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(STOPPED_S) == 0, log.read_text()
+    service.assert_nothing_left()
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def named(pid: int, name: str) -> bool:
+    return name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def test_a_start_says_what_it_does_and_every_line_is_json_where_that_is_asked_for(log: Path) -> None:
     service = Service(log, "--log-format", "json", "--log-level", "debug")
     service.until_ready()

@@ -8,7 +8,8 @@ vLLM knows "spawn" and "fork" alone, so one function of it is replaced: `vllm.v1
 which it makes the core's process. tests/test_engine_forking.py says when an upgrade changes that.
 
 The fork server and all that comes of it are one process group, which the kernel has killed when this process dies,
-however it does. Where forking is not safe, vLLM starts its processes in its own way.
+however it does. What was forked dies with who forked it: a fork server that is killed takes the engine with it, and the
+next engine imports everything itself. Where forking is not safe, vLLM starts its processes in its own way.
 """
 
 import ctypes
@@ -126,11 +127,13 @@ def _fork_server(output: Output) -> int:
 def _serve(listener: int, alive_r: int, parent: int) -> None:
     """Serve forks until the parent is gone; then end every process that came of them."""
     os.setpgid(0, 0)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Whoever stops all processes of a service at once has not stopped this one before the first has drained.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, lambda *_: os.killpg(0, signal.SIGKILL))
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR2)
     if os.getppid() != parent:
         return
+    os.register_at_fork(after_in_child=_be_a_child)
     # The core forks its worker: a fork server of its own would import everything again.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
     if threads := os.environ.get("OMP_NUM_THREADS"):
@@ -140,6 +143,14 @@ def _serve(listener: int, alive_r: int, parent: int) -> None:
     forkserver.main(listener, alive_r, [])
 
 
+def _be_a_child() -> None:
+    """In a process just forked from the server or from one of its own: die with that, and hear SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:  # it died before it could be asked for
+        os._exit(1)
+
+
 def _let_vllm_use_it() -> None:
     from vllm.v1.engine import utils
 
@@ -147,12 +158,23 @@ def _let_vllm_use_it() -> None:
 
     def get_mp_context() -> Any:
         """The fork server's context, unless vLLM has a reason of its own against forking (WSL, NUMA, Ray)."""
+        if _has_ended():
+            log.error("the process that engines are forked from was killed: the next imports everything itself")
+            return multiprocessing.get_context("spawn")
         chosen = stock()
         if environment.on_cpu() or chosen.get_start_method() == "fork":  # on a CPU vLLM has none, and says spawn
             return multiprocessing.get_context("forkserver")
         return chosen
 
     utils.get_mp_context = get_mp_context
+
+
+def _has_ended() -> bool:
+    """Whether the fork server has; this process is its parent."""
+    try:
+        return _server is not None and os.waitpid(_server, os.WNOHANG)[0] == _server
+    except ChildProcessError:
+        return True
 
 
 def kill_engines() -> None:
@@ -166,7 +188,7 @@ def kill_engines() -> None:
 
 def abandon() -> None:
     """End every engine process and the fork server, without asking anything of anybody: this process ends too."""
-    if _server is not None:
+    if _server is not None and not _has_ended():
         os.killpg(_server, signal.SIGKILL)
     for child in multiprocessing.active_children():
         child.kill()
