@@ -76,6 +76,14 @@ bench-train: build/data/shapes/done ## train by Manylens and by TRL in turn: spe
 bench-size: $(VENV)/.all-$(ENGINE) ## what training LLaVA-1.5 7B and 13B takes in memory, by part, without its weights
 	$(BIN)/python -m loadtest.memory
 
+.PHONY: bench-plan
+bench-plan: $(VENV)/.all-$(ENGINE) ## memory as --plan says it beside the measured peak, at small and at the 7B's width, on a CPU
+	$(BIN)/python -m loadtest.planned $(ARGS)
+
+.PHONY: bench-rows
+bench-rows: $(VENV)/.all-$(ENGINE) ## 600,000 rows over 150,000 pictures: memory, seconds and disk of a training up to its first step
+	$(BIN)/python -m loadtest.rows $(ARGS)
+
 bench-gateway: $(VENV)/.all-$(ENGINE) ## the gateway's own time for a request, on an engine that takes none
 	$(BIN)/python -m loadtest.gateway $(ARGS)
 

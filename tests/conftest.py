@@ -69,14 +69,17 @@ def png(colour: str = "red", size: tuple[int, int] = (64, 64), file_format: str 
 
 @pytest.fixture(scope="session")
 def codes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows and images of a domain with rules of its own: every colour has a number; `train.jsonl` in their folder."""
+    """Rows and images of a domain with rules of its own: every colour has a number; `train.jsonl` in their folder.
+
+    No two of its 60 files hold the same bytes: of two that did, both would be on the same side of a split.
+    """
     folder = tmp_path_factory.mktemp("codes")
     colours = ("red", "green", "blue", "black", "orange", "purple")
     asked = ("what is the code?", "which code is shown in the picture?", "code?")
     lines = []
     for number in range(60):
         code = number % len(colours)
-        (folder / f"{number}.png").write_bytes(png(colours[code], (64 + number % 7, 64)))
+        (folder / f"{number}.png").write_bytes(png(colours[code], (64 + number // len(colours), 64)))
         for question in asked[: 1 + number % 3]:
             lines.append(json.dumps({"image": f"{number}.png", "question": question, "answer": str(code + 1)}))
     (folder / "train.jsonl").write_text("\n".join(lines))

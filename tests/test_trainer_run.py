@@ -1,6 +1,7 @@
 """A run's directory: held by one process, gone on from with its own options and data alone, and nothing in it lost."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,6 +111,29 @@ def test_beginning_afresh_keeps_what_an_earlier_run_left(tmp_path: Path) -> None
     assert not (tmp_path / "log.jsonl").exists()
     assert [path.name for path in complete(tmp_path / "before")] == ["checkpoint-72"]
     assert json.loads((tmp_path / "before/run.json").read_text())["options"]["seed"] == 0
+
+
+def test_a_run_that_learnt_nothing_displaces_nothing_that_was_kept(tmp_path: Path) -> None:
+    begin(tmp_path, options(), {}, resume=False)
+    checkpoint(tmp_path, 72)
+    for seed in (1, 2, 3):
+        begin(tmp_path, options(seed=seed), {}, resume=False)
+    assert [path.name for path in complete(tmp_path / "before")] == ["checkpoint-72"]
+
+
+def test_a_plan_says_memory_and_time_and_leaves_an_earlier_run_as_it_is(
+    codes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(made(tmp_path / "run"), options(), {}, resume=False)
+    checkpoint(tmp_path / "run", 72)
+    before = sorted(tmp_path.rglob("*"))
+    with owned(tmp_path / "run", "train"), caplog.at_level("INFO"):  # another process may be training there
+        assert run(codes, tmp_path, "--plan") == 0
+    assert sorted(path for path in tmp_path.rglob("*") if path.name != "lock") == before
+    assert "memory, GB: base 0.01" in caplog.text
+    assert "updates an epoch" in caplog.text
+    assert re.search(r"\d+ updates of [\d.]+ s, as the first were: \d", caplog.text)
+    assert re.search(r"features of \d+ images .*: \d+ s at most", caplog.text)
 
 
 def checkpoint(folder: Path, step: int, whole: bool = True) -> Path:

@@ -1,6 +1,7 @@
 """`trainer base`: a LLaVA's projector, or projector and language model, trained on rows -> a base checkpoint."""
 
 import logging
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -9,17 +10,15 @@ from transformers import LlavaForConditionalGeneration
 from transformers.integrations import unset_hf_deepspeed_config
 
 from service.adapters.base import Base
-from service.checkpoint import locate
 from trainer.config import StageOptions
 from trainer.data.split import read_sides, sample
-from trainer.errors import OptionError
 from trainer.lessons import prepare
 from trainer.loop import fit, uses_bfloat16
 from trainer.model import Checkpoint
 from trainer.places import check_folder
 from trainer.processes import here
 from trainer.run import begin, facts, owned
-from trainer.saving import FLOATS, bytes_of, copy_companions, new_directory, rename_tower
+from trainer.saving import begin_copy, copy_companions, new_directory, rename_tower
 from trainer.whole import WEIGHTS, unfreeze
 
 log = logging.getLogger(__name__)
@@ -32,18 +31,16 @@ def train_base(options: StageOptions) -> Path | None:
         TrainerError: faulty rows or options, an INT4 checkpoint among them.
         FileNotFoundError: `options.model` is not a LLaVA checkpoint.
     """
-    source = locate(options.model)
-    if options.output.exists():
-        raise OptionError(f"--output: {options.output} is there already: name a new directory")
-    if (precision := Base.of_checkpoint(source).precision) not in FLOATS:
-        raise OptionError(
-            f"--model: {options.model} is {precision}, and packed weights cannot learn: name the checkpoint it was "
-            "packed from, and pack what was trained with `trainer quantize`"
-        )
-    check_folder("--output", options.output.parent, bytes_of(source))
+    packed = (
+        "packed weights cannot learn: name the checkpoint it was packed from, and pack what was trained with"
+        " `trainer quantize`"
+    )
+    source = begin_copy(options.model, options.output, packed)
     if options.feature_cache:
         check_folder("--feature-cache", options.feature_cache)
-    with owned(Path("runs") / options.output.name, f"base {options.stage}") as run:
+    run = Path("runs") / options.output.name
+    # A plan leaves a run's directory as it is, also one that another process is training in.
+    with nullcontext() if options.plan else owned(run, f"base {options.stage}"):
         return _train(options, source, run)
 
 

@@ -122,7 +122,9 @@ class LoopOptions(_Configured):
         False,
         description="compute activations twice to hold fewer in memory; chosen anyway where they would not fit",
     )
-    plan: bool = Field(False, description="say what the training takes in memory and how many updates, and end")
+    plan: bool = Field(
+        False, description="say what the training takes in memory, how many updates and how long, and end"
+    )
     save_steps: int | None = Field(None, gt=0, description="keep a checkpoint every so many steps [every epoch]")
     log_steps: int = Field(1, gt=0, description="steps that make a point of the loss curve")
     track: tuple[Literal["tensorboard", "wandb"], ...] = Field(

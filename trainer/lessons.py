@@ -13,10 +13,12 @@ from trainer.data.rows import Row
 from trainer.errors import OptionError
 from trainer.forest import IMAGES, Trees, bend_of, grow, pack
 from trainer.loop import Lessons
+from trainer.meter import resident_bytes
 from trainer.model import Checkpoint
-from trainer.order import Order
+from trainer.order import Order, Shares
+from trainer.pace import blank, said, seconds_an_image, seconds_an_update
 from trainer.plan import Need, Shape, need
-from trainer.processes import gathered, sharing
+from trainer.processes import gathered, here, sharing
 from trainer.states import sight_of
 from trainer.tokens import Form, Tokens, encode
 
@@ -51,14 +53,17 @@ def prepare(
         encode(part, checkpoint.prompt, checkpoint.sight[0], checkpoint.context, form) for part in (rows, held_out)
     )
     bend = bend_of(checkpoint.hidden_size, checkpoint.model.device.type == "cuda")
-    trees, budget, checkpointing = _fitted(checkpoint, tokens, options, learns, bend)
+    trees, budget, checkpointing, planned = _fitted(checkpoint, tokens, options, learns, bend)
     if options.plan:
+        order = Order(trees, options.rows_per_step, options.seed, options.group_by_modality)
+        shares = Shares(order, trees, budget, bend, blank(checkpoint), int(here().num_processes))
+        _tell_time(checkpoint, options, learns, shares, checkpointing)
         return None
     cache = None if options.no_feature_cache else options.feature_cache
     room = int(options.feature_cache_gb * 1e9) if options.feature_cache_gb else None
     sight = sight_of(checkpoint, chain(rows, held_out), cache, room, digests)
     held = grow(unseen, most_branches(options), max(budget, _longest(unseen)))
-    return Lessons(trees, held, sight, budget, bend, checkpointing)
+    return Lessons(trees, held, sight, budget, bend, checkpointing, planned)
 
 
 def most_branches(options: LoopOptions) -> int:
@@ -68,8 +73,8 @@ def most_branches(options: LoopOptions) -> int:
 
 def _fitted(
     checkpoint: Checkpoint, tokens: Tokens, options: LoopOptions, learns: Callable[[Any], Any], bend: float
-) -> tuple[Trees, int, bool]:
-    """Trees, the tokens of a forest, and whether to checkpoint: the quickest that memory holds, of what is asked.
+) -> tuple[Trees, int, bool, Need]:
+    """Trees, the tokens of a forest, whether to checkpoint, and what that takes: the quickest that memory holds.
 
     Fewer tokens cost less time than checkpointing does, down to a quarter.
     """
@@ -77,7 +82,8 @@ def _fitted(
     budgets = [options.tokens] if options.tokens else sorted({max(each, longest) for each in _FEWER}, reverse=True)
     ways = [True] if options.gradient_checkpointing else [False, True]
     # The least of all processes, which have to make the same forests or they wait for one another for ever.
-    free = min(gathered([torch.cuda.mem_get_info()[0] if checkpoint.model.device.type == "cuda" else available()]))
+    on_gpu = checkpoint.model.device.type == "cuda"
+    free = min(gathered([torch.cuda.mem_get_info()[0] if on_gpu else available()]))
     found: Need | None = None
     for checkpointing in ways:
         for budget in budgets:
@@ -91,20 +97,39 @@ def _fitted(
                 nf4=bool(getattr(options, "nf4", False)),
                 checkpointing=checkpointing,
                 optimizer=options.optimizer,
-                on_gpu=checkpoint.model.device.type == "cuda",
+                on_gpu=on_gpu,
             ).shared(*sharing())
-            if found.total - found.weights <= _SHARE * free:
-                log.info("memory, GB: %s; %.2f more are free than the base takes now", found, free / 1e9)
+            if found.more <= _SHARE * free:
+                if not on_gpu:
+                    found = found.beside(resident_bytes())
+                log.info("memory, GB: %s; %.2f more are free now, the base loaded", found, free / 1e9)
                 log.info(
                     "%d updates an epoch, forests of %d tokens at most%s",
                     *(len(order), budget, ", activations computed twice" if checkpointing else ""),
                 )
-                return trees, budget, checkpointing
+                return trees, budget, checkpointing, found
     assert found
     raise OptionError(
         f"memory: this training takes, in GB, {found}, and {free / 1e9:.2f} are free beside the base: give fewer"
         " --tokens, a smaller --rank, --gradient-checkpointing, --nf4, or a machine with more"
     )
+
+
+def _tell_time(
+    checkpoint: Checkpoint, options: LoopOptions, learns: Callable[[Any], Any], shares: Shares, checkpointing: bool
+) -> None:
+    """Log how long the training will take, by its first updates; the model learns nothing of them and is spoilt."""
+    images = len(shares.trees.tokens.images)
+    log.info(
+        "features of %d images that are not kept yet: %s at most, decoding not counted",
+        *(images, said(images * seconds_an_image(checkpoint))),
+    )
+    model = learns(checkpoint.model)
+    if checkpointing:
+        checkpoint.model.gradient_checkpointing_enable({"use_reentrant": False})
+    each = seconds_an_update(checkpoint, model, shares)
+    updates = options.max_steps or round(len(shares.order) * options.epochs)
+    log.info("%d updates of %.2f s, as the first were: %s; scoring comes behind", updates, each, said(each * updates))
 
 
 def _longest(tokens: Tokens) -> int:

@@ -26,6 +26,7 @@ from trainer.meter import Bar, Meter
 from trainer.model import has_bfloat16
 from trainer.order import Epochs, Order, Shares
 from trainer.places import check_folder
+from trainer.plan import Need
 from trainer.run import LEARNT, LOG, cut_log
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class Lessons:
     bend: float
     # Whether activations are computed twice to hold fewer.
     checkpointing: bool = False
+    # What that was planned to take, where it was.
+    planned: Need | None = None
 
 
 class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped

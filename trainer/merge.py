@@ -7,14 +7,11 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import LlavaForConditionalGeneration
 
-from service.adapters.base import MERGED, Base
+from service.adapters.base import MERGED
 from service.adapters.modules import WEIGHTS
-from service.checkpoint import locate
 from trainer.config import MergeOptions
-from trainer.errors import OptionError
 from trainer.lens import Lens
-from trainer.places import check_folder
-from trainer.saving import FLOATS, bytes_of, copy_companions, new_directory, rename_tower
+from trainer.saving import begin_copy, copy_companions, new_directory, rename_tower
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +24,11 @@ def merge(options: MergeOptions) -> Path:
         AdapterRefused: an adapter that does not fit the base.
         FileNotFoundError: `options.model` is not a LLaVA checkpoint.
     """
-    source = locate(options.model)
-    if options.output.exists():
-        raise OptionError(f"--output: {options.output} is there already: name a new directory")
-    if (precision := Base.of_checkpoint(source).precision) not in FLOATS:
-        raise OptionError(
-            f"--model: {options.model} is {precision}, and packed weights take no adapter: name the checkpoint it was"
-            " packed from, and pack what was merged with `trainer quantize`"
-        )
-    check_folder("--output", options.output.parent, bytes_of(source))
+    packed = (
+        "packed weights take no adapter: name the checkpoint it was packed from, and pack what was merged with"
+        " `trainer quantize`"
+    )
+    source = begin_copy(options.model, options.output, packed)
     lens = Lens.find(options.adapter, options.store)
     lens.judge(source)
     model = LlavaForConditionalGeneration.from_pretrained(source, dtype="auto", local_files_only=True)

@@ -72,7 +72,7 @@ class Shares(Dataset[dict[str, Any]]):
         self, order: Order, trees: Trees, budget: int, bend: float, sight: Sight | None, processes: int = 1
     ) -> None:
         self.order, self.processes = order, processes
-        self._trees, self._budget, self._bend, self._sight = trees, budget, bend, sight
+        self.trees, self._budget, self._bend, self._sight = trees, budget, bend, sight
 
     def __len__(self) -> int:
         return len(self.order) * self.processes
@@ -83,27 +83,27 @@ class Shares(Dataset[dict[str, Any]]):
         epoch, update = divmod(update, len(self.order))
         shares = [self._forests(share) for share in self._deal(self.order.epoch(epoch)[update].tolist())]
         mine = shares[rank] + [[]] * (max(map(len, shares)) - len(shares[rank]))
-        batches = [collate(self._trees, forest, self._sight) for forest in mine]
+        batches = [collate(self.trees, forest, self._sight) for forest in mine]
         trees = [tree for forest in mine for sequence in forest for tree in sequence]
         return {
             "forests": [{each.name: getattr(batch, each.name) for each in fields(batch)} for batch in batches],
             "answers": torch.tensor(sum(len(batch.labels) for batch in batches)),
-            "rows": sum(int(self._trees.starts[tree + 1] - self._trees.starts[tree]) for tree in trees),
-            "tokens": sum(int(self._trees.lengths[tree]) for tree in trees),
+            "rows": sum(int(self.trees.starts[tree + 1] - self.trees.starts[tree]) for tree in trees),
+            "tokens": sum(int(self.trees.lengths[tree]) for tree in trees),
         }
 
     def _deal(self, trees: list[int]) -> list[list[int]]:
         """The longest first, each to who has fewest tokens."""
         shares: list[list[int]] = [[] for _ in range(self.processes)]
         tokens = [0] * self.processes
-        for tree in sorted(trees, key=lambda tree: (-self._trees.lengths[tree], tree)):
+        for tree in sorted(trees, key=lambda tree: (-self.trees.lengths[tree], tree)):
             rank = tokens.index(min(tokens))
             shares[rank].append(tree)
-            tokens[rank] += int(self._trees.lengths[tree])
+            tokens[rank] += int(self.trees.lengths[tree])
         return shares
 
     def _forests(self, trees: list[int]) -> list[list[list[int]]]:
-        packed = pack([int(self._trees.lengths[tree]) for tree in trees], self._budget, self._bend)
+        packed = pack([int(self.trees.lengths[tree]) for tree in trees], self._budget, self._bend)
         return [[[trees[place] for place in sequence] for sequence in forest] for forest in packed]
 
 

@@ -7,7 +7,7 @@ that it holds at a time is counted. Two and three layers are run; each further o
 import weakref
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ from trainer.forest import Batch
 
 # NormalFloat's 4 bits, and 0.127 of constants that are quantised again (Dettmers et al., QLoRA, 2023, section 3).
 _NF4_BYTES = 4.127 / 8
+# What the loop's code and libraries take when they first run, as found on a CPU.
+_LOOP = 70_000_000
 # AdamW's two moments in float32, or in a byte each; Muon has one.
 _MOMENTS = {"adamw": 8, "adamw-8bit": 2, "muon": 4}
 
@@ -37,26 +39,40 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Bytes by part: the base's weights, what learns, the optimiser's moments, and the most that a step adds."""
+    """Bytes by part: the base's weights, what learns, the optimiser's moments, and the most that a step adds.
+
+    `process` is what the process holds beside the base where that is the same memory, on a CPU.
+    """
 
     weights: int
     learns: int
     moments: int
     step: int
+    process: int = 0
+
+    @property
+    def more(self) -> int:
+        """What the training adds to what is held before it."""
+        return self.learns + self.moments + self.step
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.learns + self.moments + self.step
+        return self.weights + self.more + self.process
 
     def shared(self, weights: int, states: int) -> "Need":
         """What one process takes where so many share out the weights that learn, and gradients and moments."""
         gradients = self.learns - self.learns // states
         step = max(0, self.step - gradients)  # in which they were counted whole
-        return Need(self.weights, self.learns // weights, self.moments // states, step)
+        return replace(self, learns=self.learns // weights, moments=self.moments // states, step=step)
+
+    def beside(self, held: int) -> "Need":
+        """The same in a process that holds so many bytes, the base among them, before its training begins."""
+        return replace(self, process=max(0, held - self.weights) + _LOOP)
 
     def __str__(self) -> str:
         parts = {"base": self.weights, "learns": self.learns, "optimiser": self.moments, "step": self.step}
+        parts |= {"process": self.process} if self.process else {}
         return ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items()) + f": {self.total / 1e9:.2f} GB"
 
 

@@ -173,9 +173,14 @@ def _said(value: Any) -> str:
 
 
 def _put_aside(directory: Path) -> None:
-    """Move what an earlier run left into a folder within, in place of what lay there."""
+    """Move what an earlier run left into a folder within, in place of what lay there.
+
+    A run that ended before its first checkpoint leaves nothing to keep, and displaces nothing.
+    """
     left = [name for name in _KEPT if (directory / name).exists()]
-    if not left:
+    if not any((directory / name).exists() for name in (LEARNT, CHECKPOINTS)):
+        for name in left:
+            (directory / name).unlink()
         return
     aside = directory / _BEFORE
     shutil.rmtree(aside, ignore_errors=True)

@@ -8,6 +8,11 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from service.adapters.base import Base
+from service.checkpoint import locate
+from trainer.errors import OptionError
+from trainer.places import check_folder
+
 INDEX = "model.safetensors.index.json"
 # Precisions of weights that can be trained or packed.
 FLOATS = ("bfloat16", "float16", "float32")
@@ -29,6 +34,24 @@ def new_directory(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def begin_copy(model: str, output: Path, instead: str) -> Path:
+    """The directory of the base checkpoint `model`, of which a changed copy can be written to `output`.
+
+    `instead` ends the sentence that refuses packed weights: why they cannot be changed, and what can.
+
+    Raises:
+        OptionError: `output` is there already or cannot be written, or the checkpoint is packed.
+        FileNotFoundError: `model` is not a LLaVA checkpoint.
+    """
+    source = locate(model)
+    if output.exists():
+        raise OptionError(f"--output: {output} is there already: name a new directory")
+    if (precision := Base.of_checkpoint(source).precision) not in FLOATS:
+        raise OptionError(f"--model: {model} is {precision}, and {instead}")
+    check_folder("--output", output.parent, bytes_of(source))
+    return source
 
 
 def bytes_of(source: Path) -> int:

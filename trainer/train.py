@@ -4,6 +4,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,8 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
     check_folder("--store", options.store)
     if options.feature_cache:
         check_folder("--feature-cache", options.feature_cache)
-    with owned(output, "train"):
+    # A plan leaves a run's directory as it is, also one that another process is training in.
+    with nullcontext() if options.plan else owned(output, "train"):
         return _train(options, output, command)
 
 
@@ -58,12 +60,9 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
     # 2. The base, and what its frozen half makes of every image.
     path = locate(options.model)
     parent = Parent.of(options, path, output)
-    begin(
-        output,
-        options,
-        (parent.facts if parent else {}) | facts(options, sides, Base.of_checkpoint(path)),
-        options.resume,
-    )
+    if not options.plan:
+        begun_from = parent.facts if parent else {}
+        begin(output, options, begun_from | facts(options, sides, Base.of_checkpoint(path)), options.resume)
     checkpoint = Checkpoint.load(path, options.nf4, uses_bfloat16(options))
     lessons = prepare(checkpoint, rows, held_out, sides.digests, options, partial(add_lora, options=options))
     if lessons is None:

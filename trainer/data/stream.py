@@ -6,6 +6,7 @@
 import os
 import shutil
 import weakref
+from abc import abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -20,7 +21,27 @@ from trainer.data.rows import Parser, Row
 from trainer.errors import DataError
 
 
-class RowFile(Sequence[Row]):
+class _Rows(Sequence[Row]):
+    """Rows that are found by their places; a slice of them is read no sooner than its rows are asked for."""
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+        if isinstance(index, slice):
+            return Chosen(self, np.arange(len(self))[index])
+        return self._row(range(len(self))[index])
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(self._row, range(len(self)))
+
+    @abstractmethod
+    def _row(self, place: int) -> Row:
+        """The row at a place from 0 on."""
+
+
+class RowFile(_Rows):
     """The rows of a JSON lines file, in its order. Processes that fork share one open file: it is read by offset."""
 
     def __init__(self, data: str, images: str) -> None:
@@ -52,25 +73,15 @@ class RowFile(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
-        if isinstance(index, slice):
-            return Chosen(self, np.arange(len(self))[index])
-        index = range(len(self))[index]
-        start, end = self._starts[index : index + 2]
+    def _row(self, place: int) -> Row:
+        start, end = self._starts[place : place + 2]
         line = os.pread(self._file.fileno(), int(end - start), int(start))
         # The next line may be blank, and be part of what was read.
-        (row,) = self._parser.line(int(self._numbers[index]), line.strip(b"\r\n ").split(b"\n", 1)[0]).rows
+        (row,) = self._parser.line(int(self._numbers[place]), line.strip(b"\r\n ").split(b"\n", 1)[0]).rows
         return row
 
-    def __iter__(self) -> Iterator[Row]:
-        return (self[index] for index in range(len(self)))
 
-
-class Joined(Sequence[Row]):
+class Joined(_Rows):
     """Several sequences of rows, one behind the other."""
 
     def __init__(self, parts: Sequence[Sequence[Row]]) -> None:
@@ -80,22 +91,15 @@ class Joined(Sequence[Row]):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
-        if isinstance(index, slice):
-            return Chosen(self, np.arange(len(self))[index])
-        index = range(len(self))[index]
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        return self._parts[part][index - (int(self._ends[part - 1]) if part else 0)]
+    def _row(self, place: int) -> Row:
+        part = int(np.searchsorted(self._ends, place, side="right"))
+        return self._parts[part][place - (int(self._ends[part - 1]) if part else 0)]
 
     def __iter__(self) -> Iterator[Row]:
         return chain.from_iterable(self._parts)
 
 
-class Chosen(Sequence[Row]):
+class Chosen(_Rows):
     """Some rows of a sequence, by their places."""
 
     def __init__(self, rows: Sequence[Row], places: NDArray[np.int64]) -> None:
@@ -105,17 +109,8 @@ class Chosen(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
-        if isinstance(index, slice):
-            return Chosen(self._rows, self._places[index])
-        return self._rows[int(self._places[index])]
-
-    def __iter__(self) -> Iterator[Row]:
-        return (self._rows[int(place)] for place in self._places)
+    def _row(self, place: int) -> Row:
+        return self._rows[int(self._places[place])]
 
 
 def _local(data: str) -> IO[bytes]:
