@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 import matplotlib
 import pytest
+import yaml
 
 from deploy.observability.boards import ENGINE, SERVICE, Board
 from loadtest.stores import files_of
@@ -161,7 +162,7 @@ def test_long_answers_in_a_small_cache(fleet: Fleet) -> None:
 
 
 def test_an_engine_killed_again_and_again_under_load(fleet: Fleet) -> None:
-    wait(lambda: not fleet.watch.value('ALERTS{alertname=~"ErrorBudget.+",alertstate="firing"}'), "the budget rests")
+    wait(lambda: not fleet.watch.now('ALERTS{alertname=~"ErrorBudget.+",alertstate="firing"}'), "the budget rests")
     alerts, began = ("EngineRestarted", "ErrorBudgetFast", "ErrorBudgetSlow"), time.time()
     with load(fleet.one, 4, question="what is it?"):
         for _ in range(3):
@@ -186,6 +187,9 @@ def test_a_version_whose_weights_are_cut_short(fleet: Fleet) -> None:
     began = time.time()
     time.sleep(2)
     assert fleet.ask(fleet.one, "broken").status_code == 404
+    probe = Manifest.model_validate_json(files[FILE]).probes[0].model_copy(update={"adapter_answer": "no such answer"})
+    changed(fleet, "liar", probes=(probe,))
+    wait(lambda: fleet.ask(fleet.one, "liar").status_code == 503, "it answers its probe otherwise")
     fleet.fires("AdapterRefused", after=began)
     fleet.watch.resolves("AdapterRefused")
 
@@ -328,6 +332,13 @@ def test_every_query_of_rules_and_dashboards_found_series(fleet: Fleet) -> None:
     assert not empty
 
 
+def test_every_query_of_the_autoscaler_gives_one_number(fleet: Fleet) -> None:
+    """KEDA takes several elements, or none, for an error."""
+    scaled = yaml.safe_load((ROOT / "deploy/k8s/components/keda/scaledobject.yaml").read_text())
+    for trigger in scaled["spec"]["triggers"]:
+        assert len(fleet.watch.now(trigger["metadata"]["query"])) == 1, trigger
+
+
 @pytest.mark.parametrize("board", [SERVICE, ENGINE], ids=lambda board: str(board.uid))
 def test_the_dashboards_are_drawn(fleet: Fleet, board: Board) -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
@@ -355,7 +366,7 @@ def draw(watch: Watch, board: Board, file: Path) -> int:
         axis.set_title(f"{panel.title} ({panel.unit})", fontsize=9)
         axis.set_ylim(bottom=0)
         if handles:
-            axis.legend(fontsize=5, loc="upper left", ncols=2)
+            axis.legend(*(part[:10] for part in axis.get_legend_handles_labels()), fontsize=5, ncols=2)
     figure.suptitle(board.title)
     figure.savefig(file, dpi=70)
     pyplot.close(figure)

@@ -79,11 +79,10 @@ class Watch:
         found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]
         return found
 
-    def value(self, expression: str) -> float | None:
-        """The newest value of one series."""
-        about = {"query": expression}
-        found = httpx.get(f"{self.url}/api/v1/query", params=about, timeout=30).json()["data"]["result"]
-        return float(found[0]["value"][1]) if found else None
+    def now(self, expression: str) -> list[float]:
+        """The values just now, one for each series."""
+        found = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=30).raise_for_status()
+        return [float(each["value"][1]) for each in found.json()["data"]["result"]]
 
     def _fired(self, alert: str, after: float) -> list[float]:
         return [when for name, state, when in self.heard if (name, state) == (alert, "firing") and when >= after]

@@ -37,6 +37,17 @@ def _rate(name: str, *more: str) -> str:
     return f"rate({_of(name, *more)}[$__rate_interval])"
 
 
+def _news(name: str) -> str:
+    """What a counter grew by in 15 minutes; one that is first seen at 1 has by itself increased by nothing."""
+    series = _of(name)
+    return f"(increase({series}[15m]) > 0) or ({series} unless {series} offset 15m)"
+
+
+def _named(expression: str) -> str:
+    """The same with a name for the base, whose label is empty, and so not there."""
+    return f'label_replace({expression}, "adapter", "the base", "adapter", "")'
+
+
 def _quantile(share: float, name: str, by: str = "", *more: str) -> str:
     labels = f"le, {by}" if by else "le"
     return f"histogram_quantile({share}, sum by ({labels}) ({_rate(f'{name}_bucket', *more)}))"
@@ -132,37 +143,42 @@ SERVICE = Board(
             (
                 Panel(
                     "Share of the engine's work",
-                    ((f'adapter:vqa_cost:share5m{{job="manylens",{_ADAPTER}}}', _BY_ADAPTER),),
+                    ((_named(f'adapter:vqa_cost:share5m{{job="manylens",{_ADAPTER}}}'), _BY_ADAPTER),),
                     "percentunit",
-                    "By tokens, one of an answer counted as four of a prompt. No name: the base.",
+                    "By tokens, one of an answer counted as four of a prompt.",
                 ),
                 Panel(
                     "Requests by adapter",
-                    ((f"sum by (adapter) ({_rate('vqa_requests_total', _ADAPTER)})", _BY_ADAPTER),),
+                    ((_named(f"sum by (adapter) ({_rate('vqa_requests_total', _ADAPTER)})"), _BY_ADAPTER),),
                     "reqps",
-                    "No name: the base, and requests for an adapter that is not there.",
+                    "Requests for an adapter that is not there count as the base's.",
                 ),
                 Panel(
                     "Tokens by adapter",
-                    ((f"sum by (adapter, kind) ({_rate('vqa_tokens_total', _ADAPTER)})", "{{adapter}} {{kind}}"),),
+                    (
+                        (
+                            _named(f"sum by (adapter, kind) ({_rate('vqa_tokens_total', _ADAPTER)})"),
+                            "{{adapter}} {{kind}}",
+                        ),
+                    ),
                     "short",
                     "Per second: of prompts, of images, of answers.",
                 ),
                 Panel(
                     "Time to first token by adapter, p95",
-                    ((_quantile(0.95, "vqa_time_to_first_token_seconds", "adapter", _ADAPTER), _BY_ADAPTER),),
+                    ((_named(_quantile(0.95, "vqa_time_to_first_token_seconds", "adapter", _ADAPTER)), _BY_ADAPTER),),
                     "s",
                     "An adapter that is slow alone is being loaded again and again: see Loads a minute.",
                 ),
                 Panel(
                     "Share of failures by adapter",
-                    ((f'adapter:vqa_errors:ratio_rate5m{{job="manylens",{_ADAPTER}}}', _BY_ADAPTER),),
+                    ((_named(f'adapter:vqa_errors:ratio_rate5m{{job="manylens",{_ADAPTER}}}'), _BY_ADAPTER),),
                     "percentunit",
                     "By the service's fault, over 5 minutes.",
                 ),
                 Panel(
                     "Time per token, p95",
-                    ((_quantile(0.95, "vqa_time_per_output_token_seconds", "adapter", _ADAPTER), _BY_ADAPTER),),
+                    ((_named(_quantile(0.95, "vqa_time_per_output_token_seconds", "adapter", _ADAPTER)), _BY_ADAPTER),),
                     "s",
                     "After the first one.",
                 ),
@@ -186,7 +202,7 @@ SERVICE = Board(
                     "Corrections that were not what was answered",
                     (
                         (
-                            f'adapter_release:vqa_feedback_wrong:ratio_rate30m{{job="manylens",{_ADAPTER}}}',
+                            _named(f'adapter_release:vqa_feedback_wrong:ratio_rate30m{{job="manylens",{_ADAPTER}}}'),
                             "{{adapter}} {{release}}",
                         ),
                     ),
@@ -218,7 +234,7 @@ SERVICE = Board(
                 Panel(
                     "Since the store was last read",
                     (
-                        (f"time() - {_of('vqa_store_seen_timestamp_seconds')}", _BY_REPLICA),
+                        (f"time() - ({_of('vqa_store_seen_timestamp_seconds')} > 0)", _BY_REPLICA),
                         (f"10 * {_of('vqa_store_poll_seconds')}", f"{_BY_REPLICA} limit"),
                     ),
                     "s",
@@ -245,7 +261,7 @@ ENGINE = Board(
                 Panel(
                     "Since the engine was last heard",
                     (
-                        (f"time() - {_of('vqa_engine_heard_timestamp_seconds')}", _BY_REPLICA),
+                        (f"time() - ({_of('vqa_engine_heard_timestamp_seconds')} > 0)", _BY_REPLICA),
                         (_of("vqa_engine_silence_limit_seconds"), f"{_BY_REPLICA} limit"),
                     ),
                     "s",
@@ -346,10 +362,10 @@ ENGINE = Board(
                     "Versions refused and failed, in 15 minutes",
                     (
                         (
-                            f"sum by (reason) (increase({_of('vqa_adapter_rejected_total')}[15m]))",
+                            f"sum by (reason) ({_news('vqa_adapter_rejected_total')})",
                             "refused: {{reason}}",
                         ),
-                        (f"sum by (reason) (increase({_of('vqa_adapter_failed_total')}[15m]))", "failed: {{reason}}"),
+                        (f"sum by (reason) ({_news('vqa_adapter_failed_total')})", "failed: {{reason}}"),
                     ),
                     "none",
                     "Refused is final until the files change; failed is tried again.",
