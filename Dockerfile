@@ -67,6 +67,7 @@ RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
 
 # The trainer's packages on top of the service's.
 FROM deps AS deps-train
+ARG ENGINE=gpu
 RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,target=/root/.cache/uv \

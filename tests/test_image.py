@@ -132,6 +132,12 @@ def test_the_health_check_tells_a_dead_service(demo: str) -> None:
     assert inside("/opt/venv/bin/python", "-I", "-c", check).returncode == 1
 
 
+def test_the_trainer_has_an_image_of_its_own(demo: str) -> None:
+    build("train", "--build-arg", "ENGINE=cpu")
+    helped = inside("-m", "trainer", "train", "--help", image="train", entry="/opt/venv/bin/python")
+    assert "--score-rows" in helped.stdout, helped.stderr
+
+
 def test_the_gpu_image_compiles_what_triton_asks_for() -> None:
     """Its system alone: the packages of the GPU build take more disk than a test may."""
     build("system", "--build-arg", "ENGINE=gpu")
