@@ -98,6 +98,13 @@ MUTATIONS: dict[str, tuple[Callable[[Objects], Any], str]] = {
 }
 
 
+def test_the_check_fails_on_an_option_that_the_trainer_does_not_have() -> None:
+    changed = check.build(check.OVERLAYS / "trainer", KUBECTL)
+    container = _of(changed, "Job")["spec"]["template"]["spec"]["containers"][0]
+    container["args"][0] = container["args"][0].replace("--model", "--base")
+    assert "Job/manylens-train: --base is no option of the trainer" in faults(changed)
+
+
 @pytest.mark.parametrize("what", MUTATIONS)
 def test_the_check_fails_on(what: str, scaled: Objects) -> None:
     changed, (mutate, expected) = copy.deepcopy(scaled), MUTATIONS[what]
@@ -115,7 +122,9 @@ def test_no_policy_of_checkov_is_broken_that_has_no_reason_beside_it(tmp_path: P
         done = subprocess.run([CHECKOV, *what, *common], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Passed checks: " in done.stdout  # it did read them
-    (tmp_path / "cpu.yaml").write_text((tmp_path / "cpu.yaml").read_text().replace("runAsNonRoot: true", ""))
+    (tmp_path / "cpu.yaml").write_text(
+        (tmp_path / "cpu.yaml").read_text().replace("allowPrivilegeEscalation: false", "")
+    )
     broken = subprocess.run([CHECKOV, "-d", str(tmp_path), "--framework", "kubernetes", *common], capture_output=True)
     assert broken.returncode == 1
 

@@ -22,6 +22,7 @@ import yaml
 
 from deploy.k8s.cel import broken_rules
 from service.settings import Settings
+from trainer.config import TrainOptions
 
 HERE = Path(__file__).parent
 OVERLAYS = HERE / "overlays"
@@ -69,7 +70,7 @@ def faults(objects: list[Object], crds: Definitions, routes: set[str], series: s
     for each in objects:
         about = f"{each['kind']}/{each['metadata']['name']}"
         checks = [_schema(each, crds), _options(each), _series(each, series)]
-        checks += [_probes(each, routes), _mounts(each), _selects(each, objects)]
+        checks += [_probes(each, routes), _mounts(each), _selects(each, objects), _trains(each)]
         found += [f"{about}: {fault}" for check in checks for fault in check]
     return found
 
@@ -186,6 +187,16 @@ def _selects(each: Object, objects: list[Object]) -> Iterator[str]:
         for source in container.get("envFrom", []):
             if (wanted := source.get("configMapRef")) and ("ConfigMap", wanted["name"]) not in names:
                 yield f"there is no ConfigMap {wanted['name']}"
+
+
+def _trains(each: Object) -> Iterator[str]:
+    """Options of a training that is begun in a container."""
+    options = {name.replace("_", "-") for name in TrainOptions.model_fields}
+    for _, container in _containers(each):
+        command = " ".join([*container.get("command", []), *container.get("args", [])])
+        for name in re.findall(r"--([a-z-]+)", command.partition("-m trainer train")[2]):
+            if name not in options:
+                yield f"--{name} is no option of the trainer"
 
 
 def _series(each: Object, series: set[str]) -> Iterator[str]:
