@@ -10,7 +10,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
 
 # A request waits so long for Redis, and no request asks it again so soon after it failed.
-_PATIENCE_S, _PAUSE_S = 0.5, 2.0
+_PATIENCE_S, _PAUSE_S = 1.0, 2.0
 
 log = logging.getLogger(__name__)
 
