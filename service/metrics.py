@@ -281,7 +281,11 @@ def exposed(metrics: Metrics, host: str, port: int) -> Iterator[None]:
         def log_message(self, *_: object) -> None:
             """Nobody wants a line for each scrape."""
 
-    with ThreadingHTTPServer((host, port), Answer) as server:
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A scraper that hung up is no news: printed, it would be a traceback among log lines."""
+
+    with Server((host, port), Answer) as server:
         thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
         thread.start()
         try:

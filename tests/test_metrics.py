@@ -1,5 +1,6 @@
 """Every series the design names is there, and what callers make up never becomes one."""
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -202,6 +203,21 @@ async def test_the_port_for_metrics_gives_names_as_they_are_to_a_prometheus_that
     assert answer.headers["content-type"].startswith("text/plain")
     assert 'vllm:lora_requests_info{max_lora="4",running_lora_adapters="digits"' in answer.text
     assert 'vqa_requests_total{adapter="digits",outcome="ok"} 1.0' in answer.text
+
+
+async def test_a_scraper_that_hangs_up_leaves_no_traceback(
+    fake_adapters: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(adapters=str(fake_adapters), metrics_port=free_port())
+    async with serving(settings, FakeEngine()), httpx.AsyncClient() as client:
+        for _ in range(20):
+            _, writer = await asyncio.open_connection("127.0.0.1", settings.metrics_port)
+            writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+            await writer.drain()
+            writer.transport.abort()
+        await client.get(f"http://127.0.0.1:{settings.metrics_port}/metrics")
+        await asyncio.sleep(0.2)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 async def test_limits_are_shown_beside_what_they_limit(fake_adapters: Path) -> None:
