@@ -81,11 +81,24 @@ class Fleet:
         body = {"question": "what is it?", "adapter": adapter, "image": data_url(png())} | fields
         return httpx.post(f"http://127.0.0.1:{service.port}/v1/vqa", json=body, timeout=60)
 
-    def engine(self, service: Service) -> int:
-        """The process of a service's engine."""
-        found = [pid for pid in service.left() if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        assert found, "the service has no engine"
-        return found[0]
+    def engine(self, service: Service, but: int | None = None) -> int:
+        """The process of a service's engine, once there is one; another than `but`."""
+        wait(lambda: bool(set(self._engines(service)) - {but}), "the service has an engine")
+        return next(pid for pid in self._engines(service) if pid != but)
+
+    def kill_engine(self, service: Service) -> None:
+        """By -9, and return when there is another that answers."""
+        os.kill(killed := self.engine(service), signal.SIGKILL)
+        self.engine(service, but=killed)
+        service.until_ready()
+
+    def _engines(self, service: Service) -> list[int]:
+        found = []
+        for pid in service.left():
+            with contextlib.suppress(OSError):  # it has just ended
+                if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return found
 
 
 @contextlib.contextmanager
@@ -166,9 +179,7 @@ def test_an_engine_killed_again_and_again_under_load(fleet: Fleet) -> None:
     alerts, began = ("EngineRestarted", "ErrorBudgetFast", "ErrorBudgetSlow"), time.time()
     with load(fleet.one, 4, question="what is it?"):
         for _ in range(3):
-            os.kill(fleet.engine(fleet.one), signal.SIGKILL)
-            time.sleep(1)
-            fleet.one.until_ready()
+            fleet.kill_engine(fleet.one)
         fleet.fires(*alerts, after=began)
     fleet.watch.resolves(*alerts)
 
