@@ -56,3 +56,10 @@ def test_the_tests_of_a_case_exist_and_speak_of_its_status(case: str, statuses: 
             *(word for error in errors() if error.status == status for word in (error.__name__, error.code)),
         ]
         assert status == 200 or re.search(rf"\b({'|'.join(words)})\b", text), status
+
+
+def test_every_fault_of_the_trainer_has_tests_that_exist() -> None:
+    rows = re.findall(r"^\| t(\d+) [^|]+ \| [^|]+ \| ([^|]+) \|$", (ROOT / "docs/trainer-cases.md").read_text(), re.M)
+    assert [int(number) for number, _ in rows] == list(range(1, 30))
+    named = [name for _, names in rows for name in re.findall(r"`([^`]+)`", names)]
+    assert [name for name in named if name not in TESTS] == []
