@@ -25,8 +25,8 @@ _HEAD_BYTES = 65_536
 # An answer that goes before its request came whole, on a connection that is to be closed: closed at once, the system
 # resets it, and most clients lose the answer. So what they still send is read and dropped, up to as much as this.
 _LINGER_BYTES, _LINGER_S = 64 << 20, 20.0
-# What is dropped is read so much at a time, with a pause after it: others come first.
-_DROPPED_AT_ONCE, _PAUSE_S = 1 << 18, 0.002
+# What is dropped beyond what sockets hold anyway is read so much at a time, with a pause after it: others come first.
+_BUFFERED, _DROPPED_AT_ONCE, _PAUSE_S = 4 << 20, 1 << 18, 0.002
 # Who was too slow, or speaks no HTTP, is not waited for so long.
 _REFUSED_LINGER_S = 2.0
 # A body of this many bytes more may take a second more: a slow line is served, a drip is not.
@@ -157,7 +157,7 @@ class Connection(HttpToolsProtocol):
         before, self._dropped = self._dropped, self._dropped + count
         if self._dropped > _LINGER_BYTES:
             self.transport.close()
-        elif before // _DROPPED_AT_ONCE < self._dropped // _DROPPED_AT_ONCE:
+        elif before > _BUFFERED and before // _DROPPED_AT_ONCE < self._dropped // _DROPPED_AT_ONCE:
             self.flow.pause_reading()
             self.loop.call_later(_PAUSE_S, self._read_on)
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
 from service.errors import InvalidRequest
 from service.schemas.errors import ErrorResponse
@@ -49,14 +49,23 @@ class BatchRequest(Seen):
     ] = None
     deadline_s: Annotated[FiniteFloat | None, Field(gt=0, le=600, description="seconds until 504, each")] = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _judge_count(cls, value: Any) -> Any:
+        """Refuse what comes to too many questions before any of them is looked at."""
+        if isinstance(value, dict):
+            questions, adapters = value.get("questions"), value.get("adapters")
+            if isinstance(questions, list) and isinstance(adapters, list):
+                _check_count(len(questions) * len(adapters), MOST)
+        return value
+
     def to_questions(self, id_: str, deadline_s: float, most: int) -> list[Question]:
         """Every question with every adapter, all adapters of the first question first.
 
         Raises:
             InvalidRequest, ImageBroken: adapters named twice over, over `most` questions, or no base64.
         """
-        if (count := len(self.questions) * len(self.adapters or [None])) > most:
-            raise InvalidRequest(f"{count:,} questions came, each with each adapter: one batch may have {most:,}")
+        _check_count(len(self.questions) * len(self.adapters or [None]), most)
         if self.adapters is not None and any(asked.adapter is not None for asked in self.questions):
             raise InvalidRequest("adapters came for all and for one question: name them in one place")
         images = self.read_images()
@@ -65,6 +74,11 @@ class BatchRequest(Seen):
             asked.ask(f"{id_}-{number}", images, who, self.deadline_s or deadline_s)
             for number, (asked, who) in enumerate(pairs)
         ]
+
+
+def _check_count(count: int, most: int) -> None:
+    if count > most:
+        raise InvalidRequest(f"{count:,} questions came, each with each adapter: one batch may have {most:,}")
 
 
 class BatchResponse(BaseModel):
