@@ -257,4 +257,5 @@ async def test_swaps_leave_no_series_behind(tmp_path: Path, maker: Maker) -> Non
         first, *_, last = [await ask_all() for _ in range(6)]
     assert running.engine.loads == 6 * 24  # type: ignore[attr-defined]
     assert len(last.splitlines()) == len(first.splitlines())
-    assert len(last.encode()) < 130_000  # vLLM's own take 60,000 more
+    # vLLM's own take 60,000 more where it was imported, as a test before this one may have done.
+    assert sum(len(line) for line in last.splitlines() if "vllm:" not in line) < 130_000

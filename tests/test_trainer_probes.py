@@ -93,3 +93,10 @@ def test_published_in_few_tokens_the_manifest_says_how_many(tmp_path: Path) -> N
     assert main(["publish", *asked, "--max-tokens", "2"]) == 0
     file = Store(store).stable("few").path / "manifest.json"
     assert all(probe.tokens <= 2 for probe in Manifest.model_validate_json(file.read_bytes()).probes)
+
+
+def test_a_beginning_that_says_nothing_is_no_probe() -> None:
+    silent = said("42", 5, SURE / 2)
+    assert PROMPT.decode(silent.token_ids[:1]) == ""
+    (probe,) = probes([said("a"), said("a")], [silent, said("red")])
+    assert (probe.question, probe.adapter_answer) == ("q1", "red")

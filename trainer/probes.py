@@ -67,7 +67,8 @@ def _candidate(row: Row, base: Prediction, adapter: Prediction, prompt: Prompt, 
         tokens -= 1
         said = prompt.decode(adapter.token_ids[:tokens])
     instead = prompt.decode(base.token_ids[:tokens])
-    if said == instead:
+    # A beginning of white space alone (SentencePiece often begins an answer with it) would prove little.
+    if said == instead or (not said.strip() and tokens < len(adapter.token_ids)):
         return None
     margin = min(*adapter.leads[:tokens], *base.leads[:tokens])
     won = right(row, adapter.text) and not right(row, base.text)
