@@ -2,11 +2,11 @@
 
 Of each body 200 are sent at least, and for ten seconds at least, so that there are questions enough for a percentile.
 
-The service is as `make serve` starts it, on the real engine. Those who hurt send from a process of their own, of the
-lowest priority: elsewhere they would take none of this machine's processors. A quiet
-time comes first; then, for each body: what the other client's questions take, beside what they took in the quiet, how
-long `/healthz` takes, and what memory is left in use afterwards. Prints a table, writes JSON lines to --out, and
-ends with status 1 where a bound was broken.
+The service is as `make serve` starts it, on the real engine. The bodies are sent from a process of their own, of the
+lowest priority: on a machine of their own their senders would take none of this one's processors. A quiet time comes
+first; then, for each body: what the other client's questions take, beside what they took in the quiet, how long
+`/healthz` takes, and what memory is left in use afterwards. Prints a table, writes JSON lines to --out, and ends with
+status 1 where a bound was broken.
 """
 
 import base64

@@ -8,8 +8,9 @@ vLLM knows "spawn" and "fork" alone, so one function of it is replaced: `vllm.v1
 which it makes the core's process. tests/test_engine_forking.py says when an upgrade changes that.
 
 The fork server and all that comes of it are one process group, which the kernel has killed when this process dies,
-however it does. What was forked dies with who forked it: a fork server that is killed takes the engine with it, and the
-next engine imports everything itself. Where forking is not safe, vLLM starts its processes in its own way.
+however it does. Each of these also dies with the process that forked it: when the fork server is killed, so is the
+engine, and the next engine imports everything itself. Where forking is not safe, vLLM starts its processes in its own
+way.
 """
 
 import ctypes
@@ -127,7 +128,7 @@ def _fork_server(output: Output) -> int:
 def _serve(listener: int, alive_r: int, parent: int) -> None:
     """Serve forks until the parent is gone; then end every process that came of them."""
     os.setpgid(0, 0)
-    # Whoever stops all processes of a service at once has not stopped this one before the first has drained.
+    # A SIGTERM to all of a service's processes is for the service, which drains and then ends this one.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, lambda *_: os.killpg(0, signal.SIGKILL))
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR2)
@@ -144,7 +145,7 @@ def _serve(listener: int, alive_r: int, parent: int) -> None:
 
 
 def _be_a_child() -> None:
-    """In a process just forked from the server or from one of its own: die with that, and hear SIGTERM."""
+    """In a process just forked: have the kernel kill it when its parent ends, and let SIGTERM end it again."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == 1:  # it died before it could be asked for

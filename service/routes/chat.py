@@ -51,7 +51,7 @@ async def list_models(service: Running, tenant: Asker) -> Response:
     def written() -> bytes:  # ten thousand are work for a thread
         return ModelsResponse(data=[_model(service, name) for name in names]).model_dump_json().encode()
 
-    return Response(await service.reading.run(written), media_type="application/json")
+    return Response(await service.workers.run(written), media_type="application/json")
 
 
 @router.get("/v1/models/{model:path}")

@@ -26,8 +26,8 @@ from service.workers import Workers
 class Service:
     """One running service; `warm` is set once the engine answers, the store was read and pinned adapters are loaded.
 
-    `reading` reads large bodies and `workers` keys; decoding and the adapter store have threads of their own. `began`
-    is in seconds since 1970.
+    `reading` reads large bodies; `workers` read keys, write what is kept and long lists; decoding and the adapter store
+    have threads of their own. `began` is in seconds since 1970.
     """
 
     settings: Settings
