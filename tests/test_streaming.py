@@ -27,6 +27,18 @@ class Dying(FakeEngine):
                 await self.stop()
 
 
+class Stalling(FakeEngine):
+    """Says nothing after its first word while `stalls`."""
+
+    stalls = False
+
+    async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
+        async for delta in super().generate(query):
+            yield delta
+            if self.stalls:
+                self.step_s = 60.0
+
+
 def events(text: str) -> list[tuple[str, Any]]:
     """(event, data) of a whole stream; data that is JSON is read."""
     found = []
@@ -87,12 +99,13 @@ async def test_what_fails_after_the_first_word_is_an_event(tmp_path: Path) -> No
     assert body["error"]["request_id"] == response.headers["x-request-id"]
 
 
-async def test_a_deadline_that_passes_in_the_stream_is_an_event(socket: Running) -> None:
-    assert isinstance(socket.engine, FakeEngine)
-    socket.engine.step_s = 0.2
-    *_, (event, body) = events((await ask(socket, stream=True, deadline_s=0.3)).text)
-    assert (event, body["error"]["code"]) == ("error", "deadline_exceeded")
-    assert socket.engine.running == 0
+async def test_a_deadline_that_passes_in_the_stream_is_an_event(tmp_path: Path) -> None:
+    engine = Stalling()
+    async with serving(Settings(adapters=tmp_path), engine) as running:
+        engine.stalls = True
+        *_, (event, body) = events((await ask(running, stream=True, deadline_s=2)).text)
+        assert (event, body["error"]["code"]) == ("error", "deadline_exceeded")
+        assert engine.running == 0
 
 
 async def leave_while_streaming(running: Running) -> None:
