@@ -130,6 +130,13 @@ test-start: $(VENV)/.all-$(ENGINE) ## vLLM started for real: SIGTERM at any mome
 test-drains: $(VENV)/.all-$(ENGINE) ## 20 drains under load: by themselves, behind HAProxy, behind nginx (where they are installed)
 	$(BIN)/python -m pytest -m slow -s tests/test_drains.py $(ARGS)
 
+.PHONY: test-faults test-replicas
+test-faults: $(VENV)/.all-$(ENGINE) ## what breaks, on the real engine, each case held to its bounds: build/faults.json (root, haproxy, faketime)
+	$(BIN)/python -m pytest -m slow -s tests/test_faults.py $(ARGS)
+
+test-replicas: $(VENV)/.all-$(ENGINE) ## two and three replicas over one store, behind HAProxy and nginx (where they are installed)
+	$(BIN)/python -m pytest -m slow -s tests/test_replicas.py $(ARGS)
+
 test-restart: $(VENV)/.all-$(ENGINE) ## vLLM's process killed and stopped under load, and started again each time
 	$(BIN)/python -m pytest -m slow tests/test_engine_supervised_on_vllm.py $(ARGS)
 

@@ -4,6 +4,7 @@ Latency counts from when a request was due: a service that stalls is charged for
 """
 
 import asyncio
+import contextlib
 import math
 import re
 import selectors
@@ -21,11 +22,16 @@ _CPU = re.compile(r"^process_cpu_seconds_total (\S+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What came of one request: the adapter it named, its HTTP status (0: none came), seconds from due to answered."""
+    """What came of one request: the adapter it named, its HTTP status (0: none came), seconds from due to answered.
+
+    `at` is when it was due, in seconds from the start; `again` is whether its answer had a Retry-After.
+    """
 
     flow: str
     status: int
     seconds: float
+    at: float = 0.0
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +74,15 @@ class _Client:
         return sent
 
     async def _send(self, due: Due, at: float) -> Sent:
-        try:
+        status, again = 0, False
+        with contextlib.suppress(OSError, EOFError):
             async with self._room:
-                status = await self._exchange(due.content)
-        except (OSError, EOFError):
-            status = 0
-        return Sent(due.flow, status, time.perf_counter() - at)
+                head = await self._exchange(due.content)
+            status, again = int(head.split(b" ", 2)[1]), b"\r\nretry-after:" in head.lower()
+        return Sent(due.flow, status, time.perf_counter() - at, due.at, again)
 
-    async def _exchange(self, content: bytes) -> int:
+    async def _exchange(self, content: bytes) -> bytes:
+        """Send it over a connection that is free, and return the head of the answer once all of that came."""
         while self._idle and self._idle[-1][0].at_eof():
             self._idle.pop()[1].close()  # the service closes what is idle for long
         connection = reader, writer = self._idle.pop() if self._idle else await self._connect()
@@ -89,7 +96,7 @@ class _Client:
             writer.close()
             raise
         self._idle.append(connection)
-        return int(head.split(b" ", 2)[1])
+        return head
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(self._url.host, self._url.port)

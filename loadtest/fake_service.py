@@ -28,22 +28,30 @@ class FakeSettings(Settings):
 
     step_s: float = Field(0.0, ge=0, description="seconds that the fake engine takes for a word")
     copies: int = Field(1, gt=0, description="times that each adapter is there, the first under its own name")
+    as_it_is: bool = Field(
+        False, description="follow the store itself, whose probes the fake engine answers already; else a copy"
+    )
 
 
 def main(arguments: list[str]) -> int:
-    """Serve the embedded model's adapters, proven anew by what the fake engine says; returns the exit status."""
+    """Serve a store's adapters, proven anew by what the fake engine says; returns the exit status."""
     given = CliApp.run(FakeSettings, cli_args=arguments)
     logs.configure(given.log_level, given.log_format)
     checkpoint = Path(given.model)
+    if given.as_it_is:
+        return _serve(given, checkpoint)
     with TemporaryDirectory() as directory:
         asyncio.run(record_probes(Path(given.adapters), Path(directory), Prompt(checkpoint), checkpoint))
         store = Store(directory)
         for name, number in itertools.product(store.names(), range(1, given.copies)):
             store.publish(f"{name}-{number}", files_of(store.stable(name)))
-        settings = given.model_copy(update={"adapters": directory})
-        app = create_app(settings, checkpoint, FakeEngine(step_s=given.step_s))
-        gc.freeze()  # as the real engine does once it stands
-        return serve(app, settings)
+        return _serve(given.model_copy(update={"adapters": directory}), checkpoint)
+
+
+def _serve(settings: FakeSettings, checkpoint: Path) -> int:
+    app = create_app(settings, checkpoint, FakeEngine(step_s=settings.step_s))
+    gc.freeze()  # as the real engine does once it stands
+    return serve(app, settings)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ from loadtest.stores import files_of
 from service.adapters.manifest import FILE, Manifest, Score
 from service.adapters.modules import WEIGHTS
 from service.adapters.store import Store
+from tests.balancers import free_port
 from tests.conftest import ADAPTERS, CHECKPOINT, ROOT, png
-from tests.test_drains import free_port
 from tests.test_http_edge import data_url
 from tests.test_observability import plain, rules
 from tests.test_start_on_vllm import Service
@@ -83,22 +83,14 @@ class Fleet:
 
     def engine(self, service: Service, but: int | None = None) -> int:
         """The process of a service's engine, once there is one; another than `but`."""
-        wait(lambda: bool(set(self._engines(service)) - {but}), "the service has an engine")
-        return next(pid for pid in self._engines(service) if pid != but)
+        wait(lambda: bool(set(service.engines()) - {but}), "the service has an engine")
+        return next(pid for pid in service.engines() if pid != but)
 
     def kill_engine(self, service: Service) -> None:
         """By -9, and return when there is another that answers."""
         os.kill(killed := self.engine(service), signal.SIGKILL)
         self.engine(service, but=killed)
         service.until_ready()
-
-    def _engines(self, service: Service) -> list[int]:
-        found = []
-        for pid in service.left():
-            with contextlib.suppress(OSError):  # it has just ended
-                if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found.append(pid)
-        return found
 
 
 @contextlib.contextmanager

@@ -17,9 +17,9 @@ from service.engine.fake import FakeEngine
 from service.metrics import Metrics
 from service.prompt import Prompt
 from service.settings import Settings
+from tests.balancers import free_port
 from tests.conftest import ADAPTERS, CHECKPOINT, Running, serving, until
 from tests.test_auth import bearer, write
-from tests.test_drains import free_port
 from tests.test_http_edge import ask
 
 SERIES = {

@@ -13,9 +13,9 @@ import pytest
 from service.engine.fake import FakeEngine
 from service.rates import Rates
 from service.settings import Settings
+from tests.balancers import free_port
 from tests.conftest import serving
 from tests.test_auth import bearer, write
-from tests.test_drains import free_port
 
 RATE = limits.parse("100/hour")
 needs_redis = pytest.mark.skipif(not shutil.which("redis-server"), reason="needs redis-server")

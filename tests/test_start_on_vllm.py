@@ -8,14 +8,15 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import pytest
 
+from tests.balancers import free_port
 from tests.conftest import ROOT
-from tests.test_drains import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -26,12 +27,20 @@ MARK = "MANYLENS_TEST_START"
 class Service:
     """One process, the port it listens on, and all it starts, known by a variable that they inherit."""
 
-    def __init__(self, log: Path, *options: str) -> None:
+    def __init__(
+        self,
+        log: Path,
+        *options: str,
+        within: Sequence[str] = (),
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`within` is a command that runs the service in its place, as `unshare -m`; `variables` are its own."""
         self.mark, self.port, self.log = uuid.uuid4().hex, free_port(), log
-        command = [sys.executable, "-m", "service", "--port", str(self.port), "--lame-duck-s", "0", *options]
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [*within, sys.executable, "-m", "service", "--port", str(self.port), "--lame-duck-s", "0", *options]
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=out, cwd=ROOT, env=os.environ | {MARK: self.mark}
+                command, stdout=out, stderr=out, cwd=ROOT, env=os.environ | variables | {MARK: self.mark}
             )
 
     def left(self) -> list[int]:
@@ -44,13 +53,22 @@ class Service:
                     found.append(int(folder.name))
         return found
 
+    def engines(self) -> list[int]:
+        """Its engine processes: one, but for moments in which one goes and another comes."""
+        found = []
+        for pid in self.left():
+            with contextlib.suppress(OSError):  # it has just ended
+                if named(pid, "EngineCore"):
+                    found.append(pid)
+        return found
+
     def until_said(self, words: str) -> None:
         self._until(lambda: words in self.log.read_text())
 
     def until_ready(self) -> None:
         def ready() -> bool:
             with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"http://127.0.0.1:{self.port}/readyz").is_success
+                return httpx.get(f"{self.url}/readyz").is_success
             return False
 
         self._until(ready)

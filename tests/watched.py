@@ -15,7 +15,7 @@ import httpx
 import yaml
 
 from deploy.observability import dashboards
-from tests.test_drains import free_port
+from tests.balancers import free_port
 
 # A minute of the rules is a second here.
 FASTER = 60
