@@ -45,14 +45,17 @@ log = logging.getLogger(__name__)
 LEARNT, LOG, OPTIONS = "learnt", "log.jsonl", "options.yaml"
 _LOCK, _FACTS, _BEFORE = "lock", "run.json", "before"
 _KEPT = (CHECKPOINTS, LEARNT, LOG, OPTIONS, IMAGES, _FACTS, "report.html")
-# Options that leave the weights as they are, and those whose content is compared instead (see `facts`).
+# Options that leave the weights as they are. Any that is in none of these sets shapes them, and may not change.
 FREE = frozenset(
     (
-        *("config", "resume", "name", "about", "modality", "store", "output", "feature_cache", "track", "log_steps"),
-        *("save_steps", "gradient_checkpointing", "gate", "max_tokens", "data", "images", "eval_data", "model"),
-        "init_adapter",
+        *("config", "resume", "plan", "name", "about", "modality", "store", "output", "track", "log_steps"),
+        *("feature_cache", "feature_cache_gb", "workers", "gradient_checkpointing", "gate", "max_tokens"),
     )
 )
+# Options whose content is compared instead, wherever it lies: see `facts`.
+NAMED = frozenset(("data", "images", "eval_data", "model", "init_adapter"))
+# Where and on what the held-out loss is taken, by which --patience stops and chooses; without it they are free.
+WATCHED = frozenset(("save_steps", "score_rows"))
 
 
 @contextmanager
@@ -148,10 +151,11 @@ def _compare(directory: Path, now: Mapping[str, Any]) -> None:
             f"--resume: {directory} holds no run to go on from; leave --resume out to begin one"
             f" ({directory.parent} holds {', '.join(runs) or 'none'})"
         ) from error
+    may_change = FREE | NAMED | (frozenset() if before.get("patience") else WATCHED)
     other = [
         f"--{name.replace('_', '-')} was {_said(before[name])} and is {_said(value)} now"
         for name, value in now["options"].items()
-        if name not in FREE and name in before and before[name] != value
+        if name not in may_change and name in before and before[name] != value
     ]
     # Another seed or share holds out other rows: one line is enough for both.
     parted = any(words.startswith(("--seed ", "--holdout ")) for words in other)
