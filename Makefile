@@ -135,7 +135,7 @@ test-faults: $(VENV)/.all-$(ENGINE) ## what breaks, on the real engine, each cas
 	$(BIN)/python -m pytest -m slow -s tests/test_faults.py $(ARGS)
 
 test-replicas: $(VENV)/.all-$(ENGINE) ## two and three replicas over one store, behind HAProxy and nginx (where they are installed)
-	$(BIN)/python -m pytest -m slow -s tests/test_replicas.py $(ARGS)
+	$(BIN)/python -m pytest -m slow -s tests/test_replicas.py tests/test_places.py $(ARGS)
 
 test-restart: $(VENV)/.all-$(ENGINE) ## vLLM's process killed and stopped under load, and started again each time
 	$(BIN)/python -m pytest -m slow tests/test_engine_supervised_on_vllm.py $(ARGS)

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from service.errors import DeadlineExceeded, Forbidden, LimitReached, Overloaded
+from service.places import Places
 from service.tracing import hop
 from service.turns import FairQueue, Ticket
 from service.types import Tenant
@@ -24,11 +25,15 @@ _LONGEST_RETRY_S = 60
 
 
 class Admission:
-    """At most `in_flight` requests hold a slot, at most `waiting` more queue for one; service/turns.py orders them."""
+    """At most `in_flight` requests hold a slot, at most `waiting` more queue for one; service/turns.py orders them.
 
-    def __init__(self, in_flight: int, waiting: int) -> None:
+    `places` hold tenants to their `concurrency` over all replicas, after what this one holds them to.
+    """
+
+    def __init__(self, in_flight: int, waiting: int, places: Places | None = None) -> None:
         self._in_flight, self._room = in_flight, waiting
         self._free = in_flight
+        self._places = places or Places()
         self._queue = FairQueue()
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
         self._here: Counter[str] = Counter()
@@ -80,18 +85,19 @@ class Admission:
             raise self._overloaded()
         await self._arrive(tenant, deadline, patient)
         try:
-            if first is not None:
-                await first()
-            ticket = Ticket(tenant.name, adapter, priority)
-            with hop("admission"):
-                await self._wait(ticket, deadline)
-            try:
-                began = _now()
-                yield partial(self._settle, ticket)
-                self._held.append(_now() - began)
-            finally:
-                self._free += 1
-                self._hand_out()
+            async with self._places.held(tenant, deadline, patient):
+                if first is not None:
+                    await first()
+                ticket = Ticket(tenant.name, adapter, priority)
+                with hop("admission"):
+                    await self._wait(ticket, deadline)
+                try:
+                    began = _now()
+                    yield partial(self._settle, ticket)
+                    self._held.append(_now() - began)
+                finally:
+                    self._free += 1
+                    self._hand_out()
         finally:
             self._depart(tenant)
 

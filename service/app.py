@@ -37,12 +37,14 @@ from service.memory import available
 from service.metrics import Metrics, exposed
 from service.middleware import BodyLimit, Head, RequestId, Trace
 from service.pictures import Pictures
+from service.places import Places
 from service.prompt import Prompt
 from service.rates import Rates
 from service.routes import adapters, batch, chat, failure, feedback, ops, vqa
 from service.routes.state import Service, get_tenant, require_admin
 from service.schemas.errors import ErrorResponse
 from service.settings import Settings, loopback
+from service.shared import Shared
 from service.types import ANYONE, Query, Sampling
 from service.vqa import VQA
 from service.workers import Workers
@@ -131,7 +133,10 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
             settings.image_url_contact,
         )
     )
-    admission, fetching = (Admission(most, settings.waiting) for most in (settings.in_flight, settings.fetches))
+    shared = Shared(settings.rates_redis, metrics.alone) if settings.rates_redis else None
+    places = Places(shared)
+    admission = Admission(settings.in_flight, settings.waiting, places)
+    fetching = Admission(settings.fetches, settings.waiting)  # for requests that have a place already
     pictures = Pictures(proof.preparation, limits, fetcher, metrics)
     capture = None
     if settings.capture is not None:
@@ -158,8 +163,22 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
     _show_limits(metrics, settings, sizes, engine)
     metrics.bytes_in_hand.set_function(lambda: in_hand.total - in_hand.left)
     # Without keys, only who sits at this machine may change what is served.
-    tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)), Rates(settings.rates_redis))
-    return Service(settings, base, engine, residency, releases, use_case, metrics, tenants, reading, workers, life)
+    tenants = Tenants(settings.keys, replace(ANYONE, admin=loopback(settings.host)), Rates(shared))
+    return Service(
+        settings,
+        base,
+        engine,
+        residency,
+        releases,
+        use_case,
+        metrics,
+        tenants,
+        reading,
+        workers,
+        life,
+        places,
+        shared,
+    )
 
 
 def _show(metrics: Metrics, admission: Admission, life: Life) -> None:
@@ -189,6 +208,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     tasks = [
         asyncio.create_task(_warm(service, app.state.give_up)),
         asyncio.create_task(service.tenants.watch(service.workers)),
+        asyncio.create_task(service.places.renew()),
     ]
     try:
         with own_port:
@@ -199,7 +219,8 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         await asyncio.gather(*tasks, return_exceptions=True)
         if service.vqa.capture is not None:
             await service.vqa.capture.stop()
-        await service.tenants.close()
+        if service.shared is not None:
+            await service.shared.close()
         await service.residency.close()
         await service.engine.stop()
 

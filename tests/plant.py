@@ -25,7 +25,7 @@ from tests.test_http_edge import QUESTION, data_url
 from tests.test_start_on_vllm import Service, named
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
-CANARY_S, DEADLINE_S, POLL_S = 3.0, 8.0, 0.5
+CANARY_S, DEADLINE_S, POLL_S = 3.0, 8.0, 2.0
 IN_FLIGHT, WAITING = 32, 64
 OPTIONS = (
     "--in-flight", str(IN_FLIGHT), "--waiting", str(WAITING), "--adapters-poll-s", str(POLL_S),

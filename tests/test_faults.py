@@ -13,6 +13,7 @@ import resource
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -145,8 +146,12 @@ async def test_39_sigstop_of_the_engine(plant: Plant) -> None:
         measured["wrong"] = crowd.wrong(200, 503)
 
 
-async def test_40_overload(plant: Plant) -> None:
-    """Answers of some sixty tokens; goodput is what was answered within the seconds in which was asked."""
+@pytest.mark.parametrize("times", [2, 5, 10])
+async def test_40_overload(plant: Plant, times: int) -> None:
+    """Answers of some sixty tokens; goodput is what was answered within the seconds in which was asked.
+
+    The peak is what it is at 1.3 times the capacity, just before and just after.
+    """
     client = httpx.Client(base_url=plant.one.url)
     content = encode(client.build_request("POST", "/v1/chat/completions", json=counted(NUMBERS)))
 
@@ -164,22 +169,19 @@ async def test_40_overload(plant: Plant) -> None:
     began = time.monotonic()
     await asyncio.to_thread(send_all, plant.one.url, burst)
     capacity = len(burst) / (time.monotonic() - began)
-    peak = goodput(await offer(1.3 * capacity))
-    print(f"\ncapacity: {capacity:.1f} a second; goodput at 1.3 times that: {peak:.1f}")
-    for times in (2, 5, 10):
-        bounds = {"goodput_of_peak": at_least(0.9), "refused_p99_s": at_most(0.05), "other_statuses": exactly(0)}
-        with plant.card.case(f"40 overload at {times} times", **bounds) as measured:
-            peak = max(peak, goodput(await offer(1.3 * capacity)))
-            sent = await offer(times * capacity)
-            refused = sorted(each.seconds for each in sent if each.status != 200)
-            measured |= {"asked_per_s": times * capacity, "peak_per_s": peak, "goodput_per_s": goodput(sent)}
-            measured["refused"] = len(refused)
-            measured["goodput_of_peak"] = goodput(sent) / peak
-            measured["refused_p99_s"] = percentile(refused, 99)
-            # 503, or 504 for whom it is too late, and each says when to come again.
-            measured["other_statuses"] = sum(
-                each.status != 200 and not (each.status in (429, 503) and each.again) for each in sent
-            )
+    bounds = {"goodput_of_peak": at_least(0.9), "refused_p99_s": at_most(0.05), "other_statuses": exactly(0)}
+    with plant.card.case(f"40 overload at {times} times", **bounds) as measured:
+        before = goodput(await offer(1.3 * capacity))
+        sent = await offer(times * capacity)
+        peak = statistics.mean((before, goodput(await offer(1.3 * capacity))))
+        refused = sorted(each.seconds for each in sent if each.status != 200)
+        measured |= {"asked_per_s": times * capacity, "peak_per_s": peak, "goodput_per_s": goodput(sent)}
+        measured |= {"goodput_of_peak": goodput(sent) / peak, "refused": len(refused)}
+        measured["refused_p99_s"] = percentile(refused, 99)
+        # Each refusal says when to come again.
+        measured["other_statuses"] = sum(
+            each.status != 200 and not (each.status in (429, 503) and each.again) for each in sent
+        )
 
 
 async def test_500_sockets_whose_bytes_trickle_in(plant: Plant) -> None:
@@ -319,7 +321,7 @@ async def test_47_a_start_whose_store_is_not_there(plant: Plant) -> None:
 
 async def test_a_store_that_comes_late_goes_and_comes_back(plant: Plant) -> None:
     away = plant.folder / "away"
-    bounds = {"seen_s": at_most(10), "wrong_without_it": exactly(0), "seen_again_s": at_most(2 * POLL_S + 1)}
+    bounds = {"seen_s": at_most(10), "wrong_without_it": exactly(0), "seen_again_s": at_most(2 * POLL_S)}
     with plant.card.case("store gone at the start and later", **bounds) as measured:
 
         async def answers() -> bool:
@@ -330,7 +332,7 @@ async def test_a_store_that_comes_late_goes_and_comes_back(plant: Plant) -> None
         await asyncio.to_thread(asked, plant.two, "shapes")  # a version nobody asked for yet would have to be fetched
         async with Crowd(plant, plant.two.url) as crowd:
             away.unlink()
-            await asyncio.sleep(6 * POLL_S)
+            await asyncio.sleep(2 * POLL_S)
             files = files_of(plant.store.stable("digits"))
             manifest = Manifest.model_validate_json(files[FILE]).model_copy(update={"about": "newer"})
             new = plant.store.publish("digits", files | {FILE: manifest.model_dump_json().encode()}).version
@@ -345,9 +347,8 @@ async def test_a_store_that_comes_late_goes_and_comes_back(plant: Plant) -> None
 
 
 async def test_changes_of_releases_are_seen_by_both_replicas(plant: Plant) -> None:
-    """Two looks at the store, and a second to prove what is new."""
     changes = ("new_adapter", "alias_flip", "canary_weight", "rollback", "deletion")
-    bounds = dict.fromkeys(changes, at_most(2 * POLL_S + 1))
+    bounds = dict.fromkeys(changes, at_most(2 * POLL_S))
     with plant.card.case("releases seen by both replicas, in seconds", **bounds) as measured:
         took = await release([plant.one.url, plant.two.url], plant.store)
         measured |= {kind.replace(" ", "_"): seconds for kind, seconds in took.items()}

@@ -41,6 +41,7 @@ SERIES = {
     "vqa_connections": set(),
     "vqa_connections_limit": set(),
     "vqa_bytes_in_hand": set(),
+    "vqa_limits_alone": set(),
     "vqa_engine_heard_timestamp_seconds": set(),
     "vqa_engine_silence_limit_seconds": set(),
     "vqa_engine_restarts_total": set(),

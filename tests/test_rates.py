@@ -13,6 +13,7 @@ import pytest
 from service.engine.fake import FakeEngine
 from service.rates import Rates
 from service.settings import Settings
+from service.shared import Shared
 from tests.balancers import free_port
 from tests.conftest import serving
 from tests.test_auth import bearer, write
@@ -51,7 +52,7 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine the test itself may take long to hear Redis."""
-    monkeypatch.setattr("service.rates._PATIENCE_S", 60.0)
+    monkeypatch.setattr("service.shared._PATIENCE_S", 60.0)
 
 
 async def taken(replicas: list[Rates], requests: int) -> int:
@@ -62,13 +63,14 @@ async def taken(replicas: list[Rates], requests: int) -> int:
 
 @needs_redis
 async def test_replicas_that_share_a_redis_take_together_what_one_would(redis: Redis, patient: None) -> None:
-    replicas = [Rates(redis.url) for _ in range(3)]
+    shared = [Shared(redis.url) for _ in range(3)]
+    replicas = [Rates(each) for each in shared]
     assert 95 <= await taken(replicas, 300) <= 105
     assert await replicas[0].hit(RATE, "acme", 1) in range(1, 3601)
     assert await replicas[0].hit(RATE, "other", 60) is None
     assert await replicas[1].hit(RATE, "other", 60) is not None  # all of a batch or none
     assert await replicas[2].hit(RATE, "other", 40) is None
-    for each in replicas:
+    for each in shared:
         await each.close()
 
 
@@ -80,8 +82,9 @@ async def test_without_a_redis_each_replica_counts_by_itself() -> None:
 async def test_a_redis_that_fails_refuses_nobody_and_counts_again_when_it_is_back(
     redis: Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.rates._PAUSE_S", 0.2)
-    rates = Rates(redis.url)
+    monkeypatch.setattr("service.shared._PAUSE_S", 0.2)
+    shared = Shared(redis.url)
+    rates = Rates(shared)
     assert await taken([rates], 100) == 100
     redis.stop()
     assert await taken([rates], 200) == 100  # by itself, from nothing
@@ -90,8 +93,8 @@ async def test_a_redis_that_fails_refuses_nobody_and_counts_again_when_it_is_bac
     await asyncio.sleep(0.3)
     caplog.set_level("INFO")
     assert await taken([rates], 120) == 100
-    assert any("rates are shared" in line for line in caplog.messages)
-    await rates.close()
+    assert any("limits are shared" in line for line in caplog.messages)
+    await shared.close()
 
 
 @needs_redis

@@ -16,7 +16,9 @@ from service.engine.supervised import Supervised
 from service.errors import Forbidden, Overloaded
 from service.lifetime import Life
 from service.metrics import Metrics
+from service.places import Places
 from service.settings import Settings
+from service.shared import Shared
 from service.types import Tenant
 from service.vqa import VQA
 from service.workers import Workers
@@ -41,6 +43,8 @@ class Service:
     reading: Workers
     workers: Workers
     life: Life
+    places: Places
+    shared: Shared | None
     began: int = field(default_factory=lambda: int(time.time()))
 
     @property

@@ -1,0 +1,122 @@
+"""How many requests of a tenant are here at once over all replicas: its `concurrency`, counted in a Redis.
+
+Each request that is here is a member of its tenant's sorted set, whose score is when its lease ends, by Redis's clock:
+
+    manylens:places:TENANT    {request: end of its lease, in seconds since 1970}
+
+Its replica prolongs the lease while the request is here. A replica that dies prolongs nothing: its places are free
+again after LEASE_S at the latest.
+"""
+
+import asyncio
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from service.errors import DeadlineExceeded, LimitReached
+from service.shared import Alone, Shared
+from service.types import Tenant
+
+# How long a place stays taken after its replica died, at most, and how often a living one prolongs it.
+LEASE_S = 10.0
+_RENEW_S = LEASE_S / 4
+# Who may wait looks so often whether a place came free at another replica.
+_LOOK_S = 0.05
+
+# KEYS: the set. ARGV: the request, the most there may be, the lease in seconds. Returns 1 where it took a place.
+_TAKE = """
+local now = redis.call('TIME')
+now = now[1] + now[2] / 1000000
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
+redis.call('EXPIRE', KEYS[1], 2 * ARGV[3])
+return 1
+"""
+# KEYS: the set. ARGV: the lease in seconds, then requests that are here; one that Redis lost is taken up again.
+_RENEW = """
+local now = redis.call('TIME')
+now = now[1] + now[2] / 1000000
+for number = 2, #ARGV do redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[number]) end
+redis.call('EXPIRE', KEYS[1], 2 * ARGV[1])
+return 1
+"""
+# A script takes so many requests at a time.
+_AT_ONCE = 1000
+
+
+class Places:
+    """Gives a tenant's requests their places; without a Redis, or while it fails, everybody has one.
+
+    What one replica may take by itself is service/admission.py's, whatever is said here.
+    """
+
+    def __init__(self, shared: Shared | None = None) -> None:
+        self._shared = shared
+        self._held: defaultdict[str, set[str]] = defaultdict(set)
+        self._freeing: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def held(self, tenant: Tenant, deadline: float, patient: bool) -> AsyncGenerator[None, None]:
+        """Hold a place, which is free before the block's caller goes on; `deadline` is a time on the loop's clock.
+
+        Raises:
+            LimitReached: replicas have as many of the tenant's requests as it may have, and it is not `patient`.
+            DeadlineExceeded: it is, and no place came free in time.
+        """
+        if self._shared is None or tenant.concurrency is None:
+            yield
+            return
+        key, request = f"manylens:places:{tenant.name}", uuid.uuid4().hex
+        try:
+            while not await self._take(self._shared, key, request, tenant.concurrency):
+                left = deadline - asyncio.get_running_loop().time()
+                if not patient:
+                    raise LimitReached(f"{tenant.concurrency} of your requests are here already: wait for one to end")
+                if left <= 0:
+                    raise DeadlineExceeded("too many of your own requests went before: none ended early enough")
+                await asyncio.sleep(min(_LOOK_S, left))
+            self._held[key].add(request)
+            yield
+        finally:
+            self._held[key].discard(request)
+            if not self._held[key]:
+                del self._held[key]
+            freeing = asyncio.create_task(self._free(self._shared, key, request))  # whoever left meanwhile
+            self._freeing.add(freeing)
+            freeing.add_done_callback(self._freeing.discard)
+            await asyncio.shield(freeing)
+
+    async def renew(self) -> None:
+        """Prolong the leases of what is here; never returns."""
+        while self._shared is not None:
+            await asyncio.sleep(_RENEW_S)
+            for key in list(self._held):
+                requests = sorted(self._held.get(key, ()))
+                for start in range(0, len(requests), _AT_ONCE):
+                    await self._prolong(self._shared, key, requests[start : start + _AT_ONCE])
+
+    async def _take(self, shared: Shared, key: str, request: str, most: int) -> bool:
+        async def take() -> Any:
+            return await shared.client.eval(_TAKE, 1, key, request, most, LEASE_S)
+
+        try:
+            return bool(await shared.ask(take))
+        except Alone:
+            return True  # as many as this replica alone lets in
+
+    async def _free(self, shared: Shared, key: str, request: str) -> None:
+        async def free() -> Any:
+            return await shared.client.zrem(key, request)
+
+        with suppress(Alone):  # its lease ends by itself
+            await shared.ask(free)
+
+    async def _prolong(self, shared: Shared, key: str, requests: list[str]) -> None:
+        async def prolong() -> Any:
+            return await shared.client.eval(_RENEW, 1, key, LEASE_S, *requests)
+
+        with suppress(Alone):  # it is tried again
+            await shared.ask(prolong)
