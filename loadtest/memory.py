@@ -23,7 +23,7 @@ from transformers import CLIPVisionConfig, DynamicCache, LlamaConfig, LlavaConfi
 from trainer.config import TrainOptions
 from trainer.model import add_lora, embed, settle
 from trainer.plan import Peak, Shape, fake_weights, need
-from trainer.predict import room
+from trainer.predict import KeyCache, room
 
 # Hidden and intermediate size, layers, heads: as llava-hf publishes them.
 _SIZES = {"7B": (4096, 11008, 32, 32), "13B": (5120, 13824, 40, 40)}
@@ -56,15 +56,17 @@ def _now(size: str) -> Iterator[dict[str, Any]]:
     config = _config(size)
     for form in ("nf4", "bfloat16"):
         for checkpointing in (True, False):
-            shape = Shape(1, _TOKENS, _ANSWERS)
-            found = need(config, _lora, shape, nf4=form == "nf4", checkpointing=checkpointing, on_gpu=True)
+            shape = Shape(1, _TOKENS, _ANSWERS, _SEQUENCES)
+            found = need(
+                config, _lora, shape, nf4=form == "nf4", checkpointing=checkpointing, on_gpu=True, seen=_SEQUENCES
+            )
             yield {
                 "when": "now", "base": form, "tokens": _TOKENS, "checkpointing": checkpointing,
                 **_gb(weights=found.weights, learns=found.learns, moments=found.moments, step=found.step,
                       total=found.total),
             }  # fmt: skip
         card = _CARDS[size, form] * 10**9
-        rows = room(config.text_config, card - found.weights) // _ROW
+        rows = room(config.text_config, card - found.weights, torch.bfloat16) // _ROW
         step = _extrapolated(config, partial(_scored, rows=rows, bfloat16=True)).step
         yield {
             "when": "now", "base": form, "scoring": True, "card": card / 1e9, "rows_at_once": rows,
@@ -149,7 +151,7 @@ def _scored(config: Any, rows: int, bfloat16: bool) -> _Cost:
             sdpa_kernel(SDPBackend.FLASH_ATTENTION),
             torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
         ):
-            cache = DynamicCache()
+            cache = KeyCache(config.text_config, torch.bfloat16) if bfloat16 else DynamicCache()
             said = llava.model.language_model(
                 inputs_embeds=states, attention_mask=seen, position_ids=places, past_key_values=cache, use_cache=True
             )

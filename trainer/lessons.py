@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from service.memory import available
+from service.memory import available, return_large_blocks
 from trainer.config import LoopOptions
 from trainer.data.rows import Row
 from trainer.errors import OptionError
@@ -19,15 +19,15 @@ from trainer.order import Order, Shares
 from trainer.pace import blank, said, seconds_an_image, seconds_an_update
 from trainer.plan import Need, Shape, need
 from trainer.processes import gathered, here, sharing
-from trainer.states import sight_of
+from trainer.states import at_once, sight_of
 from trainer.tokens import Form, Tokens, encode
 
 log = logging.getLogger(__name__)
 # Tokens of a forest that are tried where the options do not say: more are no faster.
 TOKENS = 8192
 _FEWER = (TOKENS, TOKENS // 2, TOKENS // 4, TOKENS // 8)
-# Of free memory a plan may take this: allocators lose some, and the estimate is good to 15%.
-_SHARE = 0.9
+# Of free memory a plan may take this: the estimate is good to 15%, and what is short by so much does not fit.
+_SHARE = 0.85
 # Updates that are looked at for the largest forest.
 _UPDATES = 8
 
@@ -83,25 +83,29 @@ def _fitted(
     ways = [True] if options.gradient_checkpointing else [False, True]
     # The least of all processes, which have to make the same forests or they wait for one another for ever.
     on_gpu = checkpoint.model.device.type == "cuda"
+    if not on_gpu:
+        return_large_blocks()  # or freed tensors stay with the process, which no plan foresees
     free = min(gathered([torch.cuda.mem_get_info()[0] if on_gpu else available()]))
     found: Need | None = None
     for checkpointing in ways:
         for budget in budgets:
             trees = grow(tokens, most_branches(options), budget)
             order = Order(trees, options.rows_per_step, options.seed, options.group_by_modality)
+            shape = _largest(trees, order, budget, bend)
             found = need(
                 checkpoint.model.config,
                 learns,
-                _largest(trees, order, budget, bend),
+                shape,
                 bfloat16=checkpoint.bfloat16,
                 nf4=bool(getattr(options, "nf4", False)),
                 checkpointing=checkpointing,
                 optimizer=options.optimizer,
                 on_gpu=on_gpu,
+                seen=shape.images if options.no_feature_cache else min(len(tokens.images), at_once(checkpoint)),
             ).shared(*sharing())
+            if not on_gpu:
+                found = found.beside(resident_bytes())
             if found.more <= _SHARE * free:
-                if not on_gpu:
-                    found = found.beside(resident_bytes())
                 log.info("memory, GB: %s; %.2f more are free now, the base loaded", found, free / 1e9)
                 log.info(
                     "%d updates an epoch, forests of %d tokens at most%s",
@@ -145,6 +149,7 @@ def _largest(trees: Trees, order: Order, budget: int, bend: float) -> Shape:
         for forest in pack(lengths, budget, bend):
             length = -(-max(sum(lengths[tree] for tree in sequence) for sequence in forest) // 8) * 8
             own = [update[tree] for sequence in forest for tree in sequence]
-            heads = len(trees.tokens.head) * int((trees.image[own] >= 0).sum())
-            shapes.append(Shape(len(forest), length, max(1, int(trees.lengths[own].sum()) - heads)))
+            images = int((trees.image[own] >= 0).sum())
+            answers = int(trees.lengths[own].sum()) - images * len(trees.tokens.head)
+            shapes.append(Shape(len(forest), length, max(1, answers), images))
     return max(shapes, key=lambda shape: shape.sequences * shape.length)

@@ -1,7 +1,8 @@
 """What a training takes in memory, found before it starts by running one step on tensors without content.
 
 PyTorch's fake tensors have shapes and no memory: a step on them allocates and frees as a real one does, and the most
-that it holds at a time is counted. Two and three layers are run; each further one takes what the third did.
+that it holds at a time is counted. Two and three layers are run; each further one takes what the third did. The tower's
+pass over images is run likewise, all of it.
 """
 
 import weakref
@@ -22,7 +23,7 @@ from trainer.forest import Batch
 
 # NormalFloat's 4 bits, and 0.127 of constants that are quantised again (Dettmers et al., QLoRA, 2023, section 3).
 _NF4_BYTES = 4.127 / 8
-# What the loop's code and libraries take when they first run, as found on a CPU.
+# What the loop's code and libraries take when they first run, as found on a CPU: 46 to 113 MB in three trainings.
 _LOOP = 70_000_000
 # AdamW's two moments in float32, or in a byte each; Muon has one.
 _MOMENTS = {"adamw": 8, "adamw-8bit": 2, "muon": 4}
@@ -30,18 +31,21 @@ _MOMENTS = {"adamw": 8, "adamw-8bit": 2, "muon": 4}
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A forest's: sequences of one length, and how many of their tokens are answers'."""
+    """A forest's: sequences of one length, how many of their tokens are answers', and how many images they show."""
 
     sequences: int
     length: int
     answers: int
+    images: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
     """Bytes by part: the base's weights, what learns, the optimiser's moments, and the most that a step adds.
 
-    `process` is what the process holds beside the base where that is the same memory, on a CPU.
+    The tower's pass is in `step` where it takes more than the rest of a step, which it never meets. Where all is in the
+    process's own memory, on a CPU, `process` is what it holds beside the base before the training, and `loop` what code
+    and libraries take as they first run.
     """
 
     weights: int
@@ -49,11 +53,12 @@ class Need:
     moments: int
     step: int
     process: int = 0
+    loop: int = 0
 
     @property
     def more(self) -> int:
         """What the training adds to what is held before it."""
-        return self.learns + self.moments + self.step
+        return self.learns + self.moments + self.step + self.loop
 
     @property
     def total(self) -> int:
@@ -68,11 +73,11 @@ class Need:
 
     def beside(self, held: int) -> "Need":
         """The same in a process that holds so many bytes, the base among them, before its training begins."""
-        return replace(self, process=max(0, held - self.weights) + _LOOP)
+        return replace(self, process=max(0, held - self.weights), loop=_LOOP)
 
     def __str__(self) -> str:
         parts = {"base": self.weights, "learns": self.learns, "optimiser": self.moments, "step": self.step}
-        parts |= {"process": self.process} if self.process else {}
+        parts |= {"process": self.process + self.loop} if self.process else {}
         return ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items()) + f": {self.total / 1e9:.2f} GB"
 
 
@@ -114,16 +119,18 @@ def need(
     checkpointing: bool = False,
     optimizer: str = "adamw",
     on_gpu: bool = False,
+    seen: int = 0,
 ) -> Need:
     """What training a LLaVA of `config` takes; `prepare` has parts of it learn, as it will be done.
 
-    `on_gpu` says that attention runs in a kernel that holds no weights of pairs of tokens.
+    `on_gpu` says that attention runs in a kernel that holds no weights of pairs of tokens; `seen` is how many images go
+    through the tower at once, in a step or before the first.
     """
     few, more = (_few(config, prepare, shape, bfloat16, checkpointing, on_gpu, layers) for layers in (2, 3))
     rest = config.text_config.num_hidden_layers - 2
     frozen, learnt, linears, step = (a + rest * (b - a) for a, b in zip(few, more, strict=True))
     weights = frozen - (int(linears * (2 if bfloat16 else 4) - linears * _NF4_BYTES) if nf4 else 0)
-    return Need(weights, learnt * 4, learnt * _MOMENTS[optimizer], step)
+    return Need(weights, learnt * 4, learnt * _MOMENTS[optimizer], max(step, _tower(config, seen, bfloat16)))
 
 
 def _few(
@@ -138,11 +145,8 @@ def _few(
     """Bytes of frozen weights, numbers that learn, numbers in frozen linears of layers, most bytes of a step."""
     from trainer.model import TreeLlava, loss_sum, settle
 
-    small = deepcopy(config)
-    small.text_config.num_hidden_layers = layers
-    small.quantization_config = None
     with torch.device("meta"):
-        llava = LlavaForConditionalGeneration(small)
+        llava = _cut(config, layers)
         llava.__class__ = TreeLlava
         learns = prepare(settle(llava, bfloat16))
     with FakeTensorMode():
@@ -164,16 +168,40 @@ def _few(
         products = sdpa_kernel(SDPBackend.FLASH_ATTENTION) if on_gpu else kernel(shape.length)
         with Peak(weight for _, weight in parameters) as peak, products:
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                # Of an image a sequence: where the projector alone learns, all behind it is kept for its sake.
                 loss = loss_sum(llava, Batch(numbers, numbers, numbers, numbers, places, places, _states(llava, shape)))
             loss.backward()  # type: ignore[no-untyped-call]
         return frozen, learnt, linears, peak.most
 
 
 def _states(llava: Any, shape: Shape) -> torch.Tensor:
+    """Where the projector alone learns, all behind an image is kept for its sake: without one nothing would be."""
     vision, projector = llava.config.vision_config, llava.model.multi_modal_projector
     tokens = (vision.image_size // vision.patch_size) ** 2
-    return torch.zeros(shape.sequences, tokens, projector.linear_1.in_features)
+    return torch.zeros(max(1, shape.images), tokens, projector.linear_1.in_features)
+
+
+def _tower(config: Any, images: int, bfloat16: bool) -> int:
+    """The most bytes that the tower's pass over so many images takes, their pixels and states among them."""
+    from trainer.model import settle, tower_states
+
+    if not images:
+        return 0
+    with torch.device("meta"):
+        llava = settle(_cut(config, 1), bfloat16)
+    with FakeTensorMode():
+        fake_weights(llava)
+        with Peak(llava.parameters()) as peak, torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            side = config.vision_config.image_size
+            tower_states(llava, torch.zeros(images, 3, side, side))
+    return int(peak.most)
+
+
+def _cut(config: Any, layers: int) -> Any:
+    """A LLaVA of `config` whose language model has so many layers, its weights in floats."""
+    small = deepcopy(config)
+    small.text_config.num_hidden_layers = layers
+    small.quantization_config = None
+    return LlavaForConditionalGeneration(small)
 
 
 def fake_weights(model: Any) -> None:

@@ -99,6 +99,11 @@ class Shown:
         return {"pixels": self._processor(images=pictures, return_tensors="pt").pixel_values}
 
 
+def at_once(checkpoint: Checkpoint) -> int:
+    """Images that go through the tower together where their states are made before a training."""
+    return max(1, _AT_ONCE // checkpoint.sight[0])
+
+
 def image_places(rows: Iterable[Row]) -> dict[str, str]:
     """Each image of `rows`, in order, with the place or id of the row that names it first."""
     places: dict[str, str] = {}
@@ -130,7 +135,7 @@ def _made(
     """
     if not images:
         return
-    size = max(1, _AT_ONCE // checkpoint.sight[0])
+    size = at_once(checkpoint)
     faults: list[str] = []
 
     def prepare(image: str) -> Image.Image | None:
