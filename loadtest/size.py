@@ -119,8 +119,7 @@ def ask(url: str, adapter: str | None, max_tokens: int) -> dict[str, Any]:
 def write_adapter(model: Path, folder: Path, rank: int, seed: int) -> None:
     """A random LoRA on every linear of the language model, in PEFT's files; strong enough to change every answer.
 
-    It changes a linear by twice what it is: many random layers have the same few tokens win whatever is asked,
-    and at 7B a change of a third left eight tokens as they were.
+    What it adds to a linear's outputs is as large as the linear's inputs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
@@ -128,7 +127,7 @@ def write_adapter(model: Path, folder: Path, rank: int, seed: int) -> None:
     for name, (outputs, inputs) in language_model_linears(model).items():
         stem = f"base_model.model.{name}"
         down = torch.randn(rank, inputs, generator=generator) / math.sqrt(inputs)
-        up = torch.randn(outputs, rank, generator=generator) * 2.0 / math.sqrt(rank)
+        up = torch.randn(outputs, rank, generator=generator) / math.sqrt(rank)
         tensors |= {f"{stem}.lora_A.weight": down.bfloat16(), f"{stem}.lora_B.weight": up.bfloat16()}
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
     # Names such as q_proj alone would be found in the vision tower too.

@@ -138,7 +138,7 @@ def _write_weights(shape: LlavaConfig, target: Path, options: Replica) -> int:
     for number, shapes in enumerate(parts(shape)):
         tensors: Tensors = {}
         for name, size in shapes.items():
-            tensors |= _drawn(name, size, group_size, options.device)
+            tensors |= _drawn(name, size, shape.text_config.num_hidden_layers, group_size, options.device)
         file = f"model-{number:05d}.safetensors"
         save_file(tensors, target / file, metadata={"format": "pt"})
         (target / file).chmod(0o644)
@@ -160,28 +160,58 @@ def parts(shape: LlavaConfig) -> Iterator[dict[str, torch.Size]]:
     yield from parts.values()
 
 
-def _drawn(name: str, size: torch.Size, group_size: int | None, device: str) -> Tensors:
+def _drawn(name: str, size: torch.Size, layers: int, group_size: int | None, device: str) -> Tensors:
     """The tensors that stand for `name`: it alone, or what compressed-tensors writes of a packed linear."""
     stored = on_disk(name)
+    deviation = _deviation(name, size, layers)
     if group_size and _PACKED.fullmatch(name):
-        rows, columns = size
-        packed = torch.randint(-(2**31), 2**31, (rows, columns // 8), dtype=torch.int32, device=device)
-        # Sixteen equally likely values have a deviation of 4.6 steps: about that of the other linears.
-        scale = torch.full((rows, columns // group_size), 1 / (4.6 * math.sqrt(columns)), dtype=torch.bfloat16)
-        stem = stored.removesuffix("weight")
-        return {
-            f"{stem}weight_packed": packed.cpu(),
-            f"{stem}weight_scale": scale,
-            f"{stem}weight_shape": torch.tensor([rows, columns]),
-        }
+        return _packed(stored, size, deviation, group_size, device)
     if "norm" in name and name.endswith("weight"):
         return {stored: torch.ones(size, dtype=torch.bfloat16)}
-    deviation = 1 / math.sqrt(size[-1]) if re.fullmatch(r".*(proj|fc\d|linear_\d)\.weight", name) else 0.02
     drawn = torch.empty(size, dtype=torch.bfloat16, device=device).normal_(0, deviation)
     if name.endswith("lm_head.weight"):
         # Rows of unlike lengths: else the two likeliest of 32,000 tokens lie so close that rounding chooses.
-        drawn *= torch.randn(size[0], 1, device=device).exp().bfloat16()
+        drawn *= (0.35 * torch.randn(size[0], 1, device=device)).exp().bfloat16()
     return {stored: drawn.cpu()}
+
+
+def _deviation(name: str, size: torch.Size, layers: int) -> float:
+    """Of a tensor's values, so that answers of many random layers depend on picture, question and adapter.
+
+    A linear keeps the size of what it is given, but those that write into the residual stream write a part of it, so
+    that the last layers still see what the first were given (GPT-2's initialisation). Attention is sharper than one of
+    equal queries and keys: it looks at some of the picture, not at its mean. Embeddings weigh as much as a picture's
+    tokens, so that an answer's tokens change the next. Logits have a deviation of 3, as large as trained models' are.
+    """
+    if name.endswith("embed_tokens.weight"):
+        return 0.3
+    if name.endswith("lm_head.weight"):
+        return 3 / math.sqrt(size[-1])
+    if not re.fullmatch(r".*(proj|fc\d|linear_\d)\.weight", name):
+        return 0.02
+    deviation = 1 / math.sqrt(size[-1])
+    if "language_model" in name and re.search(r"[qk]_proj", name):
+        return 1.5 * deviation
+    if re.search(r"o_proj|down_proj", name):
+        return deviation / math.sqrt(2 * layers)
+    return deviation
+
+
+def _packed(stored: str, size: torch.Size, deviation: float, group_size: int, device: str) -> Tensors:
+    """A linear in 4 bits whose steps are equally likely from -7 to 7.
+
+    -8 is left out: values with a mean push every state the same way, layer after layer, until all answers are alike.
+    """
+    rows, columns = size
+    steps = torch.randint(-7, 8, (rows, columns // 8, 8), dtype=torch.int32, device=device) + 8
+    words = (steps << torch.arange(0, 32, 4, dtype=torch.int32, device=device)).sum(-1, dtype=torch.int32)
+    step = deviation / math.sqrt((15**2 - 1) / 12)
+    stem = stored.removesuffix("weight")
+    return {
+        f"{stem}weight_packed": words.cpu(),
+        f"{stem}weight_scale": torch.full((rows, columns // group_size), step, dtype=torch.bfloat16),
+        f"{stem}weight_shape": torch.tensor([rows, columns]),
+    }
 
 
 def main(arguments: list[str]) -> int:
