@@ -97,6 +97,10 @@ bench-fairness: $(VENV)/.all-$(ENGINE) ## what one adapter at ten times its shar
 bench-7b: $(VENV)/.all-$(ENGINE) ## a 7B of random weights in INT4 with two adapters, published, served and asked: memory and seconds
 	$(BIN)/python -m loadtest.size $(ARGS)
 
+.PHONY: bench-quantize
+bench-quantize: $(VENV)/.all-$(ENGINE) ## GPTQ by trainer quantize at the 7B's width: seconds of a layer, and the largest memory
+	$(BIN)/python -m loadtest.packed $(ARGS)
+
 parity: build/data/shapes/done ## 12-megapixel JPEGs decoded at a part of their size and in full: are the answers the same?
 	$(BIN)/python -m loadtest.parity $(ARGS)
 
@@ -169,7 +173,7 @@ test-image: $(VENV)/.all-$(ENGINE) ## build the container image and ask it, as s
 test-gpu-recipe: $(VENV)/.all-$(ENGINE) ## loadtest/gpu, which needs a GPU to say anything, tried at a small shape
 	$(BIN)/python -m pytest -m slow tests/test_loadtest_gpu.py $(ARGS)
 
-test-size: $(VENV)/.all-$(ENGINE) ## two layers of the 7B's width served with two adapters: answers as transformers gives them
+test-size: $(VENV)/.all-$(ENGINE) ## two layers of the 7B's width: served with two adapters and trained, as transformers does both
 	$(BIN)/python -m pytest -m slow tests/test_size_on_vllm.py $(ARGS)
 
 clean: ## remove what was set up and built

@@ -42,6 +42,7 @@ def test_the_copy_loads_and_its_cost_is_told(
     loss, cost = (json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{"))
     assert loss["packed"] == "packed"
     assert loss["answer_tokens"] > 0
+    assert loss["peak_gb"] > 0
     assert loss["packed_loss"] == pytest.approx(loss["loss"], rel=0.25)
     assert (cost["base"], cost["precision"], cost["adapter"]) == (source.id, source.precision, "packed")
     assert 0 < cost["rows"] < 60
@@ -114,6 +115,36 @@ def test_gptq_errs_less_on_what_it_was_fitted_to_than_rounding() -> None:
         assert torch.equal(part.weight, unpack(part.tensors, 32))
 
 
+def test_gptq_s_column_loop_runs_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmcompressor.modifiers.gptq import gptq_quantize
+
+    real, threads = gptq_quantize.fake_quantize, list[int]()
+
+    def told(*tensors: torch.Tensor) -> torch.Tensor:
+        threads.append(torch.get_num_threads())
+        found: torch.Tensor = real(*tensors)
+        return found
+
+    monkeypatch.setattr(gptq_quantize, "fake_quantize", told)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        pack(torch.randn(8, 64), torch.eye(64), 32)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1] * 64
+
+
+def test_a_linear_that_gptq_cannot_fit_is_named_and_rounded(caplog: pytest.LogCaptureFixture) -> None:
+    weight, broken = torch.randn(8, 64), torch.eye(64)
+    broken[0, 1] = broken[1, 0] = 5.0  # no second moment: not positive
+    with caplog.at_level("WARNING"):
+        found = pack(weight, broken, 32)
+    assert "a linear with 64 inputs is rounded: its rows' second moment could not be inverted" in caplog.text
+    assert torch.equal(found.weight, pack(weight, None, 32).weight)
+
+
 @pytest.mark.parametrize("pictures", [0, 1])
 def test_layer_by_layer_is_what_the_whole_model_computes(pictures: int) -> None:
     processor = AutoProcessor.from_pretrained(MODEL)
@@ -156,7 +187,7 @@ def test_a_group_size_that_does_not_divide_is_refused(tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--model", str(CHECKPOINT)], "--model: .*tiny-llava-int4 is int4 already"),
+        (["--model", str(CHECKPOINT)], "--model: .*tiny-llava-int4 is int4, .*name the checkpoint it was packed from"),
         (["--output", str(ROOT)], "is there already"),
         (["--data", "rows.jsonl"], "--images"),
     ],

@@ -3,12 +3,15 @@
 Only the language model's linears are packed; tower, projector and head stay as they are, as every LLaVA recipe has it.
 """
 
+import logging
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
+log = logging.getLogger(__name__)
 # vLLM matches these; the expanded list of names that compressed-tensors would write it does not.
 IGNORE = ["re:.*vision_tower.*", "re:.*multi_modal_projector.*", "re:.*lm_head"]
 # Added to the Hessian's diagonal, of its mean: GPTQ's own (Frantar et al., "GPTQ", ICLR 2023, section 3.3).
@@ -53,7 +56,8 @@ class Packed:
 def pack(weight: torch.Tensor, hessian: torch.Tensor | None, group_size: int) -> Packed:
     """Pack a weight of shape (output, input): by GPTQ with the inputs' second moment (input, input), else by rounding.
 
-    Scales are of each group's largest value, as llm-compressor's `memoryless_minmax` has them.
+    The second moment is used up: GPTQ computes in its place. Scales are of each group's largest value, as
+    llm-compressor's `memoryless_minmax` has them.
     """
     from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
     from compressed_tensors.quantization import QuantizationArgs
@@ -77,13 +81,44 @@ def pack(weight: torch.Tensor, hessian: torch.Tensor | None, group_size: int) ->
 
 def _gptq(weight: torch.Tensor, hessian: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, arguments: Any) -> Any:
     """llm-compressor's GPTQ of one linear; the weights it returns lie on the grid of `scale`."""
-    from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
-
-    found, _, _ = quantize_weight(
-        weight.float()[None], hessian.clone()[None], scale.float()[None], zero[None], None, arguments,
+    found, _, rounded = _gptq_of_llm_compressor()(
+        weight.to(torch.float32, copy=True)[None],
+        hessian[None],
+        scale.float()[None],
+        zero[None],
+        None,
+        arguments,
         percdamp=_DAMPING,
-    )  # fmt: skip
+    )
+    if rounded.any():
+        log.warning("a linear with %d inputs is rounded: its rows' second moment could not be inverted", len(hessian))
     return found[0]
+
+
+@cache
+def _gptq_of_llm_compressor() -> Any:
+    """Its `quantize_weight`, which on a CPU then goes through a block's columns on one thread.
+
+    Each column takes a dozen operations of some microseconds. Threads that wait for each other after every one took 150
+    times as long as one thread alone, on two cores that had other work as well.
+    """
+    from compressed_tensors.utils.impl_backend import ImplBackend
+    from llmcompressor.modifiers.gptq import gptq_quantize
+
+    eager = gptq_quantize.gptq_block_update.__wrapped__
+
+    @ImplBackend.register(  # type: ignore[untyped-decorator]
+        "gptq_block_update", lambda weights, *_, **__: weights.device.type == "cpu", 1
+    )
+    def gptq_block_update_on_one_thread(*tensors: Any, **options: Any) -> None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            eager(*tensors, **options)
+        finally:
+            torch.set_num_threads(threads)
+
+    return gptq_quantize.quantize_weight
 
 
 def unpack(tensors: dict[str, torch.Tensor], group_size: int) -> torch.Tensor:

@@ -8,7 +8,6 @@ and as it is packed, so that neither model is ever whole in memory.
 import json
 import logging
 import math
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from tqdm import tqdm
 from transformers import AutoProcessor
 
 from service.adapters.base import Base
-from service.checkpoint import locate
 from service.images import Preparation
 from service.memory import GIB, available
 from service.prompt import Prompt
@@ -33,11 +31,11 @@ from trainer.data.rows import Row, asked, read_rows
 from trainer.data.split import split
 from trainer.errors import OptionError
 from trainer.evaluation import Evaluation, Source
+from trainer.meter import peak_bytes
 from trainer.model import Checkpoint, has_bfloat16
 from trainer.packing import pack, packing_config, unpack
-from trainer.places import check_folder
 from trainer.predict import predict
-from trainer.saving import FLOATS, INDEX, bytes_of, new_directory
+from trainer.saving import INDEX, begin_copy, copy_companions, new_directory
 from trainer.states import States, prepared
 from trainer.streamed import LAYERS, Streamed
 
@@ -90,12 +88,8 @@ def quantize(options: QuantizeOptions) -> Evaluation | None:
         TrainerError: faulty rows or options.
         FileNotFoundError: `options.model` is no LLaVA checkpoint.
     """
-    source = locate(options.model)
-    if options.output.exists():
-        raise OptionError(f"--output: {options.output} is there already: name a new directory")
-    if (precision := Base.of_checkpoint(source).precision) not in FLOATS:
-        raise OptionError(f"--model: {options.model} is {precision} already: name the checkpoint it was packed from")
-    check_folder("--output", options.output.parent, bytes_of(source) // 2)  # linears take 0.27, all else stays
+    packed = "packed weights are not packed again: name the checkpoint it was packed from"
+    source = begin_copy(options.model, options.output, packed, share=0.5)  # linears take 0.27, all else stays
     rows: list[Row] = []
     held_out: list[Row] = []
     if options.data:
@@ -106,7 +100,8 @@ def quantize(options: QuantizeOptions) -> Evaluation | None:
     fitted = _samples(rows, source, options.samples) if options.fit else []
     loss = write_int4(source, options.output, fitted, options.group_size, _samples(held_out, source, _COUNTED))
     if loss is not None:
-        print(json.dumps({"packed": options.output.name, **loss.summary()}))
+        peak = round(peak_bytes() / 1e9, 2)
+        print(json.dumps({"packed": options.output.name, "peak_gb": peak, **loss.summary()}), flush=True)
     return _cost(source, held_out, options) if held_out and _fits(source) else None
 
 
@@ -188,9 +183,7 @@ class _Writer:
 
 def _copy_files(source: Path, target: Path, group_size: int) -> None:
     """All but the weights, as they are; config.json says what is packed."""
-    for file in source.iterdir():
-        if file.is_file() and file.suffix in (".json", ".jinja", ".model", ".txt") and file.name != INDEX:
-            shutil.copyfile(file, target / file.name)
+    copy_companions(source, target)
     config = json.loads((source / "config.json").read_text())
     for section in (config, config.get("text_config", {}), config.get("vision_config", {})):
         for name in ("dtype", "torch_dtype"):

@@ -36,13 +36,14 @@ def new_directory(target: Path) -> Iterator[Path]:
         raise
 
 
-def begin_copy(model: str, output: Path, instead: str) -> Path:
+def begin_copy(model: str, output: Path, instead: str, share: float = 1.0) -> Path:
     """The directory of the base checkpoint `model`, of which a changed copy can be written to `output`.
 
-    `instead` ends the sentence that refuses packed weights: why they cannot be changed, and what can.
+    `instead` ends the sentence that refuses packed weights: why they cannot be changed, and what can. The copy takes
+    `share` of the bytes of the checkpoint's weights.
 
     Raises:
-        OptionError: `output` is there already or cannot be written, or the checkpoint is packed.
+        OptionError: `output` is there already, cannot be written or lacks room, or the checkpoint is packed.
         FileNotFoundError: `model` is not a LLaVA checkpoint.
     """
     source = locate(model)
@@ -50,7 +51,7 @@ def begin_copy(model: str, output: Path, instead: str) -> Path:
         raise OptionError(f"--output: {output} is there already: name a new directory")
     if (precision := Base.of_checkpoint(source).precision) not in FLOATS:
         raise OptionError(f"--model: {model} is {precision}, and {instead}")
-    check_folder("--output", output.parent, bytes_of(source))
+    check_folder("--output", output.parent, int(share * bytes_of(source)))
     return source
 
 
