@@ -1,6 +1,7 @@
 """Rows -> what the loop trains on: token trees as large as memory lets them be, and the states of their images."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -12,7 +13,7 @@ from trainer.config import LoopOptions
 from trainer.data.rows import Row
 from trainer.errors import OptionError
 from trainer.forest import IMAGES, Trees, bend_of, grow, pack
-from trainer.loop import Lessons
+from trainer.loop import Lessons, timed_optimizer
 from trainer.meter import resident_bytes
 from trainer.model import Checkpoint
 from trainer.order import Order, Shares
@@ -28,6 +29,8 @@ TOKENS = 8192
 _FEWER = (TOKENS, TOKENS // 2, TOKENS // 4, TOKENS // 8)
 # Of free memory a plan may take this: the estimate is good to 15%, and what is short by so much does not fit.
 _SHARE = 0.85
+# What a forward pass takes of an update over as many tokens.
+_LOOK = 1 / 3
 # Updates that are looked at for the largest forest.
 _UPDATES = 8
 
@@ -57,7 +60,7 @@ def prepare(
     if options.plan:
         order = Order(trees, options.rows_per_step, options.seed, options.group_by_modality)
         shares = Shares(order, trees, budget, bend, blank(checkpoint), int(here().num_processes))
-        _tell_time(checkpoint, options, learns, shares, checkpointing)
+        _tell_time(checkpoint, options, learns, shares, checkpointing, unseen)
         return None
     cache = None if options.no_feature_cache else options.feature_cache
     room = int(options.feature_cache_gb * 1e9) if options.feature_cache_gb else None
@@ -120,7 +123,12 @@ def _fitted(
 
 
 def _tell_time(
-    checkpoint: Checkpoint, options: LoopOptions, learns: Callable[[Any], Any], shares: Shares, checkpointing: bool
+    checkpoint: Checkpoint,
+    options: LoopOptions,
+    learns: Callable[[Any], Any],
+    shares: Shares,
+    checkpointing: bool,
+    unseen: Tokens,
 ) -> None:
     """Log how long the training will take, by its first updates; the model learns nothing of them and is spoilt."""
     images = len(shares.trees.tokens.images)
@@ -131,9 +139,16 @@ def _tell_time(
     model = learns(checkpoint.model)
     if checkpointing:
         checkpoint.model.gradient_checkpointing_enable({"use_reentrant": False})
-    each = seconds_an_update(checkpoint, model, shares)
+    each = seconds_an_update(checkpoint, model, shares, timed_optimizer(options, model))
     updates = options.max_steps or round(len(shares.order) * options.epochs)
-    log.info("%d updates of %.2f s, as the first were: %s; scoring comes behind", updates, each, said(each * updates))
+    epochs = updates / len(shares.order)
+    looks = math.ceil(updates / options.save_steps if options.patience and options.save_steps else epochs)
+    part = unseen.lengths.sum() / shares.trees.tokens.lengths.sum()  # of an epoch's rows, without a backward pass
+    look = float(part) * len(shares.order) * each * _LOOK
+    log.info(
+        "%d updates of %.2f s, as the first were, and %d looks at the held-out rows: %s; scoring comes behind",
+        *(updates, each, looks, said(updates * each + looks * look)),
+    )
 
 
 def _longest(tokens: Tokens) -> int:

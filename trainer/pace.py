@@ -22,8 +22,8 @@ def blank(checkpoint: Checkpoint) -> Callable[[Sequence[str]], dict[str, torch.T
     return lambda images: {"states": torch.zeros(len(images), *checkpoint.sight, dtype=checkpoint.dtype)}
 
 
-def seconds_an_update(checkpoint: Checkpoint, model: Any, shares: Shares) -> float:
-    """Forward and backward of one update; `model` is the checkpoint's with what learns, which gets no gradients."""
+def seconds_an_update(checkpoint: Checkpoint, model: Any, shares: Shares, optimizer: torch.optim.Optimizer) -> float:
+    """Forward, backward and the optimiser's step of one update; what learns of the checkpoint's `model` is spoilt."""
     model.train()
     spent: list[float] = []
     for item in range(min(_UPDATES + 1, len(shares))):
@@ -34,11 +34,12 @@ def seconds_an_update(checkpoint: Checkpoint, model: Any, shares: Shares) -> flo
                 with checkpoint.precision():
                     loss = loss_sum(checkpoint.model, batch)
                 loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
         _finish()
         spent.append(time.perf_counter() - began)
         if sum(spent) > _SECONDS:
             break
-    model.zero_grad()
     counted = spent[1:] or spent
     return sum(counted) / len(counted)
 
