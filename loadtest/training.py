@@ -1,8 +1,9 @@
 """`make bench-train`: the trainer against TRL's SFTTrainer on the same rows, alternating in one run.
 
 Two cases: `many` (an image's questions share its tokens) and `one` (one question an image: nothing to share). Prints a
-JSON line a case; draws docs/training.png. The ratio is of samples per second, ours over TRL's: the median over
-rounds, with the smallest and the largest. Each round has its own seed, and losses are medians.
+JSON line a case, and one of padding on a mix of a third text; draws docs/training.png. The ratio is of samples per
+second, ours over TRL's: the median over rounds, with the smallest and the largest. Each round has its own seed, and
+losses are medians.
 """
 
 import json
@@ -45,6 +46,8 @@ def main(arguments: list[str]) -> int:
                 runs.append((_run("ours", case), _run("trl", case)))
             results.append(_summary(name, runs))
             print(json.dumps(results[-1]), flush=True)
+        share = _run("padding", _case(options, "one", Path(directory), 0))
+        print(json.dumps({"bench": "train", "case": "a third text", "padding": share}), flush=True)
     _draw(results, options.picture)
     return 0
 

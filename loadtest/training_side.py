@@ -1,5 +1,7 @@
 """One training of the comparison, in a process of its own: `python -m loadtest.training_side ours|trl|plain CASE.json`.
 
+With `padding` nothing is trained: the share of padding in an epoch's forests is told, a third of the rows being text.
+
 All sides get the same rows, base, LoRA, optimiser, schedule, precision and samples per step; the last line printed is
 JSON. What is timed is all work on the data, from image files to trained weights: features, tokens, steps.
 """
@@ -9,18 +11,21 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from service.prompt import Prompt
 from trainer.config import TrainOptions
 from trainer.data.rows import Row, read_rows
 from trainer.forest import bend_of, collate, grow
 from trainer.lessons import TOKENS, most_branches
 from trainer.loop import Lessons, fit, uses_bfloat16
 from trainer.model import Checkpoint, add_lora, loss_sum
+from trainer.order import Order, Shares
 from trainer.states import States
 from trainer.tokens import encode
 
@@ -41,6 +46,25 @@ def main(side: str, case: dict[str, Any]) -> dict[str, float]:
     loss = _loss(checkpoint, model.get_base_model(), held_out)
     samples = len(rows) * options.epochs
     return {"seconds": seconds, "samples": samples, "loss": loss, "peak_bytes": peak}
+
+
+def padding(case: dict[str, Any]) -> dict[str, float]:
+    """Shares of padding where a third of the rows has no image, by the machine whose costs the packing weighs."""
+    rows = read_rows(case["train"], case["images"])
+    mixed = [replace(row, image=None) if number % 3 == 0 else row for number, row in enumerate(rows)]
+    config = json.loads((Path(case["model"]) / "config.json").read_text())
+    vision, width = config["vision_config"], config["text_config"]["hidden_size"]
+    own = (vision["image_size"] // vision["patch_size"]) ** 2
+    machines = {"this base, CPU": (own, bend_of(width, False)), "this base, GPU": (own, bend_of(width, True))}
+    machines |= {"7B, GPU": (576, bend_of(4096, True))}
+    found = {}
+    for name, (image_tokens, bend) in machines.items():
+        trees = grow(encode(mixed, Prompt(Path(case["model"])), image_tokens), 1, TOKENS)
+        shares = Shares(Order(trees, case["samples_per_step"], 0), trees, TOKENS, bend, None)
+        updates = [shares[update] for update in range(len(shares))]
+        area = sum(forest["trees"].numel() for update in updates for forest in update["forests"])
+        found[name] = round(1 - sum(update["tokens"] for update in updates) / area, 4)
+    return found
 
 
 def _ours(
@@ -113,4 +137,5 @@ def _loss(checkpoint: Checkpoint, llava: Any, rows: list[Row]) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], json.loads(Path(sys.argv[2]).read_text()))))
+    given = json.loads(Path(sys.argv[2]).read_text())
+    print(json.dumps(padding(given) if sys.argv[1] == "padding" else main(sys.argv[1], given)))
