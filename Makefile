@@ -116,11 +116,11 @@ test-s3: $(VENV)/.all-$(ENGINE) ## a store on a real S3 API (moto's server)
 	$(BIN)/python -m pytest -m slow tests/test_adapters_on_s3.py $(ARGS)
 
 test-slow: $(VENV)/.all-$(ENGINE) ## trainings killed at random moments, and by two processes; test-restart as well
-	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' --ignore tests/test_clients.py --ignore tests/test_launchers.py $(ARGS)
+	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' --ignore tests/test_clients.py --ignore tests/test_launchers.py --ignore tests/test_jobset.py $(ARGS)
 
 test-launchers: $(VENV)/.all-$(ENGINE) ## two processes by DDP, FSDP2, ZeRO-2 and ZeRO-3 learn what one learns, on CPUs (installs DeepSpeed)
 	DS_BUILD_OPS=0 $(INSTALL) -e '.[zero]'
-	$(BIN)/python -m pytest -m slow tests/test_launchers.py $(ARGS)
+	$(BIN)/python -m pytest -m slow tests/test_launchers.py tests/test_jobset.py $(ARGS)
 
 test-fuzz: $(VENV)/.all-$(ENGINE) ## 100,000 hostile images, and every route by its OpenAPI document (ARGS=--inputs=3000: shorter)
 	$(BIN)/python -m pytest -m slow tests/test_images_fuzz.py tests/test_openapi_fuzz.py $(ARGS)

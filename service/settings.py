@@ -93,6 +93,11 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         None, gt=0, le=65535, description="port for /metrics alone, every adapter named; keep it from callers"
     )
+    metrics_named: bool = Field(
+        False,
+        description="name every adapter on the main port's /metrics too, to whoever asks: for a router that reads them "
+        "there, where callers cannot",
+    )
     anonymous: bool = Field(False, description="serve without keys on an address that others can reach")
     keys: FilePath | None = Field(
         None,

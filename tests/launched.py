@@ -1,7 +1,7 @@
 """The trainer in several processes on CPUs, each in the environment that `accelerate launch` makes for it.
 
-accelerate runs DDP on CPUs, but FSDP and DeepSpeed on GPUs alone. Two of its methods are replaced: what the backend is
-(gloo; not for DDP), and what the device is (the CPU). All else is what runs on GPUs, PyTorch and DeepSpeed included.
+accelerate runs DDP on CPUs, but FSDP and DeepSpeed on GPUs alone. For these two of its methods are replaced: what the
+backend is (gloo), and what the device is (the CPU). All else is what runs on GPUs, PyTorch and DeepSpeed included.
 """
 
 import os
@@ -87,9 +87,8 @@ def _process(kind: str, environment: dict[str, str], arguments: list[str], log: 
     torch.set_num_threads(1)
     from trainer.__main__ import main
 
-    if kind != ONE:
-        PartialState.set_device = _on_cpu
     if kind not in (ONE, DDP):
+        PartialState.set_device = _on_cpu
         _take_gloo_for_gpus(deepspeed=kind != FSDP)
     status = main(arguments)
     if torch.distributed.is_initialized():
@@ -98,7 +97,7 @@ def _process(kind: str, environment: dict[str, str], arguments: list[str], log: 
 
 
 def _on_cpu(state: PartialState) -> None:
-    """Accelerate numbers CPUs as it does GPUs, and torch loads no checkpoint onto "cpu:1"."""
+    """As trainer.loop has it for DDP; the others are taken for GPUs here, and would be given some."""
     state.device = torch.device("cpu")
 
 

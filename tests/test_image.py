@@ -11,10 +11,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from tests.conftest import ROOT
 
@@ -29,6 +31,11 @@ BUILD = shlex.split(os.environ.get("MANYLENS_BUILD", ""))
 PODMAN = shlex.split(os.environ.get("MANYLENS_PODMAN", "podman --storage-driver overlay"))
 LARGEST = 2_800_000_000
 PORT = 8391
+# As strict as Kubernetes makes a container: it may write /tmp, /cache and shared memory alone.
+LOCKED = (
+    "--read-only --read-only-tmpfs=false --cap-drop all --security-opt no-new-privileges"
+    " --tmpfs /tmp --tmpfs /cache:mode=1777 --shm-size 512m"
+)
 
 
 def build(target: str, *more: str, context: Path = ROOT) -> str:
@@ -69,11 +76,16 @@ def demo() -> str:
 
 @pytest.fixture
 def serving(demo: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A container as strict as Kubernetes makes it, under a user id; yields its URL once it is ready."""
-    locked = "--read-only --read-only-tmpfs=false --cap-drop all --security-opt no-new-privileges"
-    mounts = "--tmpfs /tmp --tmpfs /cache:mode=1777 --shm-size 512m"
-    name = f"manylens-test-{request.param}"
-    command = f"run --rm --name {name} --network host {locked} {mounts} -u {request.param}:0 {demo} --port {PORT}"
+    """A container under a user id; yields its URL once it is ready."""
+    with serve(demo, "", request.param) as url:
+        yield url
+
+
+@contextmanager
+def serve(demo: str, options: str, user: int | str) -> Iterator[str]:
+    """A container as strict as Kubernetes makes it, under a user id; gives its URL once it is ready."""
+    name = f"manylens-test-{user}"
+    command = f"run --rm --name {name} --network host {LOCKED} {options} -u {user}:0 {demo} --port {PORT}"
     started, container = time.perf_counter(), subprocess.Popen([*PODMAN, *shlex.split(command)])
     url = f"http://127.0.0.1:{PORT}"
     try:
@@ -136,6 +148,36 @@ def test_the_trainer_has_an_image_of_its_own(demo: str) -> None:
     build("train", "--build-arg", "ENGINE=cpu")
     helped = inside("-m", "trainer", "train", "--help", image="train", entry="/opt/venv/bin/python")
     assert "--score-rows" in helped.stdout, helped.stderr
+
+
+def test_a_served_container_takes_over_what_the_job_of_kubernetes_trained(
+    demo: str, codes: Path, tmp_path: Path
+) -> None:
+    """The Job's own command in its image, as strict as in Kubernetes, on folders of this machine for its claims."""
+    build("train", "--build-arg", "ENGINE=cpu")
+    job = yaml.safe_load((ROOT / "deploy/k8s/overlays/trainer/job.yaml").read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    data, store = tmp_path / "data", tmp_path / "adapters"
+    shutil.copytree(codes, data / "images")
+    shutil.move(data / "images/train.jsonl", data)
+    store.mkdir()
+    for folder in (tmp_path, data, data / "images", store):
+        folder.chmod(0o777)
+    mounts = f"-v {data}:/data -v {store}:/adapters -v {ROOT}/models/tiny-llava-int4:/model/base:ro"
+    learns = "--epochs 15 --learning-rate 5e-3 --rows-per-step 24 --holdout 0.2"
+    script = container["args"][0].replace("$resume", f"{learns} $resume")
+    with serve(demo, f"{mounts} -e VQA_ADAPTERS=/adapters", "65532") as url:
+        assert httpx.get(f"{url}/v1/adapters").json()["adapters"] == []
+        trains = shlex.split(f"run --rm --name manylens-test-job --network none {LOCKED} {mounts} -u 65532:0")
+        image = ["--entrypoint", "/bin/sh", "localhost/manylens-test:train", "-c", script]
+        done = subprocess.run([*PODMAN, *trains, *image], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        while not (names := [each["name"] for each in httpx.get(f"{url}/v1/adapters").json()["adapters"]]):
+            time.sleep(0.5)
+        assert names == ["parts"]
+        picture = {"image": (data / "images/2.png").read_bytes()}  # blue, whose code is 3
+        answer = httpx.post(f"{url}/v1/vqa", files=picture, data={"question": "code?", "adapter": "parts"}, timeout=60)
+        assert answer.json()["answer"] == "3"
 
 
 def test_the_gpu_image_compiles_what_triton_asks_for() -> None:

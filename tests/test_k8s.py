@@ -50,7 +50,19 @@ def _of(objects: Objects, kind: str) -> Any:
 
 
 def _container(objects: Objects) -> Any:
-    return _of(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    return _named(objects, "Deployment", "manylens")["spec"]["template"]["spec"]["containers"][0]
+
+
+def _named(objects: Objects, kind: str, name: str) -> Any:
+    return next(each for each in objects if each["kind"] == kind and each["metadata"]["name"].startswith(name))
+
+
+def _picker(objects: Objects) -> Any:
+    return _named(objects, "ConfigMap", "manylens-picker")["data"]
+
+
+def _picker_pod(objects: Objects) -> Any:
+    return _named(objects, "Deployment", "manylens-picker")["spec"]["template"]["spec"]
 
 
 MUTATIONS: dict[str, tuple[Callable[[Objects], Any], str]] = {
@@ -90,6 +102,30 @@ MUTATIONS: dict[str, tuple[Callable[[Objects], Any], str]] = {
     "a root file system that can be written": (
         lambda all_: _container(all_)["securityContext"].pop("readOnlyRootFilesystem"),
         "root file system",
+    ),
+    "a series that the endpoint picker reads": (
+        lambda all_: _picker(all_).update({"picker.yaml": _picker(all_)["picker.yaml"].replace("_waiting", "_queued")}),
+        "vqa_requests_queued is no series",
+    ),
+    "a picker's file": (
+        lambda all_: _picker_pod(all_)["volumes"][0]["configMap"].update(name="other"),
+        "there is no ConfigMap other",
+    ),
+    "a picker's port": (
+        lambda all_: _of(all_, "InferencePool")["spec"]["endpointPickerRef"]["port"].update(number=9003),
+        "Service manylens-picker has no port 9003",
+    ),
+    "a pool's pods": (
+        lambda all_: _of(all_, "InferencePool")["spec"]["selector"]["matchLabels"].update(app="other"),
+        "no pod has the labels",
+    ),
+    "a route's pool": (
+        lambda all_: _of(all_, "HTTPRoute")["spec"]["rules"][0]["backendRefs"][0].update(name="other"),
+        "there is no InferencePool other",
+    ),
+    "an objective's pool": (
+        lambda all_: _of(all_, "InferenceObjective")["spec"]["poolRef"].update(name="other"),
+        "there is no InferencePool other",
     ),
     "what is scaled": (
         lambda all_: _of(all_, "ScaledObject")["spec"]["scaleTargetRef"].update(name="other"),
@@ -161,8 +197,8 @@ BROKEN_RULES: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
-def test_an_object_that_keeps_the_rules_of_its_definition_passes() -> None:
-    assert faults([ROUTE]) == []
+def test_an_object_that_keeps_the_rules_of_its_definition_passes(scaled: Objects) -> None:
+    assert faults([ROUTE, *scaled]) == []
 
 
 @pytest.mark.parametrize("what", BROKEN_RULES)

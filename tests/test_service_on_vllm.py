@@ -11,6 +11,7 @@ import openai
 import pytest
 from PIL import Image, ImageDraw
 
+from deploy.k8s.check import OF_VLLM
 from loadtest.stores import files_of
 from service.adapters.base import Base
 from service.adapters.manifest import FILE, Manifest
@@ -23,6 +24,7 @@ from service.prompt import Prompt
 from service.workers import Workers
 from tests.conftest import ADAPTERS, CHECKPOINT, Running, png, until
 from tests.test_http_edge import data_url
+from tests.test_picker import read, specifications
 from tests.test_streaming import events
 
 pytestmark = pytest.mark.engine
@@ -263,7 +265,9 @@ async def test_metrics_hold_ours_and_the_engine_s(real: Running) -> None:
     await ask(real, Asked("digits", "which digit is this?", png()))
     text = (await real.client.get("/metrics")).text
     assert 'vqa_requests_total{adapter="digits",outcome="ok"}' in text
-    assert "vllm:" in text
+    for series in OF_VLLM:
+        assert f"\n{series}" in text
+    assert read(text).keys() == specifications().keys()  # all that an endpoint picker looks for
     assert (await real.client.get("/readyz")).status_code == 200
 
 

@@ -1,7 +1,10 @@
 """Rows are read in both forms, every fault is named with its line, and no image is on both sides of a split."""
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -58,6 +61,28 @@ def test_every_fault_is_reported_at_once_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         read_rows(file, tmp_path)
     assert [fault.split(": ")[0] for fault in error.value.faults] == [f"{file}:{line}" for line in (1, 2, 4, 5, 6, 7)]
+
+
+def test_a_folder_that_may_not_be_looked_into_is_no_missing_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, found = write(tmp_path, {"image": "a.png", "question": "q", "answer": "a"}), os.stat
+
+    def refused(path: Any, **how: Any) -> os.stat_result:
+        if str(path).endswith("a.png"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return found(path, **how)
+
+    monkeypatch.setattr(os, "stat", refused)
+    with pytest.raises(DataError, match=r"a\.png: cannot be read: PermissionError"):
+        read_rows(file, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0", "a.png/b"])
+def test_an_image_s_name_that_no_file_can_have_is_named_with_its_line(tmp_path: Path, name: str) -> None:
+    file = write(tmp_path, {"image": name, "question": "q", "answer": "a"})
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: image .* is not a file in"):
+        read_rows(file, tmp_path)
 
 
 def test_a_file_that_is_missing_empty_or_not_utf8_is_named(tmp_path: Path) -> None:

@@ -232,12 +232,18 @@ def _bytes_of_checkpoints(model: Any) -> int:
 
 
 def one_device(arguments: TrainingArguments) -> TrainingArguments:
-    """Keep transformers from splitting batches over all GPUs by DataParallel, which would part pictures and trees."""
+    """Keep transformers from splitting batches over all GPUs by DataParallel, which would part pictures and trees.
+
+    On CPUs, the device is the CPU.
+    """
     if arguments.n_gpu > 1:  # asked before it is set: asking counts the GPUs
         log.info(
             "this process uses one of %d GPUs; `accelerate launch -m trainer train …` trains on all", arguments.n_gpu
         )
         arguments._n_gpu = 1
+    if arguments.device.type == "cpu":
+        # Of several processes on CPUs accelerate numbers the devices, and torch loads no checkpoint onto "cpu:1".
+        arguments.__dict__["_setup_devices"] = arguments.distributed_state.device = torch.device("cpu")
     return arguments
 
 

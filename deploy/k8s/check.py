@@ -27,8 +27,9 @@ from trainer.config import TrainOptions
 HERE = Path(__file__).parent
 OVERLAYS = HERE / "overlays"
 VERSIONS = [f"1.{minor}" for minor in range(30, 38)]
-# Series of vLLM's that dashboards, alerts and autoscaling ask for; `make test-alerts` finds them on a real engine.
+# Series of vLLM's that dashboards, alerts, autoscaling and the endpoint picker ask for; a test finds them there.
 OF_VLLM = (
+    "vllm:cache_config_info",
     "vllm:generation_tokens_total",
     "vllm:inter_token_latency_seconds",
     "vllm:kv_cache_usage_perc",
@@ -70,7 +71,7 @@ def faults(objects: list[Object], crds: Definitions, routes: set[str], series: s
     for each in objects:
         about = f"{each['kind']}/{each['metadata']['name']}"
         checks = [_schema(each, crds), _options(each), _series(each, series)]
-        checks += [_probes(each, routes), _mounts(each), _selects(each, objects), _trains(each)]
+        checks += [_probes(each, routes), _mounts(each), _selects(each, objects), _trains(each), _leads(each, objects)]
         found += [f"{about}: {fault}" for check in checks for fault in check]
     return found
 
@@ -130,8 +131,9 @@ def _schema(each: Object, crds: Definitions) -> Iterator[str]:
 
 
 def _pods(each: Object) -> Iterator[Object]:
-    if template := each.get("spec", {}).get("template"):
-        yield template
+    spec = each.get("spec", {})
+    owners = [spec, *(job["template"]["spec"] for job in spec.get("replicatedJobs", []))]  # a JobSet's
+    yield from (owner["template"] for owner in owners if "template" in owner)
 
 
 def _containers(each: Object) -> Iterator[tuple[Object, Object]]:
@@ -183,10 +185,32 @@ def _selects(each: Object, objects: list[Object]) -> Iterator[str]:
     names = {(other["kind"], other["metadata"]["name"]) for other in objects}
     if target and (target.get("kind", "Deployment"), target["name"]) not in names:
         yield f"there is no {target['name']} to scale"
-    for _, container in _containers(each):
-        for source in container.get("envFrom", []):
-            if (wanted := source.get("configMapRef")) and ("ConfigMap", wanted["name"]) not in names:
-                yield f"there is no ConfigMap {wanted['name']}"
+    wanted = [
+        source.get("configMapRef") for _, container in _containers(each) for source in container.get("envFrom", [])
+    ]
+    wanted += [volume.get("configMap") for pod in _pods(each) for volume in pod["spec"].get("volumes", [])]
+    for source in wanted:
+        if source and ("ConfigMap", source["name"]) not in names:
+            yield f"there is no ConfigMap {source['name']}"
+
+
+def _leads(each: Object, objects: list[Object]) -> Iterator[str]:
+    """Where routes and pools lead: a Service or a pool of these objects, on a port that is there."""
+    spec, ports = each.get("spec", {}), dict[tuple[str, str], set[int]]()
+    for other in objects:
+        there = other.get("spec", {}).get("ports" if other["kind"] == "Service" else "targetPorts", [])
+        ports[other["kind"], other["metadata"]["name"]] = {port.get("port", port.get("number")) for port in there}
+    picker = spec.get("endpointPickerRef")
+    leads = [({"kind": "Service"} | picker | {"port": picker["port"]["number"]})] if picker else []
+    rules = spec.get("rules", []) if each["kind"] == "HTTPRoute" else []
+    leads += [backend for rule in rules for backend in rule.get("backendRefs", [])]
+    leads += [{"kind": "InferencePool"} | spec["poolRef"]] if "poolRef" in spec else []
+    for lead in leads:
+        name = (lead.get("kind", "Service"), lead["name"])
+        if name not in ports:
+            yield f"there is no {name[0]} {name[1]}"
+        elif "port" in lead and lead["port"] not in ports[name]:
+            yield f"{name[0]} {name[1]} has no port {lead['port']}"
 
 
 def _trains(each: Object) -> Iterator[str]:
@@ -204,6 +228,7 @@ def _series(each: Object, series: set[str]) -> Iterator[str]:
     spec = each.get("spec", {})
     queries = [trigger["metadata"].get("query", "") for trigger in spec.get("triggers", [])]
     queries += [rule.get("expr", "") for group in spec.get("groups", []) for rule in group["rules"]]
+    queries += [file for file in (each.get("data") or {}).values() if "kind: EndpointPickerConfig" in file]
     for name in re.findall(r"(?<![\w:])(vqa_\w+|vllm:\w+)", "\n".join(queries)):
         if re.sub(r"_(bucket|sum|count)$", "", name) not in series:
             yield f"{name} is no series of the service"

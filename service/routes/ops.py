@@ -37,7 +37,8 @@ async def metrics(
 ) -> Response:
     """Prometheus text: our `vqa_*` series, then the process's own, where vLLM puts `vllm:*`.
 
-    With an admin's key every adapter has its own; others see their totals.
+    With an admin's key, or with --metrics-named, every adapter has its own; others see their totals.
     """
     tenant = known(request, service, bearer)
-    return Response(service.metrics.exposition(bool(tenant and tenant.admin)), media_type=CONTENT_TYPE_LATEST)
+    named = service.settings.metrics_named or bool(tenant and tenant.admin)
+    return Response(service.metrics.exposition(named), media_type=CONTENT_TYPE_LATEST)

@@ -1,8 +1,10 @@
 """Bytes and lines at a path or any fsspec URL (s3://, gs://, memory://…); knows nothing of rows or pixels."""
 
+import errno
 import hashlib
 import posixpath
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,8 @@ from trainer.errors import DataError, OptionError
 
 # A plain path may hold "::" or "://" further in; only this at the front makes it a URL.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
+
+_NO_SUCH_NAME = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def join(folder: str, name: str) -> str:
@@ -41,7 +45,19 @@ def is_file(url: str) -> bool:
     """
     with _naming(url):
         fs, path = _locate(url)
-        return bool(fs.isfile(path))
+        return _is_local_file(path) if isinstance(fs, LocalFileSystem) else bool(fs.isfile(path))
+
+
+def _is_local_file(path: str) -> bool:
+    """As os.path.isfile, which however says no as well where the user may not look, or a disk fails."""
+    try:
+        return stat.S_ISREG(Path(path).stat().st_mode)
+    except ValueError:  # a name with a zero byte
+        return False
+    except OSError as error:
+        if error.errno in _NO_SUCH_NAME:
+            return False
+        raise
 
 
 def read(url: str) -> bytes:
