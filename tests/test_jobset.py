@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from service.adapters.store import Store
+from tests.balancers import free_port
 from tests.conftest import ROOT
-from tests.test_drains import free_port
 from trainer.checkpoints import complete
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
