@@ -155,6 +155,15 @@ build/clients/done: pyproject.toml tests/clients/package.json | $(VENV)/.all-$(E
 test-clients: build/clients/done ## openai, LiteLLM, LangChain, llama-index, instructor, pydantic-ai and others ask the real engine (needs npm)
 	$(BIN)/python -m pytest -m slow tests/test_clients.py $(ARGS)
 
+build/ray/done: pyproject.toml | $(VENV)/.all-$(ENGINE)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/ray/venv
+	$(BIN)/uv pip install --quiet --python build/ray/venv/bin/python --group ray
+	@touch $@
+
+.PHONY: test-ray
+test-ray: build/ray/done ## Ray Serve on this machine with one replica of the service on the real engine
+	$(BIN)/python -m pytest -m slow -s tests/test_rayserve.py $(ARGS)
+
 .PHONY: test-alerts
 test-alerts: $(VENV)/.all-$(ENGINE) ## every fault fires its alert on the real service and is told as over (needs prometheus, alertmanager, root)
 	$(BIN)/python -m pytest -m slow -s tests/test_alerts_live.py $(ARGS)

@@ -4,12 +4,19 @@ python -m loadtest.start [--rounds 5] [--model models/tiny-llava-int4]
 
 Prints for each start the seconds until it is ready and the CPU seconds of all its processes, then the medians with
 their spread; of the service also how long it takes until it is ready again after a kill -9 of vLLM's core.
+
+In the image, where both come from its packages (nothing else of this repository is taken than this folder):
+
+    podman run --rm --read-only --tmpfs /tmp --tmpfs /cache:mode=1777 --shm-size 512m --cap-drop all \
+        -v ./loadtest:/opt/app/loadtest:ro --entrypoint python IMAGE -m loadtest.start \
+        --model /srv/models/tiny-llava-int4 --adapters /srv/models/adapters
 """
 
 import argparse
 import contextlib
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -43,7 +50,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="starts of each")
     parser.add_argument("--model", default="models/tiny-llava-int4", help="checkpoint of both")
     parser.add_argument("--adapters", default="models/adapters", help="adapter store; stock gets its stable versions")
-    parser.add_argument("--port", type=int, default=8197)
+    parser.add_argument("--port", type=int, default=_free_port(), help="port of both, in turn [one that is free]")
     given = parser.parse_args(arguments)
     ours, stock, back = list[Start](), list[Start](), list[float]()
     with TemporaryDirectory() as directory:
@@ -68,6 +75,12 @@ def main(arguments: list[str]) -> None:
     print(f"engine killed, ready again after {_spread(back)} s: {share:.2f} of a cold start")
 
 
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
 def _stock(model: str, adapters: str, port: int) -> list[str]:
     store = Store(adapters)
     modules = [f"{name}={store.stable(name).path}" for name in store.names()]
@@ -89,7 +102,8 @@ def _as_package(directory: Path) -> dict[str, str]:
 def _started(command: list[str], url: str, environment: dict[str, str] | None = None) -> Iterator[tuple[Start, str]]:
     """What its start took, once `url` is 200, and the mark of its processes; it is stopped afterwards."""
     mark, began = uuid.uuid4().hex, time.monotonic()
-    variables = os.environ | (environment or {}) | {MARK: mark}
+    # vLLM's processes give themselves titles, which setproctitle writes over their environment unless told not to.
+    variables = os.environ | (environment or {}) | {MARK: mark, "SPT_NOENV": "1"}
     with subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             while not _ready(url):

@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STOPPED_S = 30.0
 MARK = "MANYLENS_TEST_START"
+# vLLM's processes give themselves titles, which setproctitle writes over their environment unless it is told not to.
+KEPT = {"SPT_NOENV": "1"}
 
 
 class Service:
@@ -40,7 +42,7 @@ class Service:
         command = [*within, sys.executable, "-m", "service", "--port", str(self.port), "--lame-duck-s", "0", *options]
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=out, cwd=ROOT, env=os.environ | variables | {MARK: self.mark}
+                command, stdout=out, stderr=out, cwd=ROOT, env=os.environ | variables | {MARK: self.mark} | KEPT
             )
 
     def left(self) -> list[int]:

@@ -1,0 +1,1 @@
+"""Manylens under Ray Serve."""
