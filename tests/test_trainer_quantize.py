@@ -15,7 +15,7 @@ from service.adapters.base import Base
 from service.prompt import Prompt
 from tests.conftest import CHECKPOINT, ROOT
 from trainer.__main__ import main
-from trainer.packing import IGNORE, Packed, pack, unpack
+from trainer.packing import IGNORE, Packed, pack, quick_unpacking, unpack
 from trainer.saving import on_disk
 from trainer.streamed import Streamed
 
@@ -143,6 +143,23 @@ def test_a_linear_that_gptq_cannot_fit_is_named_and_rounded(caplog: pytest.LogCa
         found = pack(weight, broken, 32)
     assert "a linear with 64 inputs is rounded: its rows' second moment could not be inverted" in caplog.text
     assert torch.equal(found.weight, pack(weight, None, 32).weight)
+
+
+def test_four_bits_are_unpacked_as_compressed_tensors_does() -> None:
+    from compressed_tensors.compressors.pack_quantized import base
+
+    theirs = base.unpack_from_int32
+    words = torch.randint(-(2**31), 2**31, (6, 20), dtype=torch.int32)
+    with quick_unpacking():
+        assert base.unpack_from_int32 is not theirs
+        for shape in (torch.Size((6, 160)), torch.Size((6, 153))):
+            assert torch.equal(base.unpack_from_int32(words, 4, shape), theirs(words, 4, shape))
+        assert torch.equal(base.unpack_from_int32(words, 8, torch.Size((6, 80))), theirs(words, 8, torch.Size((6, 80))))
+        assert torch.equal(
+            base.unpack_from_int32(words, 4, torch.Size((48, 20)), packed_dim=0),
+            theirs(words, 4, torch.Size((48, 20)), packed_dim=0),
+        )
+    assert base.unpack_from_int32 is theirs
 
 
 @pytest.mark.parametrize("pictures", [0, 1])

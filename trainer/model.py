@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from os import environ
@@ -30,6 +30,7 @@ from trainer.attention import mask
 from trainer.config import LINEARS, TrainOptions
 from trainer.errors import OptionError
 from trainer.forest import Batch
+from trainer.packing import quick_unpacking
 
 # Parts of a checkpoint's names that are no matrices of products, or whose sums must not be rounded.
 _FLOAT32 = ("norm", "layrnorm", "vision_tower.*embeddings")
@@ -116,7 +117,7 @@ class Checkpoint:
         # Set by every launcher of several processes, each of which has a GPU of its own.
         device = f"cuda:{environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
         packing = _packing(path, base, nf4)
-        with _in_float32(*_FLOAT32, *learns):
+        with _in_float32(*_FLOAT32, *learns), quick_unpacking() if base.precision == "int4" else nullcontext():
             model = LlavaForConditionalGeneration.from_pretrained(
                 path,
                 dtype=torch.bfloat16 if bfloat16 else torch.float32,
