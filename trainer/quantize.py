@@ -40,8 +40,8 @@ from trainer.states import States, prepared
 from trainer.streamed import LAYERS, Streamed
 
 log = logging.getLogger(__name__)
-# Rows kept apart that the loss is counted on, at most: each costs two passes through the model.
-_COUNTED = 512
+# Rows kept apart that the loss is counted on, at most: each takes two passes, and at 7B 10 MB for both models' states.
+_COUNTED = 256
 # Linears that are given the same states share their second moment.
 _TOGETHER = {
     "self_attn.q_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
