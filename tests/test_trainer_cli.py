@@ -172,3 +172,26 @@ def test_evaluate_without_a_service_says_what_to_do(codes: Path, capsys: pytest.
     paths = ["--data", str(codes / "train.jsonl"), "--images", str(codes)]
     assert main(["evaluate", "--adapter", "codes", *paths, "--url", "http://127.0.0.1:9"]) == 2
     assert "make serve" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "base align", "evaluate", "data check"])
+def test_a_command_without_options_says_what_it_needs(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command.split()) == 2
+    assert "--data: Field required" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "named"), [("", "publish "), ("base", "align "), ("data", "import "), ("store", "collect ")]
+)
+def test_a_command_that_has_others_says_which(command: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(command.split())
+    assert end.value.code == 0
+    assert f"    {named}" in capsys.readouterr().out
+
+
+def test_a_command_that_is_not_there_is_told_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["trian"])
+    assert end.value.code == 2
+    assert "invalid choice: 'trian' (choose from" in capsys.readouterr().err

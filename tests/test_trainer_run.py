@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from transformers import TrainerControl, TrainerState
 
 from tests.interrupted import interrupted_after
@@ -244,7 +245,7 @@ def test_checkpointing_and_workers_give_the_same_weights_on_a_cpu(codes: Path, t
 
 
 def test_one_process_uses_one_gpu_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    arguments: Any = SimpleNamespace(n_gpu=8, _n_gpu=8)
+    arguments: Any = SimpleNamespace(n_gpu=8, _n_gpu=8, device=torch.device("cuda", 0))
     with caplog.at_level("INFO"):
         one_device(arguments)
     assert arguments._n_gpu == 1

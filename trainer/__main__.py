@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, SettingsError, get_subcommand
 
 from service.errors import ServiceError
@@ -45,16 +45,18 @@ class Trainer(BaseSettings):
         cli_prog_name="python -m trainer",
     )
 
-    train: CliSubCommand[TrainOptions]
-    base: CliSubCommand[BaseOptions]
-    evaluate: CliSubCommand[EvaluateOptions]
-    quantize: CliSubCommand[QuantizeOptions]
-    publish: CliSubCommand[PublishOptions]
-    merge: CliSubCommand[MergeOptions]
-    store: CliSubCommand[StoreOptions]
-    data: CliSubCommand[DataOptions]
+    train: CliSubCommand[TrainOptions] = Field(description="train an adapter, score it and publish it")
+    base: CliSubCommand[BaseOptions] = Field(description="train a base checkpoint, in LLaVA's two stages")
+    evaluate: CliSubCommand[EvaluateOptions] = Field(description="compare a base and adapters on held-out rows")
+    quantize: CliSubCommand[QuantizeOptions] = Field(description="pack a base to INT4, the form that serves")
+    publish: CliSubCommand[PublishOptions] = Field(description="take in a PEFT adapter made elsewhere")
+    merge: CliSubCommand[MergeOptions] = Field(description="write a checkpoint with an adapter in its weights")
+    store: CliSubCommand[StoreOptions] = Field(description="look after an adapter store")
+    data: CliSubCommand[DataOptions] = Field(description="check, import, clean, split and draw rows")
 
 
+# Commands that have commands of their own: alone they say which, as no command at all does.
+_GROUPS: tuple[list[str], ...] = ([], ["base"], ["store"], ["data"])
 # The commands that read a file of options.
 _CONFIGURED: dict[str, type[BaseModel]] = {
     "train": TrainOptions,
@@ -78,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         refuse_options(arguments)
         arguments = with_file(arguments, _CONFIGURED)
-        parsed = CliApp.run(Trainer, cli_args=arguments or ["--help"])
+        parsed = CliApp.run(Trainer, cli_args=[*arguments, "--help"] if arguments in _GROUPS else arguments)
         _run(get_subcommand(parsed), arguments)
     except ValidationError as error:
         print("\n".join(_faults(error, arguments)), file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def with_file(arguments: Sequence[str], options: Mapping[str, type[BaseModel]]) 
 
 
 def _value(typed: Sequence[str]) -> str | None:
-    for word, behind in zip(typed, [*typed[1:], ""], strict=True):
+    for word, behind in pairwise([*typed, ""]):
         if word == OPTION:
             return behind
         if word.startswith(f"{OPTION}="):
