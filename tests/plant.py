@@ -30,6 +30,8 @@ IN_FLIGHT, WAITING = 32, 64
 OPTIONS = (
     "--in-flight", str(IN_FLIGHT), "--waiting", str(WAITING), "--adapters-poll-s", str(POLL_S),
     "--engine-canary-s", str(CANARY_S), "--engine-canary-deadline-s", str(DEADLINE_S), "--log-level", "warning",
+    # Its memory is taken when a block is first used, a gigabyte in all by default: these are all used soon.
+    "--engine-args", '{"num_gpu_blocks_override": 300}',
 )  # fmt: skip
 WHO = (None, "shapes", "digits")
 # A name server that hears every question and answers none.
