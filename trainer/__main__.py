@@ -42,6 +42,7 @@ class Trainer(BaseSettings):
         env_prefix="MANYLENS_",
         cli_kebab_case=True,
         cli_implicit_flags=True,
+        cli_hide_none_type=True,
         cli_prog_name="python -m trainer",
     )
 
