@@ -26,13 +26,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 import httpx
 
 from service.adapters.store import Store
 
 MARK = "MANYLENS_BENCH_START"
+# Of what a start that failed has said, so much is told.
+_TOLD_BYTES = 4000
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -104,11 +106,16 @@ def _started(command: list[str], url: str, environment: dict[str, str] | None = 
     mark, began = uuid.uuid4().hex, time.monotonic()
     # vLLM's processes give themselves titles, which setproctitle writes over their environment unless told not to.
     variables = os.environ | (environment or {}) | {MARK: mark, "SPT_NOENV": "1"}
-    with subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with (
+        TemporaryFile() as said,
+        subprocess.Popen(command, env=variables, stdout=said, stderr=said) as process,
+    ):
         try:
             while not _ready(url):
                 if process.poll() is not None:
-                    raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
+                    said.seek(max(0, said.tell() - _TOLD_BYTES))
+                    told = said.read().decode(errors="replace")
+                    raise SystemExit(f"{told}\n{' '.join(command)} ended with status {process.returncode}")
                 time.sleep(0.05)
             yield Start(time.monotonic() - began, _cpu_s(mark)), mark
         finally:
