@@ -97,14 +97,15 @@ def measure(options: Size, tell: Callable[[dict[str, Any]], None]) -> None:
 
 
 def ask(url: str, adapter: str | None, max_tokens: int) -> dict[str, Any]:
-    """The picture asked of the base or an adapter over HTTP: answer, tokens and seconds."""
+    """The picture asked of the base or an adapter over HTTP: answer, tokens and seconds, or the error it was given."""
     form = {"question": QUESTION, "max_tokens": str(max_tokens), "deadline_s": "600"}
     if adapter:
         form["adapter"] = adapter
     image = {"image": (PICTURE.name, PICTURE.read_bytes(), "image/png")}
     reply = httpx.post(f"{url}/v1/vqa", data=form, files=image, timeout=700)
-    reply.raise_for_status()
     body = reply.json()
+    if reply.is_error:
+        return {"error": body["error"]}
     timing, usage = body["timing"], body["usage"]
     after = max(1, usage["completion_tokens"] - 1)
     return {

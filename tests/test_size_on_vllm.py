@@ -26,6 +26,7 @@ def test_answers_over_http_are_those_of_transformers(tmp_path: Path) -> None:
     expected = list(_answers(tmp_path / "model", [tmp_path / "adapters" / name for name in ADAPTERS]))
     compared = 0
     for name, (tokens, sure) in zip(("base", *ADAPTERS), expected, strict=True):
+        assert "error" not in start[name], start[name]
         assert start[name]["image_tokens"] == 576
         said = Prompt(tmp_path / "model").decode(tokens[:sure])
         assert start[name]["answer"].startswith(said), (name, said, start[name]["answer"])
