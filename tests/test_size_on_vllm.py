@@ -12,10 +12,11 @@ from transformers import AutoProcessor, CompressedTensorsConfig, LlavaForConditi
 from loadtest.size import ADAPTERS, PICTURE, QUESTION, Size, measure
 from service.images import Preparation, picture
 from service.prompt import Prompt
-from trainer.probes import SURE
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
 _TOKENS = 12
+# Two tokens whose logits lie so close may change places where sums are rounded otherwise.
+_NEAR = 0.25
 
 
 @pytest.mark.timeout(3600)
@@ -57,5 +58,5 @@ def _generate(llava: Any, inputs: Any) -> tuple[list[int], int]:
             **inputs, max_new_tokens=_TOKENS, do_sample=False, output_logits=True, return_dict_in_generate=True
         )
     best = torch.stack(out.logits, dim=1)[0].log_softmax(-1).topk(2).values
-    near = [number for number, (first, second) in enumerate(best.tolist()) if first - second < SURE]
+    near = [number for number, (first, second) in enumerate(best.tolist()) if first - second < _NEAR]
     return out.sequences[0, length:].tolist(), near[0] if near else len(best)

@@ -62,6 +62,14 @@ def test_answers_that_differ_after_the_first_unsure_token_only_are_taken_where_t
     assert probe.adapter_answer == "a red circle"
 
 
+def test_likely_tokens_are_taken_where_no_sure_ones_differ() -> None:
+    base = said("a red disc")
+    (probe,) = probes([base], [said("one red disc", SURE / 2, 5, 0.1)])
+    assert probe.tokens == 2
+    (probe,) = probes([base, base], [said("one red disc", SURE / 2), said("one red disc", 5, 5, SURE / 2)])
+    assert (probe.question, probe.tokens) == ("q1", 2)
+
+
 def test_a_probe_does_not_end_within_a_letter_of_several_bytes() -> None:
     whole = said("red \u4e16\u754c")
     for most in range(1, len(whole.token_ids) + 1):

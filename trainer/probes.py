@@ -16,13 +16,16 @@ from trainer.score import right
 
 PROBES = 4
 # By how much a token's logit has to exceed the second best's for the service to choose it too. Logits below 32 lie at
-# most 0.125 apart in bfloat16, and each side, with kernels of its own, may be off by one such step.
-SURE = 0.25
+# most 0.125 apart in bfloat16, and each side, with kernels of its own, is off by a step or more: at 32 layers of random
+# weights vLLM chose another token where the lead was over 0.25 (docs/size.md).
+SURE = 1.0
+# Where no answers differ among tokens that lead by so much: two steps of bfloat16.
+_LIKELY = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A row whose answers differ within their first `tokens`; `margin` is the smallest lead in them."""
+    """A row whose answers differ within their first `tokens`; `margin` is the smallest lead in both's."""
 
     row: Row
     tokens: int
@@ -42,13 +45,14 @@ def choose_probes(
     """Rows that the adapter answers otherwise than its base, those both are surest of, each about another image.
 
     A probe is the beginning of an answer: before the first token of which the adapter is not `SURE`, where the service,
-    which rounds otherwise, may go another way. Only where no answers differ that early are whole ones taken. Rows that
-    only the adapter has right come before others; free text seldom is right to the letter.
+    which rounds otherwise, may go another way. Where no answers differ that early, less sure ones are taken,
+    and at last whole ones. Rows that only the adapter has right come before others; free text seldom is right to the
+    letter.
 
     Raises:
         NoGain: there is no such row.
     """
-    for least in (SURE, 0.0):
+    for least in (SURE, _LIKELY, 0.0):
         asked = zip(rows, base, adapter, strict=True)
         found = [each for row, before, after in asked if (each := _candidate(row, before, after, prompt, least))]
         if found:
