@@ -73,16 +73,21 @@ async def test_without_metrics_named_who_has_no_key_reads_no_adapter(fake_adapte
 
 
 async def test_adapters_that_wait_are_told_and_none_by_its_version(fake_adapters: Path) -> None:
-    settings = Settings(adapters=str(fake_adapters), max_loras=1, in_flight=1, metrics_named=True)
+    settings = Settings(adapters=str(fake_adapters), max_loras=1, in_flight=1)
     engine = FakeEngine()
     async with serving(settings, engine) as running:
+        metrics = running.app.state.service.metrics
+
+        def labels() -> dict[str, str]:
+            return dict(read(metrics.exposition(named=True).decode())["loraSpec"])
+
         (await ask(running, adapter="digits")).raise_for_status()
-        engine.hang()
-        waiting = asyncio.create_task(ask(running, adapter="shapes"))
-        await until(lambda: running.app.state.service.vqa.admission.here == 1)
-        labels = read((await running.client.get("/metrics")).text)["loraSpec"]
-        waiting.cancel()
-    assert affinity(labels, "digits") == 1.0
-    assert affinity(labels, "shapes") == 0.6
-    assert affinity(labels, "other") == 0.0
-    assert "@" not in labels["running_lora_adapters"] + labels["waiting_lora_adapters"]
+        engine.step_s = 0.3
+        both = [asyncio.create_task(ask(running, adapter=name)) for name in ("digits", "shapes")]
+        await until(lambda: labels()["waiting_lora_adapters"] == "shapes")
+        found, engine.step_s = labels(), 0.0
+        assert {(await each).status_code for each in both} == {200}
+    assert affinity(found, "digits") == 1.0
+    assert affinity(found, "shapes") == 0.6
+    assert affinity(found, "other") == 0.0
+    assert "@" not in found["running_lora_adapters"] + found["waiting_lora_adapters"]
