@@ -45,7 +45,7 @@ class Size(BaseSettings):
     layers: int | None = Field(None, gt=0, description="layers of the language model [all]")
     rank: int = Field(64, gt=0, description="of the adapters")
     max_tokens: int = Field(8, gt=0, description="longest answer")
-    questions: int = Field(2, gt=0, description="stock questions that `trainer publish` asks of each adapter")
+    questions: int = Field(4, gt=0, description="stock questions that `trainer publish` asks of each adapter")
     max_model_len: int | None = Field(None, gt=0, description="the service's option [its default]")
     work: Path = Field(Path("build/size"), description="where replica and store lie; what is there is not made again")
     port: int = Field(8194, description="port of the service started")

@@ -221,8 +221,9 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
             await service.vqa.capture.stop()
         if service.shared is not None:
             await service.shared.close()
-        await service.residency.close()
+        # First, so that no adapter's load or unload waits for an engine that stands still.
         await service.engine.stop()
+        await service.residency.close()
 
 
 async def _warm(service: Service, give_up: Callable[[], None]) -> None:

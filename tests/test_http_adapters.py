@@ -259,3 +259,23 @@ async def test_a_start_proves_nothing_twice(store: Store, tmp_path: Path) -> Non
             probes.append(engine.probes)
     assert probes[0] > 0
     assert probes[1] == 0
+
+
+async def test_a_service_stops_though_its_engine_stands_still_while_an_adapter_loads(store: Store) -> None:
+    class Standing(FakeEngine):
+        """Hangs at the next load."""
+
+        stands = asyncio.Event()
+
+        async def load(self, adapter: Adapter) -> None:
+            if self.loads:
+                self.hang()
+                self.stands.set()
+            await super().load(adapter)
+
+    async with asyncio.timeout(30):
+        async with serving(Settings(adapters=store.root, max_loras=1), engine := Standing()) as running:
+            (await ask(running, adapter="digits")).raise_for_status()
+            asking = asyncio.create_task(ask(running, adapter="shapes"))
+            await engine.stands.wait()
+        asking.cancel()

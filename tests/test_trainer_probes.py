@@ -62,12 +62,19 @@ def test_answers_that_differ_after_the_first_unsure_token_only_are_taken_where_t
     assert probe.adapter_answer == "a red circle"
 
 
-def test_likely_tokens_are_taken_where_no_sure_ones_differ() -> None:
+def test_where_no_sure_tokens_differ_a_probe_ends_at_the_first_that_does() -> None:
     base = said("a red disc")
-    (probe,) = probes([base], [said("one red disc", SURE / 2, 5, 0.1)])
-    assert probe.tokens == 2
+    (probe,) = probes([base], [said("a red circle on white", 5, 5, SURE / 2)])
+    differs = probe.tokens
+    assert probe.adapter_answer[:-1] in "a red circle"
+    assert PROMPT.encode_answer("q", "a red circle on white")[: differs - 1] == base.token_ids[: differs - 1]
     (probe,) = probes([base, base], [said("one red disc", SURE / 2), said("one red disc", 5, 5, SURE / 2)])
     assert (probe.question, probe.tokens) == ("q1", 2)
+
+
+def test_an_unsure_letter_of_several_bytes_is_a_probe_all_the_same() -> None:
+    (probe,) = probes([said("\u4e16")], [said("\u754c", SURE / 2)])
+    assert probe.adapter_answer == "\u754c"
 
 
 def test_a_probe_does_not_end_within_a_letter_of_several_bytes() -> None:

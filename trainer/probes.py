@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from service.adapters.manifest import Probe
@@ -19,8 +19,6 @@ PROBES = 4
 # most 0.125 apart in bfloat16, and each side, with kernels of its own, is off by a step or more: at 32 layers of random
 # weights vLLM chose another token where the lead was over 0.25 (docs/size.md).
 SURE = 1.0
-# Where no answers differ among tokens that lead by so much: two steps of bfloat16.
-_LIKELY = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +43,44 @@ def choose_probes(
     """Rows that the adapter answers otherwise than its base, those both are surest of, each about another image.
 
     A probe is the beginning of an answer: before the first token of which the adapter is not `SURE`, where the service,
-    which rounds otherwise, may go another way. Where no answers differ that early, less sure ones are taken,
-    and at last whole ones. Rows that only the adapter has right come before others; free text seldom is right to the
-    letter.
+    which rounds otherwise, may go another way. Answers that do not differ that early are probes up to the first token
+    that differs, and only where there are no others. Rows that only the adapter has right come first; free text seldom
+    is right to the letter.
 
     Raises:
         NoGain: there is no such row.
     """
-    for least in (SURE, _LIKELY, 0.0):
-        asked = zip(rows, base, adapter, strict=True)
-        found = [each for row, before, after in asked if (each := _candidate(row, before, after, prompt, least))]
+    asked = list(zip(rows, base, adapter, strict=True))
+    for length in (_sure, _shortest, _whole):
+        found = [each for row, before, after in asked if (each := _candidate(row, before, after, prompt, length))]
         if found:
             return _probes([each for each in found if each.won] or found, preparation)
     raise NoGain(f"the adapter answers {len(rows)} questions as its base does: nothing to publish")
 
 
-def _candidate(row: Row, base: Prediction, adapter: Prediction, prompt: Prompt, least: float) -> _Candidate | None:
-    """The row as a probe, or None: the answers do not differ before the adapter's first lead below `least`."""
+def _sure(_base: Prediction, adapter: Prediction) -> int:
+    """Tokens before the first of which the adapter is not sure."""
+    return next((number for number, lead in enumerate(adapter.leads) if lead < SURE), len(adapter.token_ids))
+
+
+def _shortest(base: Prediction, adapter: Prediction) -> int:
+    """Tokens up to the first that differs from the base's: of all beginnings that differ the one with most lead."""
+    pairs = enumerate(zip(base.token_ids, adapter.token_ids, strict=False), start=1)
+    return next((number for number, (before, after) in pairs if before != after), len(adapter.token_ids))
+
+
+def _whole(_base: Prediction, adapter: Prediction) -> int:
+    """All tokens: what differs first may be a part of a letter, or white space, which is no probe."""
+    return len(adapter.token_ids)
+
+
+def _candidate(
+    row: Row, base: Prediction, adapter: Prediction, prompt: Prompt, length: Callable[[Prediction, Prediction], int]
+) -> _Candidate | None:
+    """The row as a probe of so many tokens, or None: they do not differ from the base's."""
     if row.history:  # a probe has no field for it
         return None
-    unsure = [number for number, lead in enumerate(adapter.leads) if lead < least]
-    tokens = unsure[0] if unsure else len(adapter.token_ids)
+    tokens = length(base, adapter)
     said = prompt.decode(adapter.token_ids[:tokens])
     while said.endswith("\ufffd"):  # cut within a letter of several bytes: the engine's own text ends otherwise
         tokens -= 1

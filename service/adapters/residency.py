@@ -271,7 +271,7 @@ class Residency:
         return [self.at(name, version) for name in names for version in sorted(self.served.named(name))]
 
     async def close(self) -> None:
-        """End what is under way; the engine may stop then."""
+        """End what is under way; the engine is stopped already, so that nothing waits for it."""
         await self.reconciler.close()
         await self._workers.run(self._store.close)
 
