@@ -202,11 +202,14 @@ async def trickling(service: Service, count: int) -> AsyncGenerator[None, None]:
         while True:
             with contextlib.suppress(OSError):
                 _, writer = await asyncio.open_connection("127.0.0.1", service.port)
-                writer.write(b"POST /v1/vqa HTTP/1.1\r\nhost: here\r\ncontent-length: 1000\r\n\r\n")
-                while not writer.is_closing():
-                    writer.write(b" ")
-                    await writer.drain()
-                    await asyncio.sleep(1)
+                try:
+                    writer.write(b"POST /v1/vqa HTTP/1.1\r\nhost: here\r\ncontent-length: 1000\r\n\r\n")
+                    while not writer.is_closing():
+                        writer.write(b" ")
+                        await writer.drain()
+                        await asyncio.sleep(1)
+                finally:
+                    writer.close()
 
     tasks = [asyncio.create_task(trickle()) for _ in range(count)]
     await asyncio.sleep(1)
