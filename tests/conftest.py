@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from service.engine.fake import FakeEngine
 from service.prompt import Prompt
 from service.server import Server
 from service.settings import Settings
+from tests.redis_server import Redis
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "models/tiny-llava-int4"
@@ -164,3 +165,16 @@ async def real() -> AsyncGenerator[Running, None]:
     app = create_app(settings, CHECKPOINT, engine)
     async with listening(app, engine) as running:
         yield running
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    server = Redis(tmp_path)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the test itself may take long to hear Redis."""
+    monkeypatch.setattr("service.shared._PATIENCE_S", 60.0)

@@ -5,7 +5,7 @@ import contextlib
 import random
 import shutil
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import httpx
@@ -16,27 +16,14 @@ from service.metrics import Metrics
 from service.places import LEASE_S, Places
 from service.shared import Shared
 from service.types import Tenant
+from tests.redis_server import Redis, needs_redis
 from tests.test_auth import bearer, write
 from tests.test_drains import serving_all
 from tests.test_http_edge import QUESTION
-from tests.test_rates import Redis, needs_redis
 
 pytestmark = needs_redis
 MOST = 40
 ACME = Tenant("acme", concurrency=MOST)
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Redis]:
-    server = Redis(tmp_path)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine the test itself may take long to hear Redis."""
-    monkeypatch.setattr("service.shared._PATIENCE_S", 60.0)
 
 
 @contextlib.asynccontextmanager

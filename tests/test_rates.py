@@ -1,9 +1,6 @@
 """Tenants' rates, counted over all replicas where there is a Redis, and by each where there is none or it fails."""
 
 import asyncio
-import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -14,45 +11,11 @@ from service.engine.fake import FakeEngine
 from service.rates import Rates
 from service.settings import Settings
 from service.shared import Shared
-from tests.balancers import free_port
 from tests.conftest import serving
+from tests.redis_server import Redis, needs_redis
 from tests.test_auth import bearer, write
 
 RATE = limits.parse("100/hour")
-needs_redis = pytest.mark.skipif(not shutil.which("redis-server"), reason="needs redis-server")
-
-
-class Redis:
-    """A server that can be stopped and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.start()
-
-    def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--save", "", "--daemonize", "no"]
-        self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.PIPE)
-        assert self.process.stdout is not None
-        while b"eady to accept connections" not in self.process.stdout.readline():
-            assert self.process.poll() is None
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Redis]:
-    server = Redis(tmp_path)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine the test itself may take long to hear Redis."""
-    monkeypatch.setattr("service.shared._PATIENCE_S", 60.0)
 
 
 async def taken(replicas: list[Rates], requests: int) -> int:
