@@ -23,7 +23,7 @@ SURE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A row whose answers differ within their first `tokens`; `margin` is the smallest lead in both's."""
+    """A row whose answers differ within their first `tokens`; `margin` is the smallest lead among these, in either."""
 
     row: Row
     tokens: int
