@@ -20,10 +20,13 @@ from service.prompt import Prompt
 from tests.conftest import ADAPTERS, CHECKPOINT, ROOT, png
 from trainer.__main__ import main
 from trainer.config import EvaluateOptions
-from trainer.convert import PICKLE, WHOLE, convert
+from trainer.convert import convert
 from trainer.evaluate import evaluate
+from trainer.foreign.tensors import PICKLE
+from trainer.foreign.tensors import WHOLE as WHOLES
 from trainer.model import Checkpoint
 
+WHOLE = WHOLES[0]
 MODEL = ROOT / "models/tiny-llava"
 LINEARS = language_model_linears(MODEL)
 NEW = "base_model.model.model.language_model.layers."

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image, ImageDraw
 
 from service.adapters.manifest import Manifest, Score
-from service.adapters.modules import language_model_linears
+from service.adapters.modules import CONFIG, language_model_linears
 from service.checkpoint import locate
 from service.types import Adapter
 from trainer.config import PublishOptions
@@ -59,7 +59,8 @@ def adopt(options: PublishOptions, command: Sequence[str]) -> Adapter:
     base_path = locate(options.model)
     with TemporaryDirectory() as directory:
         weights = Path(directory) / "adapter"
-        source = learnt(options.adapter) if is_run(options.adapter) else options.adapter
+        ours = is_run(options.adapter) and not (options.adapter / CONFIG).is_file()
+        source = learnt(options.adapter) if ours else options.adapter
         converted = convert(source, weights, language_model_linears(base_path), options.max_rank)
         log.info("made for %s by PEFT %s; published for %s", converted.base, converted.peft, options.model)
         held_out = asked(read_rows(options.data, options.images or "")) if options.data else _stock(directory)

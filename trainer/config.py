@@ -300,7 +300,8 @@ class PublishOptions(_Configured):
     """Publish a PEFT adapter made elsewhere: convert it, or refuse it by name, and ask it against its base."""
 
     adapter: Path = Field(
-        description="the directory of PEFT's files, LLaVA's own or transformers' older names too, or a training run"
+        description="what a tool has left: the directory of PEFT's files, or one that holds it, as Trainer's output"
+        " does with its checkpoints; docs/foreign-adapters.md says what happens to which"
     )
     name: AliasName = Field(description="the adapter's name in the store: what a question's `adapter` will say")
     about: str = Field("", description="what it is for and what it is not, for its card and GET /v1/adapters")

@@ -209,8 +209,8 @@ def cut_log(file: Path, step: int) -> None:
 
 
 def is_run(directory: Path) -> bool:
-    """Whether a directory is a training run's."""
-    return any((directory / name).exists() for name in (_FACTS, LEARNT, CHECKPOINTS))
+    """Whether a directory is a training run's; other tools call a folder `checkpoints` too."""
+    return any((directory / name).exists() for name in (_FACTS, LEARNT)) or bool(complete(directory))
 
 
 def learnt(directory: Path) -> Path:

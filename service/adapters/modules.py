@@ -36,11 +36,19 @@ UNSERVED = {
     "monteclora_config": "the engine draws no weights at random, as MonteCLoRA does",
     "use_bdlora": "the engine has no kernel for block-diagonal LoRA",
     "use_qalora": "the engine has no kernel for QA-LoRA",
-    "init_lora_weights": "PiSSA, OLoRA, CorDA and LoftQ change the base's own weights; save with PEFT's "
+    "init_lora_weights": "PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change the base's own weights; save with PEFT's "
     "path_initial_model_for_weight_conversion, which makes a plain LoRA of it",
 }
 # Ways to begin that leave the base as it is.
-_PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+_PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
+# The other fields of PEFT's LoraConfig up to 0.21: what is served anyway, and what mattered to the training alone.
+_SERVED = {
+    *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules"),
+    *("layers_to_transform", "layers_pattern", "peft_type", "task_type", "inference_mode", "base_model_name_or_path"),
+    *("revision", "auto_mapping", "peft_version", "lora_dropout", "fan_in_fan_out", "megatron_config"),
+    *("megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"),
+    *("qalora_group_size", "runtime_config", "ensure_weight_tying"),
+}
 # The largest configuration that is read; PEFT writes 2 KB.
 _MOST_CONFIG = 1_000_000
 
@@ -72,26 +80,36 @@ def check_tensors(directory: Path, linears: Shapes, max_rank: int) -> None:
     if missing := [name for name in (CONFIG, WEIGHTS) if not (directory / name).exists()]:
         raise AdapterRefused("files", f"{directory} was published without {missing[0]}")
     rank = _check_config(directory, max_rank)
-    effect = False
+    zero: set[str] = set()
     try:
         with safe_open(directory / WEIGHTS, framework="pt") as tensors:
             keys = sorted(tensors.keys())
             for key in keys:
                 tensor = tensors.get_tensor(key)
-                side = _check_tensor(key, tensor, linears, rank)
-                effect |= side == "B" and bool(tensor.any())
+                module = _check_tensor(key, tensor, linears, rank)
+                if not tensor.any():
+                    zero.add(module)
     except SafetensorError as error:
         raise AdapterRefused("files", f"{directory / WEIGHTS} is not a safetensors file: {error}") from error
     _check_pairs(keys)
-    if not effect:
+    if len(zero) == len(keys) / 2:
         raise AdapterRefused(
-            "no_effect", f"every lora_B in {directory / WEIGHTS} is zero: it would serve the base model"
+            "no_effect", f"lora_A or lora_B is zero in every pair of {directory / WEIGHTS}: it would serve the base"
         )
 
 
 def unserved(config: Mapping[str, Any]) -> list[str]:
-    """The features of a PEFT configuration that cannot be served, as "name: reason"."""
-    return [f"{name}: {reason}" for name, reason in UNSERVED.items() if _asked(name, config.get(name))]
+    """The features of a PEFT configuration that cannot be served, as "name: reason".
+
+    A field of a later PEFT, which nothing here knows, is one of them where it is set: it may change what a LoRA does.
+    """
+    named = [f"{name}: {reason}" for name, reason in UNSERVED.items() if _asked(name, config.get(name))]
+    unknown = [name for name, value in config.items() if value and name not in _SERVED and name not in UNSERVED]
+    return named + [
+        f"{name}: not a field of PEFT's LoRA known here ({str(config[name])[:60]}); where it matters to the training"
+        f" alone, take it out of {CONFIG}"
+        for name in unknown
+    ]
 
 
 def read_small(file: Path, most: int) -> bytes:
@@ -132,6 +150,7 @@ def _check_config(directory: Path, max_rank: int) -> int:
 
 
 def _check_tensor(key: str, tensor: torch.Tensor, linears: Shapes, rank: int) -> str:
+    """The module that a tensor belongs to."""
     match = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", key)
     if match is None or match[1] not in linears:
         raise AdapterRefused("keys", f"tensor {key!r} lands on no linear of the base's language model")
@@ -144,7 +163,7 @@ def _check_tensor(key: str, tensor: torch.Tensor, linears: Shapes, rank: int) ->
         raise AdapterRefused("features", f"tensor {key!r} is {tensor.dtype}: save it as float32, float16 or bfloat16")
     if not bool(tensor.isfinite().all()):
         raise AdapterRefused("values", f"tensor {key!r} holds NaN or infinity")
-    return match[2]
+    return match[1]
 
 
 def _check_pairs(keys: list[str]) -> None:
