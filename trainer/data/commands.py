@@ -38,5 +38,9 @@ def run(options: object) -> str:
             from trainer.data.charts import make
 
             return make(options)
+        case config.AnnotationOptions():
+            from trainer.data.annotations import annotations
+
+            return annotations(options)
         case _:
             raise TypeError(f"{type(options).__name__} is not a data command's")

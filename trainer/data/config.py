@@ -116,6 +116,38 @@ class ChartOptions(_Options):
     questions_key: SecretStr | None = Field(None, description="the endpoint's API key, if it wants one")
 
 
+AnnotationForm = Literal["coco", "voc", "yolo", "folders", "table"]
+
+
+class AnnotationOptions(_Options):
+    """Make questions with true answers from boxes, classes or a table; yes and no equally often for each wording."""
+
+    form: AnnotationForm = Field(
+        description="coco: an instances file; voc: a folder of XML files; yolo: pictures with label files; folders: a"
+        " folder of pictures for each class; table: CSV, a row for each picture"
+    )
+    source: str = Field(
+        description="what to read, a path or URL: the file of coco and table, the folder of voc and folders, YOLO's"
+        " data.yaml or a file with a class's name a line"
+    )
+    images: str = Field(description="the folder, a path or URL, that the pictures' names are relative to")
+    output: str = Field(description="the JSON lines file to write, a path or URL")
+    questions: int = Field(8, gt=0, description="questions a picture, at most; of as many kinds as it allows")
+    kinds: list[str] = Field([], description="kinds of question to ask, by their names in the templates [all]")
+    templates: str | None = Field(
+        None, description="a TOML file of wordings [trainer/data/annotations/templates.toml, which says how]"
+    )
+    min_area: float = Field(
+        0.001, ge=0, lt=1, description="share of the picture below which a thing is too small to ask about"
+    )
+    partial: bool = Field(
+        False,
+        description="not everything is annotated, as in Open Images: nothing is said to be absent, and nothing counted",
+    )
+    columns: list[str] = Field([], description="table: the columns to ask about [all but the picture's and id]")
+    seed: Seed = Field(0, description="another seed asks other questions")
+
+
 class DataOptions(_Options):
     """Check, clean, convert, mix and draw training rows."""
 
@@ -126,3 +158,4 @@ class DataOptions(_Options):
     import_: CliSubCommand[ImportOptions] = Field(alias="import", description="convert from another form")
     mix: CliSubCommand[MixOptions] = Field(description="mix several sets by weight")
     charts: CliSubCommand[ChartOptions] = Field(description="draw charts, with questions and true answers")
+    annotations: CliSubCommand[AnnotationOptions] = Field(description="questions from boxes, classes and tables")

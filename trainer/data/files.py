@@ -60,6 +60,20 @@ def _is_local_file(path: str) -> bool:
         raise
 
 
+def listed(folder: str, endings: tuple[str, ...]) -> list[str]:
+    """The names, relative to `folder`, of the files below it whose names end so, in any case; sorted.
+
+    Raises:
+        DataError: the folder is not there, or cannot be listed.
+    """
+    with _naming(folder, "listed"):
+        fs, path = _locate(folder)
+        if not fs.isdir(path):
+            raise DataError([f"{folder}: is not a folder"])
+        found = fs.find(path)
+        return sorted(relative(name, path) for name in found if name.lower().endswith(endings))
+
+
 def read(url: str) -> bytes:
     """All bytes of a file.
 

@@ -1,0 +1,60 @@
+"""Yes as often as no: which question is asked next, so that neither its wording nor its subject tells the answer.
+
+Where words did tell, a model learnt what they told and never looked at the picture (docs/log.md).
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+
+from trainer.data.annotations.questions import Asked
+from trainer.data.annotations.wordings import Wordings
+
+# How many more answers of one sort a subject may have than of the other; a wording may have one.
+_SUBJECT = 2
+
+
+class Ledger:
+    """Counts of answers by wording, and by subject within a kind, of everything asked so far."""
+
+    def __init__(self, wordings: Wordings) -> None:
+        self._wordings = wordings.by_kind
+        # By wording, and by kind and subject: how many True flags more than False ones.
+        self._lead: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._used: Counter[tuple[str, str]] = Counter()
+        self.answers: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+
+    def choose(self, possible: Iterable[Asked], rng: np.random.Generator) -> tuple[Asked, str] | None:
+        """The question, of one kind, that is owed most, with its wording; None: all would tip the balance."""
+        best: tuple[Asked, str] | None = None
+        least: tuple[float, ...] = ()
+        for asked in possible:
+            for wording in self._wordings.get(asked.kind, ()):
+                if (owed := self._owed(asked, wording)) is None:
+                    continue
+                rank = (*owed, rng.random())
+                if best is None or rank < least:
+                    best, least = (asked, wording), rank
+        if best:
+            self._add(*best)
+        return best
+
+    def _owed(self, asked: Asked, wording: str) -> tuple[int, int] | None:
+        """The smaller the more it is owed: by the answers of its wording and subject, then by how often it was used."""
+        used = self._used[asked.kind, wording] + self._used[asked.kind, f"\0{asked.subject}"]
+        if asked.flag is None:
+            return 0, used
+        sign = 1 if asked.flag else -1
+        by_wording = sign * self._lead[asked.kind, wording]
+        by_subject = sign * self._lead[asked.kind, f"\0{asked.subject}"]
+        if by_wording >= 1 or by_subject >= _SUBJECT:
+            return None
+        return 2 * by_wording + by_subject, used
+
+    def _add(self, asked: Asked, wording: str) -> None:
+        self.answers[asked.kind, wording][asked.answer] += 1
+        for key in ((asked.kind, wording), (asked.kind, f"\0{asked.subject}")):
+            self._used[key] += 1
+            if asked.flag is not None:
+                self._lead[key] += 1 if asked.flag else -1
