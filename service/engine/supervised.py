@@ -21,8 +21,11 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Work = Callable[[], Coroutine[Any, Any, None]]
 
-# Nobody tells when an engine dies.
+# How often an engine is asked whether it is alive: it does not report its own end.
 LOOK_S = 0.1
+# The canary is asked this share of its time early, at most EARLIEST_S: so that the refusals that follow reach a client
+# within the canary's time and its deadline, although the wait, the verdict and their way to the client take a while.
+EARLY, EARLIEST_S = 0.1, 0.2
 # The first start is at once; those after a start that failed, or an engine that did not live so long, are not.
 STEADY_S = 60.0
 LONGEST_PAUSE_S = 60.0
@@ -153,6 +156,7 @@ class Supervised:
     async def _silence(self) -> str:
         """No canary is asked where others hear from the engine: behind a long queue it would call a busy one dead."""
         every_s, deadline_s = self._settings.engine_canary_s, self.pace.canary_deadline_s
+        every_s -= min(EARLY * every_s, EARLIEST_S)
         while True:
             asked = _now()
             if (early_s := self._heard + every_s - asked) > 0:
