@@ -93,11 +93,16 @@ def _stock(model: str, adapters: str, port: int) -> list[str]:
 
 
 def _as_package(directory: Path) -> dict[str, str]:
-    """An environment in which vLLM's command finds itself: the CPU wheel goes by another name."""
+    """An environment in which vLLM's command finds itself: the CPU wheel goes by another name.
+
+    What PYTHONPATH holds already stays: in the image it is how torch finds service/torchvision_on_cpu.py, without which
+    vLLM's command does not start there.
+    """
     info = directory / "vllm-0.32.0+cpu.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
-    return {"PYTHONPATH": str(directory), "VLLM_CPU_KVCACHE_SPACE": "1"}
+    path = os.pathsep.join(filter(None, (str(directory), os.environ.get("PYTHONPATH"))))
+    return {"PYTHONPATH": path, "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 @contextmanager

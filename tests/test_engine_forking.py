@@ -1,6 +1,8 @@
 """What the fork server counts on: of vLLM, of our own entry point, and of the process that is forked."""
 
 import ast
+import subprocess
+import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,3 +48,21 @@ def test_nothing_is_forked_while_threads_run() -> None:
     finally:
         done.set()
         thread.join()
+
+
+def test_vllm_starts_no_process_to_look_at_llava_s_class(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With an empty cache, as a new container has one; run alone, since vLLM remembers what it looked at."""
+    look = """
+import subprocess
+from service.engine import forking
+forking._inspect_llava()
+def refuse(*_, **__): raise AssertionError("a process was started")
+subprocess.run = subprocess.Popen = refuse
+from vllm import ModelRegistry
+info = ModelRegistry._try_inspect_model_cls("LlavaForConditionalGeneration")
+print(info.supports_multimodal, info.architecture)
+"""
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
+    told = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert told.stdout.split() == ["True", "LlavaForConditionalGeneration"], told.stderr[-2000:]
+    assert "overwritten" not in told.stderr
