@@ -10,7 +10,8 @@ sequences of one length, which together hold at most so many tokens.
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,8 +22,13 @@ from numpy.typing import NDArray
 from trainer.errors import OptionError
 from trainer.tokens import END, SAID, Tokens
 
-# Few lengths: oneDNN keeps its buffers for each that it has seen (0.3 GB in 60 steps), and tensor cores want eights.
-MULTIPLE = 8
+# Sequences are padded to a multiple of so many tokens. Few lengths: oneDNN keeps its buffers for each that it has seen
+# (0.3 GB in 60 steps of any length), and a GPU's attention wants eights.
+MULTIPLE = 8 if torch.cuda.is_available() else 4
+# What one more forest costs beside its tokens, in tokens. On two cores one of 80 tokens takes the embedded model 30 ms,
+# and each token of a large one 0.1 ms. A GPU starts some thousand kernels for a 7B's forest, which is taken to be as
+# many (not measured).
+FOREST_TOKENS = 256
 # An update sees about so many images at least, however many rows each has: of fewer it learns less.
 IMAGES = 12
 # Lengths of a sequence that are tried, as multiples of the longest tree, where trees are dealt evenly.
@@ -126,18 +132,19 @@ def pack(lengths: Sequence[int], budget: int, bend: float) -> list[list[list[int
 
     Of several numbers of sequences that is chosen whose tokens, padding included, cost least, where a token costs
     1 + length / `bend`: attention grows with the length, so `bend` is the length at which it costs as much as all else.
+    A forest costs FOREST_TOKENS beside its tokens, so that sequences of unlike lengths go into forests of their own
+    where that spares more padding than it costs.
     """
     if not lengths:
         return []
     best: tuple[float, list[list[list[int]]]] | None = None
-    for number in {-(-sum(lengths) // max(1, int(max(lengths) * stretch))) for stretch in _STRETCHES} | {len(lengths)}:
-        sequences = _dealt(lengths, min(number, len(lengths)))
+    for number in _numbers(lengths):
+        sequences = _dealt(lengths, number)
         if number < len(lengths) and _length(sequences, lengths) > budget:
             continue
-        forests = list(_cut(sequences, lengths, budget))
-        cost = sum(_area(forest, lengths) * (1 + _length(forest, lengths) / bend) for forest in forests)
-        if best is None or cost < best[0]:
-            best = cost, forests
+        found = _cut(sequences, lengths, budget, bend)
+        if best is None or found[0] < best[0]:
+            best = found
     assert best
     return best[1]
 
@@ -192,6 +199,22 @@ def _plant(trees: Trees, tree: int, grid: NDArray[np.int64]) -> tuple[NDArray[np
     return np.concatenate(places), np.concatenate(labels)
 
 
+def _numbers(lengths: Sequence[int]) -> set[int]:
+    """Numbers of sequences to try: some that make all about as long, and some that leave each long tree alone.
+
+    The latter are for images among texts: `_dealt` then puts the texts together in the sequences that have no image.
+    """
+    longest = max(lengths)
+    short = [length for length in lengths if 2 * length <= longest]
+    alike = {_parts(sum(lengths), longest * stretch) for stretch in _STRETCHES}
+    apart = {len(lengths) - len(short) + _parts(sum(short), max(short) * stretch) for stretch in _STRETCHES if short}
+    return {min(number, len(lengths)) for number in alike | apart | {len(lengths)}}
+
+
+def _parts(whole: int, part: float) -> int:
+    return -(-whole // max(1, int(part)))
+
+
 def _dealt(lengths: Sequence[int], number: int) -> list[list[int]]:
     """Trees -> so many sequences, the longest tree first, each to the shortest sequence."""
     sequences: list[list[int]] = [[] for _ in range(number)]
@@ -203,24 +226,40 @@ def _dealt(lengths: Sequence[int], number: int) -> list[list[int]]:
     return [sequence for sequence in sequences if sequence]
 
 
-def _cut(sequences: list[list[int]], lengths: Sequence[int], budget: int) -> Iterator[list[list[int]]]:
-    """Sequences -> forests of like lengths, each at most `budget` tokens, but for one sequence that alone has more."""
-    forest: list[list[int]] = []
+def _cut(
+    sequences: list[list[int]], lengths: Sequence[int], budget: int, bend: float
+) -> tuple[float, list[list[list[int]]]]:
+    """The cost of sequences cut into forests, and those: each at most `budget` tokens, but for one sequence with more.
+
+    All sequences of one padded length are first taken as a class, the longest first. A forest may take several classes,
+    which pads the shorter ones, or each may have its own, which costs `FOREST_TOKENS` more. The least sum of costs is
+    found from the last class to the first, in as many steps as there are pairs of classes.
+    """
+    classes: dict[int, list[list[int]]] = {}
     for sequence in sorted(sequences, key=lambda sequence: -sum(lengths[tree] for tree in sequence)):
-        if forest and _area([*forest, sequence], lengths) > budget:
-            yield forest
-            forest = []
-        forest.append(sequence)
-    if forest:
-        yield forest
+        classes.setdefault(_length([sequence], lengths), []).append(sequence)
+    padded, members = list(classes), list(classes.values())
+    # The least cost of all classes from a place on, and where the next cut is.
+    least: list[tuple[float, int]] = [(0.0, len(members))] * (len(members) + 1)
+    for first in reversed(range(len(members))):
+        length, count, best = padded[first], 0, (math.inf, 0)
+        most = max(1, budget // length)
+        for end in range(first + 1, len(members) + 1):
+            count += len(members[end - 1])
+            cost = count * length * (1 + length / bend) + -(-count // most) * FOREST_TOKENS
+            best = min(best, (cost + least[end][0], end))
+        least[first] = best
+    forests, place = list[list[list[int]]](), 0
+    while place < len(members):
+        end, most = least[place][1], max(1, budget // padded[place])
+        together = [sequence for member in members[place:end] for sequence in member]
+        forests += [together[at : at + most] for at in range(0, len(together), most)]
+        place = end
+    return least[0][0], forests
 
 
 def _length(forest: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
     return _rounded(max(sum(lengths[tree] for tree in sequence) for sequence in forest))
-
-
-def _area(forest: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
-    return len(forest) * _length(forest, lengths)
 
 
 def _rounded(length: int) -> int:
