@@ -198,8 +198,8 @@ def test_texts_go_into_sequences_of_their_own_where_that_pads_less() -> None:
 
 
 def test_sequences_of_unlike_lengths_are_forests_of_their_own_where_padding_costs_more_than_a_forest() -> None:
-    assert len(pack([400, 40], 8192, bend=10.0)) == 1
-    (long, short) = pack([400] * 10 + [40] * 9, 8192, bend=10.0)
+    assert len(pack([400, 380], 8192, bend=100.0)) == 1
+    (long, short) = pack([400] * 10 + [40] * 9, 8192, bend=100.0)
     assert (len(long), len(short)) == (10, 9)
 
 
