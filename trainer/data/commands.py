@@ -1,6 +1,22 @@
 """The `data` commands: options -> what the command line prints. Each command is imported when it runs."""
 
+from importlib import import_module
+
 from trainer.data import config
+
+# The function that takes the options, by their class.
+COMMANDS: dict[type, str] = {
+    config.CheckOptions: "trainer.data.check:check",
+    config.DedupeOptions: "trainer.data.dedupe:dedupe",
+    config.SplitOptions: "trainer.data.split:split_file",
+    config.FilterOptions: "trainer.data.filter:filter_rows",
+    config.ImportOptions: "trainer.data.importers:import_rows",
+    config.MixOptions: "trainer.data.mix:mix",
+    config.ChartOptions: "trainer.data.charts:make",
+    config.AnnotationOptions: "trainer.data.annotations:annotations",
+    config.ScoreOptions: "trainer.data.curation.score:score",
+    config.BalanceOptions: "trainer.data.curation.balance:balance",
+}
 
 
 def run(options: object) -> str:
@@ -9,38 +25,5 @@ def run(options: object) -> str:
     Raises:
         TrainerError: options or files that cannot be followed.
     """
-    match options:
-        case config.CheckOptions():
-            from trainer.data.check import check
-
-            return check(options)
-        case config.DedupeOptions():
-            from trainer.data.dedupe import dedupe
-
-            return str(dedupe(options))
-        case config.SplitOptions():
-            from trainer.data.split import split_file
-
-            return split_file(options)
-        case config.FilterOptions():
-            from trainer.data.filter import filter_rows
-
-            return str(filter_rows(options))
-        case config.ImportOptions():
-            from trainer.data.importers import import_rows
-
-            return str(import_rows(options))
-        case config.MixOptions():
-            from trainer.data.mix import mix
-
-            return mix(options)
-        case config.ChartOptions():
-            from trainer.data.charts import make
-
-            return make(options)
-        case config.AnnotationOptions():
-            from trainer.data.annotations import annotations
-
-            return annotations(options)
-        case _:
-            raise TypeError(f"{type(options).__name__} is not a data command's")
+    module, _, function = COMMANDS[type(options)].partition(":")
+    return str(getattr(import_module(module), function)(options))

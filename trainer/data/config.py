@@ -33,13 +33,38 @@ class CheckOptions(_Rows):
     max_text: int = Field(2000, gt=0, description="characters a question or an answer may have")
 
 
-class DedupeOptions(_Rows):
+class _Judged(_Rows):
+    output: str = Field(description="the JSON lines file to write, a path or URL; image names stay as they are")
+    index: Path | None = Field(
+        Path("runs/features"),
+        description="where what is found out about images is kept, so that each is read once for all commands; None:"
+        " nowhere",
+    )
+
+
+# Within which two images are copies: bits of the perceptual hash, and steps of colour at 16x16 pixels.
+DISTANCE, TOLERANCE = 6, 24
+
+
+class DedupeOptions(_Judged):
     """Drop questions asked twice of images that look the same; those images become one, so no split parts them."""
 
-    output: str = Field(description="the JSON lines file to write, a path or URL; image names stay as they are")
-    distance: int = Field(6, ge=0, le=64, description="bits of the 64-bit perceptual hash in which copies may differ")
+    distance: int = Field(
+        DISTANCE, ge=0, le=64, description="bits of the 64-bit perceptual hash in which copies may differ"
+    )
     tolerance: int = Field(
-        24, ge=0, le=255, description="colour steps, of 255, by which copies may differ anywhere at 16x16 pixels"
+        TOLERANCE, ge=0, le=255, description="colour steps, of 255, by which copies may differ anywhere at 16x16 pixels"
+    )
+    model: str | None = Field(
+        None,
+        description="a CLIP or LLaVA checkpoint, by whose sight cropped and recoloured copies are found as well",
+    )
+    similarity: float = Field(
+        0.97,
+        gt=0,
+        le=1,
+        description="with --model: the cosine from which on two images are the same; the command says"
+        " how near images of the set are",
     )
 
 
@@ -54,15 +79,62 @@ class SplitOptions(_Rows):
         Path("runs/features"),
         description="where the digests of images are kept, so that each is read once; None: nowhere",
     )
+    look: bool = Field(True, description="say how many images held out look like images of the other side")
 
 
-class FilterOptions(_Rows):
-    """Drop rows whose image is broken, small, blank or a strip; rows without an image pass."""
+class FilterOptions(_Judged):
+    """Drop rows whose image is broken, small, blank, a strip, blurred or badly exposed; rows without an image pass."""
 
-    output: str = Field(description="the JSON lines file to write, a path or URL; image names stay as they are")
     min_side: int = Field(32, gt=0, description="pixels the shorter side must have")
     max_aspect: float = Field(5.0, ge=1, description="how many times longer than the other a side may be")
     min_contrast: float = Field(2.0, ge=0, description="standard deviation of grey, of 255, below which it is blank")
+    min_sharpness: float = Field(
+        0,
+        ge=0,
+        description="variance of grey's Laplacian at 256 pixels, below which it is blurred; photographs have 100 and"
+        " more, flat drawings less",
+    )
+    min_brightness: float = Field(0, ge=0, le=255, description="mean grey, of 255, below which it is underexposed")
+    max_brightness: float = Field(255, ge=0, le=255, description="mean grey, of 255, over which it is overexposed")
+    hook: str | None = Field(
+        None,
+        description="module:function, your own rule: it gets each row that would stay, and gives None, or why it goes;"
+        " for personal data, leaks and the like",
+    )
+
+
+class ScoreOptions(_Judged):
+    """Score how well picture and answer go together, and leave the worst rows out."""
+
+    model: str = Field(description="a CLIP checkpoint, a directory or Hugging Face id; for --by agreement a LLaVA too")
+    by: Literal["similarity", "margin", "agreement"] = Field(
+        "margin",
+        description="similarity: of picture and text; margin: the same, less that of the likeliest other answer to the"
+        " question; agreement: the share of the same answer among the nearest pictures that are asked the same",
+    )
+    drop: float = Field(
+        0, ge=0, lt=1, description="share of the rows, those with the lowest figures, that are left out"
+    )
+    least: float = Field(float("-1e9"), description="figure below which a row is left out [none]")
+    text: str = Field("{question} {answer}", description="what is compared with the picture")
+    neighbours: int = Field(10, gt=0, le=64, description="for --by agreement: nearest pictures that are asked")
+    scores: str | None = Field(None, description="the JSON lines file of all rows' figures [OUTPUT.scores]")
+
+
+class BalanceOptions(_Judged):
+    """Leave out rows of the most common answers, categories or looks of pictures, so that none has over its share."""
+
+    by: Literal["answer", "category", "cluster"] = Field(
+        "answer", description="what is balanced; cluster: pictures that look alike to --model"
+    )
+    most_share: float = Field(0.5, gt=0, le=1, description="share of the rows kept that one of them may have")
+    within: Literal["set", "question", "category"] = Field(
+        "set",
+        description="where the share is counted: in the whole set, or among the rows of each question or category",
+    )
+    clusters: int = Field(50, gt=1, le=10_000, description="for --by cluster: how many")
+    model: str | None = Field(None, description="for --by cluster: a CLIP or LLaVA checkpoint")
+    seed: Seed = Field(0, description="another seed keeps other rows")
 
 
 class ImportOptions(_Options):
@@ -159,3 +231,5 @@ class DataOptions(_Options):
     mix: CliSubCommand[MixOptions] = Field(description="mix several sets by weight")
     charts: CliSubCommand[ChartOptions] = Field(description="draw charts, with questions and true answers")
     annotations: CliSubCommand[AnnotationOptions] = Field(description="questions from boxes, classes and tables")
+    score: CliSubCommand[ScoreOptions] = Field(description="leave out rows whose answer does not fit the picture")
+    balance: CliSubCommand[BalanceOptions] = Field(description="leave out rows of what there is too much of")

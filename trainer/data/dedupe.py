@@ -1,30 +1,33 @@
-"""`data dedupe`: the same question of images that look the same is asked once; knows pixels only through hashes.
+"""`data dedupe`: the same question of images that look the same is asked once; knows pixels only through their looks.
 
 A perceptual hash proposes copies, and a 16x16 picture confirms them: hashes are blind to colour and to small parts, and
-two charts that differ in one bar must stay two.
+two charts that differ in one bar must stay two. With --model the embeddings of a tower find copies that were cropped,
+mirrored or recoloured too, as near as --similarity says.
 """
 
+import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
-import imagehash
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from service.images import decode
 from trainer.data import files
 from trainer.data.config import DedupeOptions
-from trainer.data.rows import scan
+from trainer.data.looks import Look, looks
+from trainer.data.rows import Row, scan
 from trainer.data.write import Report, writing
+from trainer.errors import DataError
 
+# Of a perceptual hash.
 BITS = 64
-SIDE = 16
+# Nearest pictures that are looked at for each: more copies than that are chained by their own nearest.
+_NEAREST = 16
 
 
-class Looks:
+class Copies:
     """Images by how they look. Hashes within `distance` bits share one of `distance` + 1 bands: only those compare."""
 
     def __init__(self, distance: int, tolerance: int) -> None:
@@ -33,43 +36,49 @@ class Looks:
         bands = min(distance + 1, BITS)
         self._cuts = [BITS * band // bands for band in range(bands + 1)]
         self._bands: dict[tuple[int, int], list[int]] = {}
-        self._seen: list[tuple[str, int, Any]] = []
+        self._seen: list[tuple[str, int, bytes]] = []
 
-    def first(self, name: str, image: Image.Image) -> str:
-        """The name of the first image that looked like this one; its own if there was none."""
-        bits = int(str(imagehash.phash(image)), 16)
-        small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.int16)
-        keys = [(start, (bits >> start) % (1 << (end - start))) for start, end in pairwise(self._cuts)]
-        for index in sorted({index for key in keys for index in self._bands.get(key, ())}):
-            other, other_bits, other_small = self._seen[index]
-            if (bits ^ other_bits).bit_count() <= self._distance and np.abs(
-                small - other_small
-            ).max() <= self._tolerance:
-                return other
-        for key in keys:
+    def first(self, name: str, look: Look) -> str:
+        """The name of the first image that looked like this one; its own, and it is remembered, if there was none."""
+        if (other := self.find(look)) is not None:
+            return other
+        for key in self._keys(look.hash):
             self._bands.setdefault(key, []).append(len(self._seen))
-        self._seen.append((name, bits, small))
+        self._seen.append((name, look.hash, look.small))
         return name
 
+    def find(self, look: Look) -> str | None:
+        """The name of the first image remembered that looks like this one."""
+        small = np.frombuffer(look.small, np.uint8).astype(np.int16)
+        for index in sorted({index for key in self._keys(look.hash) for index in self._bands.get(key, ())}):
+            other, bits, pixels = self._seen[index]
+            if (look.hash ^ bits).bit_count() > self._distance:
+                continue
+            if np.abs(small - np.frombuffer(pixels, np.uint8)).max() <= self._tolerance:
+                return other
+        return None
 
-def dedupe(options: DedupeOptions) -> Report:
+    def _keys(self, bits: int) -> list[tuple[int, int]]:
+        return [(start, (bits >> start) % (1 << (end - start))) for start, end in pairwise(self._cuts)]
+
+
+def dedupe(options: DedupeOptions) -> str:
     """Write each question about each look once.
 
     Raises:
-        DataError: faulty rows, or a file that cannot be read or written.
-        ServiceError: an image does not decode; `data check` and `data filter` find them all.
+        DataError: faulty rows, a file that cannot be read or written, or an image that does not decode; `data check`
+            and `data filter` find them all.
+        OptionError: a model that has no tower.
     """
     report = Report()
-    looks = Looks(options.distance, options.tolerance)
-    first: dict[str | None, str | None] = {None: None}
-    asked: dict[tuple[Any, ...], str] = {}
+    images = list(dict.fromkeys(row.image for row in scan(options.data, options.images) if row.image))
+    first = _by_looks(images, options)
+    told = _by_embeddings(first, options) if options.model else []
+    asked: dict[bytes, bytes] = {}
     with writing(options.output, options.images, report) as writer:
         for row in tqdm(scan(options.data, options.images), desc="dedupe", unit="row"):
-            if row.image is not None and row.image not in first:
-                first[row.image] = looks.first(row.image, decode(files.read(row.image)))
-            image = first[row.image]
-            said = [_plain(text) for exchange in row.exchanges for text in exchange]
-            key, answer = (image, *said[:-1]), said[-1]
+            image = first[row.image] if row.image else None
+            key, answer = _digests(row, image)
             if key in asked:
                 same = "the same" if asked[key] == answer else "otherwise"
                 report.note(f"dropped, asked before and answered {same}", row.id)
@@ -78,7 +87,55 @@ def dedupe(options: DedupeOptions) -> Report:
             if image != row.image:
                 report.note("kept, with the name of an image that looks the same", row.id)
             writer.write(replace(row, image=image))
-    return report
+    return "\n".join([str(report), *told])
+
+
+def _by_looks(images: Iterable[str], options: DedupeOptions) -> dict[str, str]:
+    """Of each image the first that looks like it."""
+    copies = Copies(options.distance, options.tolerance)
+    first: dict[str, str] = {}
+    for image, look in looks(images, options.index):
+        if look.fault:
+            raise DataError([f"{files.relative(image, options.images)}: {look.fault}"])
+        first[image] = copies.first(image, look)
+    return first
+
+
+def _by_embeddings(first: dict[str, str], options: DedupeOptions) -> list[str]:
+    """Have `first` name an earlier image that the model sees as nearly the same; a line on how near pictures are."""
+    from trainer.data.curation.embedding import Embedder
+    from trainer.data.curation.neighbours import Space
+
+    assert options.model
+    kept = list(dict.fromkeys(first.values()))
+    if len(kept) < 2:
+        return []
+    space = Space(Embedder(options.model).of_files(kept, options.index))
+    cosines, places = space.nearest(_NEAREST)
+    names = space.names
+    moved: dict[str, str] = {}
+    for place, name in enumerate(names):
+        near = [int(other) for other in places[place][cosines[place] >= options.similarity] if other < place]
+        if near:
+            earlier = names[min(near)]
+            moved[name] = moved.get(earlier, earlier)
+    for image, name in first.items():
+        first[image] = moved.get(name, name)
+    nearest = np.quantile(cosines[:, 0], [0.5, 0.9, 0.99])
+    return [
+        f"{len(moved)} images are within --similarity {options.similarity:g} of an earlier one; the similarity of an"
+        f" image to its nearest is {nearest[0]:.3f} in the middle, {nearest[1]:.3f} at 90% and {nearest[2]:.3f} at 99%"
+    ]
+
+
+def _digests(row: Row, image: str | None) -> tuple[bytes, bytes]:
+    """16 bytes each for what is asked of which image, and for the answer: the texts of 600,000 rows are too many."""
+    said = [_plain(text) for exchange in row.exchanges for text in exchange]
+    return _short("\0".join([image or "", *said[:-1]])), _short(said[-1])
+
+
+def _short(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).digest()
 
 
 def _plain(text: str) -> str:

@@ -1,14 +1,11 @@
 """`data filter`: rows whose image a model could learn from; judged on the pixels the service would see."""
 
-from PIL import Image, ImageStat
-from tqdm import tqdm
-
-from service.errors import ServiceError
-from service.images import decode
-from trainer.data import files
 from trainer.data.config import FilterOptions
+from trainer.data.curation.hook import load_hook
+from trainer.data.looks import Look, looks
 from trainer.data.rows import scan
 from trainer.data.write import Report, writing
+from trainer.errors import DataError
 
 
 def filter_rows(options: FilterOptions) -> Report:
@@ -16,14 +13,15 @@ def filter_rows(options: FilterOptions) -> Report:
 
     Raises:
         DataError: faulty rows, or a file that cannot be read or written.
+        OptionError: a hook that is not there.
     """
     report = Report()
-    judged: dict[str, str | None] = {}
+    hook = load_hook(options.hook)
+    images = (row.image for row in scan(options.data, options.images) if row.image)
+    judged = {image: judge(look, options) for image, look in looks(dict.fromkeys(images), options.index)}
     with writing(options.output, options.images, report) as writer:
-        for row in tqdm(scan(options.data, options.images), desc="filter", unit="row"):
-            if row.image and row.image not in judged:
-                judged[row.image] = _reason(row.image, options)
-            reason = judged[row.image] if row.image else None
+        for row in scan(options.data, options.images):
+            reason = (judged[row.image] if row.image else None) or hook(row)
             if reason:
                 report.note(f"dropped, {reason}", row.id)
             else:
@@ -31,21 +29,29 @@ def filter_rows(options: FilterOptions) -> Report:
     return report
 
 
-def _reason(url: str, options: FilterOptions) -> str | None:
-    try:
-        image = decode(files.read(url))
-    except ServiceError as error:
-        return str(error)
-    return judge(image, options)
+def judge(look: Look, options: FilterOptions) -> str | None:
+    """Why an image is not worth a question, or None.
 
-
-def judge(image: Image.Image, options: FilterOptions) -> str | None:
-    """Why an image is not worth a question, or None."""
-    short, long = sorted(image.size)
-    if short < options.min_side:
-        return f"the shorter side is under --min-side {options.min_side}"
-    if long > options.max_aspect * short:
-        return f"a side is over --max-aspect {options.max_aspect:g} times the other"
-    if ImageStat.Stat(image.convert("L")).stddev[0] < options.min_contrast:
-        return f"blank: contrast under --min-contrast {options.min_contrast:g}"
-    return None
+    Raises:
+        DataError: the file cannot be read, which says nothing of the image.
+    """
+    if not look.sha256:
+        raise DataError([str(look.fault)])
+    if look.fault:
+        return look.fault
+    short, long = sorted((look.width, look.height))
+    limits = (
+        (short < options.min_side, f"the shorter side is under --min-side {options.min_side}"),
+        (long > options.max_aspect * short, f"a side is over --max-aspect {options.max_aspect:g} times the other"),
+        (look.contrast < options.min_contrast, f"blank: contrast under --min-contrast {options.min_contrast:g}"),
+        (look.sharpness < options.min_sharpness, f"blurred: sharpness under --min-sharpness {options.min_sharpness:g}"),
+        (
+            look.brightness < options.min_brightness,
+            f"dark: brightness under --min-brightness {options.min_brightness:g}",
+        ),
+        (
+            look.brightness > options.max_brightness,
+            f"pale: brightness over --max-brightness {options.max_brightness:g}",
+        ),
+    )
+    return next((why for refused, why in limits if refused), None)

@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from trainer.data.config import SplitOptions
+from trainer.data import files
+from trainer.data.config import DISTANCE, TOLERANCE, SplitOptions
+from trainer.data.dedupe import Copies
 from trainer.data.index import image_digests
+from trainer.data.looks import looks
 from trainer.data.rows import Row, scan
 from trainer.data.stream import Chosen, Joined, RowFile
 from trainer.data.write import Report, writing
@@ -149,4 +152,26 @@ def split_file(options: SplitOptions) -> str:
         if not larger.kept or not smaller.kept:
             rows = larger.kept + smaller.kept
             raise OptionError(f"--holdout {options.holdout} of {rows} rows leaves one side empty: choose another")
-    return f"{options.output}: {larger}\n{options.held_out}: {smaller}"
+    told = f"{options.output}: {larger}\n{options.held_out}: {smaller}"
+    return f"{told}\n{near}" if options.look and (near := _near(options, digests)) else told
+
+
+def _near(options: SplitOptions, digests: Mapping[str, str]) -> str | None:
+    """A word on held-out images that look like images of the larger side: a score on them says less than it seems."""
+    sides: tuple[dict[str, None], dict[str, None]] = ({}, {})
+    for row in scan(options.data, options.images):
+        if row.image:
+            sides[held_out(row, options.holdout, options.seed, digests)][row.image] = None
+    copies = Copies(DISTANCE, TOLERANCE)
+    for image, look in looks(sides[False], options.index):
+        if not look.fault:
+            copies.first(image, look)
+    judged = ((image, look) for image, look in looks(sides[True], options.index) if not look.fault)
+    near = [(image, twin) for image, look in judged if (twin := copies.find(look))]
+    if not near:
+        return None
+    image, twin = (files.relative(name, options.images) for name in near[0])
+    return (
+        f"{len(near)} of {len(sides[True])} held-out images look like images of the other side, such as {image} like"
+        f" {twin}: run `data dedupe` before `data split`, which gives copies one name, so that no split parts them"
+    )

@@ -1,0 +1,167 @@
+"""`data score`: figures that say how well each row's picture and answer go together; the worst rows are left out.
+
+similarity   the cosine of picture and text, by a CLIP checkpoint
+margin       similarity, less that of the text with the other answers given to the same question: a plain similarity
+             mostly tells how common the picture is; answers of one wording are compared here
+agreement    among the nearest pictures with the same question, the share that was answered the same; needs no texts,
+             so that a LLaVA's own tower does
+
+A row without a figure (no image, a question that nothing else asks) stays, and is counted.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import numpy as np
+from tqdm import tqdm
+
+from trainer.data import files
+from trainer.data.config import ScoreOptions
+from trainer.data.curation.embedding import Embedder
+from trainer.data.curation.neighbours import Space
+from trainer.data.rows import Row, scan
+from trainer.data.write import Report, writing
+from trainer.errors import DataError, OptionError
+
+# Answers of a question that a margin compares with, the most common ones; nearest pictures that are asked.
+_OTHERS, _NEAREST = 16, 64
+_SHOWN = 5
+
+
+def score(options: ScoreOptions) -> str:
+    """Write the rows that are kept, and every row's figures beside them.
+
+    Raises:
+        DataError: faulty rows, or a file that cannot be read or written.
+        ServiceError: an image does not decode; `data filter` drops those.
+        OptionError: a model without what the figure needs.
+    """
+    embedder = Embedder(options.model)
+    if options.by != "agreement" and not embedder.reads_texts:
+        raise OptionError(f"--by {options.by}: --model {options.model} reads no texts: name a CLIP, or --by agreement")
+    # 1. Which questions, answers and pictures there are, in numbers.
+    asked = _Asked(options)
+    # 2. Every row's figure, in the rows' order.
+    if options.by == "agreement":
+        figures = _agreements(asked, Space(embedder.of_files(asked.images, options.index)), options.neighbours)
+    else:
+        figures = _similarities(asked, embedder, options)
+    # 3. The limit below which rows go, and the rows that stay.
+    known = figures[~np.isnan(figures)]
+    if not len(known):
+        raise DataError(
+            [f"{options.data}: no row has a figure: rows need images, and --by {options.by} what it compares"]
+        )
+    least = max(options.least, float(np.quantile(known, options.drop)) if options.drop else -np.inf)
+    return "\n".join([*_write(options, figures, least), *_told(figures, known, options)])
+
+
+class _Asked:
+    """A set in numbers: question, answer and image of each row; texts are held once, those of long questions never."""
+
+    def __init__(self, options: ScoreOptions) -> None:
+        questions: dict[int, int] = {}
+        answers: dict[str, int] = {}
+        self._images: dict[str, int] = {}
+        triples: list[tuple[int, int, int]] = []
+        for row in scan(options.data, options.images):
+            image = self._images.setdefault(row.image, len(self._images)) if row.image else -1
+            question = questions.setdefault(hash((row.question, row.history)), len(questions))
+            triples.append((question, answers.setdefault(row.answer, len(answers)), image))
+        self.rows = np.array(triples, np.int32).reshape(-1, 3)
+        self.answers = list(answers)
+        self.images = list(self._images)
+
+    def others(self) -> dict[int, list[int]]:
+        """By question, the answers that it has, the most common first; questions of a single answer are left out."""
+        pairs, counts = np.unique(self.rows[:, :2], axis=0, return_counts=True)
+        found: dict[int, list[int]] = defaultdict(list)
+        for place in np.argsort(-counts, kind="stable"):
+            found[int(pairs[place, 0])].append(int(pairs[place, 1]))
+        return {question: answers[:_OTHERS] for question, answers in found.items() if len(answers) > 1}
+
+
+def _similarities(asked: _Asked, embedder: Embedder, options: ScoreOptions) -> np.ndarray:
+    """Similarity or margin of each row; NaN where there is none."""
+    others = asked.others() if options.by == "margin" else {}
+    vectors = np.stack([vector for _, vector in embedder.of_files(asked.images, options.index)]).astype(np.float16)
+    texts = lru_cache(maxsize=20_000)(lambda text: embedder.texts([text])[0])
+    figures = np.full(len(asked.rows), np.nan, np.float32)
+    rows = scan(options.data, options.images)
+    for number, row in enumerate(tqdm(rows, total=len(figures), desc="score", unit="row", disable=None)):
+        question, answer, image = (int(value) for value in asked.rows[number])
+        if image < 0:
+            continue
+        seen = vectors[image].astype(np.float32)
+        own = float(seen @ texts(_text(row.question, row.answer, options)))
+        if options.by == "similarity":
+            figures[number] = own
+        elif rivals := [other for other in others.get(question, ()) if other != answer]:
+            compared = [texts(_text(row.question, asked.answers[other], options)) for other in rivals]
+            figures[number] = own - max(float(seen @ each) for each in compared)
+    return figures
+
+
+def _text(question: str, answer: str, options: ScoreOptions) -> str:
+    return options.text.replace("{question}", question).replace("{answer}", answer)
+
+
+def _agreements(asked: _Asked, space: Space, neighbours: int) -> np.ndarray:
+    """The share of each row's answer among the nearest pictures that are asked the same; NaN where none is."""
+    said: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
+    for question, answer, image in asked.rows.tolist():
+        if image >= 0:
+            said[image, question][answer] += 1
+    _, places = space.nearest(_NEAREST)
+    figures = np.full(len(asked.rows), np.nan, np.float32)
+    for number, (question, answer, image) in enumerate(asked.rows.tolist()):
+        if image < 0:
+            continue
+        near = (said.get((other, question)) for other in places[image].tolist())
+        found = [answers for answers in near if answers][:neighbours]
+        if found:
+            figures[number] = float(np.mean([answers[answer] / answers.total() for answers in found]))
+    return figures
+
+
+def _write(options: ScoreOptions, figures: np.ndarray, least: float) -> Iterator[str]:
+    report = Report()
+    with (
+        writing(options.output, options.images, report) as writer,
+        files.writing(options.scores or f"{options.output}.scores") as scores,
+    ):
+        for row, figure in zip(scan(options.data, options.images), figures.tolist(), strict=True):
+            kept = not figure < least  # NaN stays
+            found = None if np.isnan(figure) else round(figure, 4)
+            scores.write(json.dumps({"id": row.id, options.by: found, "kept": kept}).encode() + b"\n")
+            if kept:
+                writer.write(row)
+            else:
+                report.note(f"dropped, {options.by} under {least:.3f}", row.id)
+    yield str(report)
+
+
+def _told(figures: np.ndarray, known: np.ndarray, options: ScoreOptions) -> Iterator[str]:
+    low, tenth, middle, high = np.quantile(known, [0, 0.1, 0.5, 1])
+    yield f"{options.by}: least {low:.3f}, 10% under {tenth:.3f}, half under {middle:.3f}, most {high:.3f}"
+    if missing := len(figures) - len(known):
+        yield f"{missing} rows have no figure and stay"
+    worst = _worst(figures, options)
+    yield "the worst: " + "; ".join(f"{row.id} {figure:.3f} {_said(row)}" for row, figure in worst)
+
+
+def _worst(figures: np.ndarray, options: ScoreOptions) -> list[tuple[Row, float]]:
+    places = set(np.argsort(np.where(np.isnan(figures), np.inf, figures), kind="stable")[:_SHOWN].tolist())
+    found = [
+        (row, float(figures[number]))
+        for number, row in enumerate(scan(options.data, options.images))
+        if number in places and not np.isnan(figures[number])
+    ]
+    return sorted(found, key=lambda each: each[1])
+
+
+def _said(row: Row) -> str:
+    short: Callable[[str], str] = lambda text: text if len(text) <= 40 else f"{text[:39]}…"  # noqa: E731
+    return f"{short(row.question)!r}: {short(row.answer)!r}"
