@@ -126,6 +126,10 @@ class Prompt:
         return hashlib.sha256(json.dumps([seen, self.encode_answer(sample, sample)]).encode()).hexdigest()
 
 
+# What ends an answer in one model's data or another's: no part of an answer's text.
+ANSWER_ENDS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>")
+
+
 def is_unicode(text: str) -> bool:
     """Whether a tokenizer takes it: no NUL and no half of a surrogate pair."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)

@@ -81,7 +81,9 @@ def accepted(kept: Path) -> int:
     """How many files the trainer's own check accepted; one that it refuses is an error."""
     found = files(kept, "*.jsonl")
     for file in found:
-        assert main(["data", "check", "--data", str(file), "--images", str(file.parent / "images")]) == 0
+        pictured = '"image"' in file.read_text()
+        images = ["--images", str(file.parent / "images")] if pictured else []
+        assert main(["data", "check", "--data", str(file), *images]) == 0
     return len(found)
 
 
@@ -307,7 +309,5 @@ def test_whatever_is_saved_is_read_back_by_the_trainer(
     kept = tmp_path_factory.mktemp("kept")
     saving = Files(kept, days=1, size=10**9)
     assert False not in [saving.save(record) for record in saved]
-    read = [
-        (row.question, row.answer) for file in files(kept, "*.jsonl") for row in read_rows(file, file.parent / "images")
-    ]
+    read = [(row.question, row.answer) for file in files(kept, "*.jsonl") for row in read_rows(file, "")]
     assert sorted(read) == sorted((record.question.strip(), record.answer.strip()) for record in saved)

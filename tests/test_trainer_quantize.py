@@ -191,8 +191,7 @@ def test_text_rows_are_calibration_too(tmp_path: Path, monkeypatch: pytest.Monke
         return pack(weight, moment, group_size)
 
     monkeypatch.setattr("trainer.quantize.pack", told)
-    data = ["--data", str(tmp_path / "rows.jsonl"), "--images", str(tmp_path)]
-    assert run(tmp_path / "packed", *data) == 0
+    assert run(tmp_path / "packed", "--data", str(tmp_path / "rows.jsonl")) == 0
     assert packed == [True] * 4 * 4
 
 

@@ -49,8 +49,8 @@ def adopt(options: PublishOptions, command: Sequence[str]) -> Adapter:
         TrainerError: faulty rows or options, or an adapter that answers as its base does, or no better.
         FileNotFoundError: `options.model` is not a LLaVA checkpoint.
     """
-    if (options.data is None) != (options.images is None):
-        raise OptionError("--data and --images: held-out rows need both")
+    if options.images is not None and options.data is None:
+        raise OptionError("--images: is the folder of the images of --data, which is not given")
     if options.gate != "auto" and options.data is None:
         raise OptionError(f"--gate {options.gate}: decides on held-out rows: name them by --data and --images")
     check_folder("--store", options.store)

@@ -11,6 +11,7 @@ from transformers.integrations import unset_hf_deepspeed_config
 
 from service.adapters.base import Base
 from trainer.config import StageOptions
+from trainer.data.forms import Reading
 from trainer.data.split import read_sides, sample
 from trainer.lessons import prepare
 from trainer.loop import fit, uses_bfloat16
@@ -45,12 +46,14 @@ def train_base(options: StageOptions) -> Path | None:
 
 
 def _train(options: StageOptions, source: Path, run: Path) -> Path | None:
-    sides = read_sides(options.sets, options.eval_data, options.holdout, options.seed, options.feature_cache)
+    sides = read_sides(
+        options.sets, options.eval_data, options.holdout, options.seed, options.feature_cache, Reading.of(options)
+    )
     rows, held_out = sides.train, sample(sides.held_out, options.score_rows, options.seed)
     log.info("%d training rows, %d held out, %d of these measured", len(rows), len(sides.held_out), len(held_out))
     checkpoint = Checkpoint.load(source, bfloat16=uses_bfloat16(options), learns=options.learns)
     learns = partial(unfreeze, parts=options.learns)
-    lessons = prepare(checkpoint, rows, held_out, sides.digests, options, learns, options.form)
+    lessons = prepare(checkpoint, rows, held_out, sides.digests, options, learns, options.written)
     if lessons is None:
         return None
     begin(run, options, facts(options, sides, Base.of_checkpoint(source)), options.resume)

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import CliSubCommand
 
 from service.adapters.aliases import AliasName
-from trainer.data.config import Seed
+from trainer.data.config import Listed, ReadingOptions, Seed
 
 # The largest that any service may be set to allow.
 LARGEST_RANK = 512
@@ -28,8 +28,6 @@ def _expression(text: str) -> str:
 Expression = Annotated[str, AfterValidator(_expression)]
 
 
-# What a command line gives once becomes a list of one.
-Listed = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 # What an adapter may change of a layer; the engine serves LoRA on all of these and on nothing else.
 Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LINEARS: tuple[Linear, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -55,18 +53,19 @@ class _Configured(_Options):
     )
 
 
-class LoopOptions(_Configured):
+class LoopOptions(_Configured, ReadingOptions):
     """What every training has."""
 
     data: Listed = Field(
         min_length=1,
-        description="training rows, a path or URL: LLaVA JSON lines, or lines of {image, question, answer}; several"
-        " sets are trained on together where --data is given several times",
+        description="training rows, a path or URL: LLaVA's, {image, question, answer}, or another form of"
+        " docs/data-forms.md; several sets are trained on together where --data is given several times",
     )
     images: Listed = Field(
+        [""],
         min_length=1,
         description="the folder, a path or URL, that the rows' image names are relative to; of several sets one for"
-        " all, or one for each in their order",
+        " all, or one for each in their order [the rows are text alone]",
     )
     eval_data: str | None = Field(
         None,
@@ -235,7 +234,7 @@ class StageOptions(LoopOptions):
 
     stage: ClassVar[str]
     learns: ClassVar[tuple[str, ...]]
-    form: ClassVar[Literal["asked", "plain"]] = "asked"
+    written: ClassVar[Literal["asked", "plain"]] = "asked"
     model: str = Field(description="checkpoint to begin with, not INT4: a directory, or a Hugging Face id")
     output: Path = Field(
         description="a new directory for the trained checkpoint; the run keeps its log and checkpoints in runs/NAME"
@@ -252,7 +251,7 @@ class AlignOptions(StageOptions):
     stage = "align"
     learns = ("multi_modal_projector",)
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
-    form = "plain"
+    written = "plain"
     rows_per_step: int = Field(256, gt=0, description="rows whose gradients make one update, of all devices together")
 
 
@@ -280,7 +279,7 @@ class EvaluateOptions(_Configured):
         min_length=1, description="adapter to compare with the base; several are compared. In process: a run too"
     )
     data: str = Field(description="held-out rows, in either form that training takes")
-    images: str = Field(description="the folder that the rows' image names are relative to")
+    images: str = Field("", description="the folder that the rows' image names are relative to [they are text alone]")
     model: str | None = Field(None, description="base checkpoint to ask in process; without it a service is asked")
     store: Path = Field(Path("adapters"), description="in process: the adapter store")
     url: list[str] | None = Field(

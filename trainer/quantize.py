@@ -93,9 +93,7 @@ def quantize(options: QuantizeOptions) -> Evaluation | None:
     rows: list[Row] = []
     held_out: list[Row] = []
     if options.data:
-        if options.images is None:
-            raise OptionError("--images: name the folder that the image names of --data are relative to")
-        found = asked(read_rows(options.data, options.images))
+        found = asked(read_rows(options.data, options.images or ""))
         rows, held_out = split(found, options.holdout, options.seed, image_digests(found, DEFAULT))
     fitted = _samples(rows, source, options.samples) if options.fit else []
     loss = write_int4(source, options.output, fitted, options.group_size, _samples(held_out, source, _COUNTED))

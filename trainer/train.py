@@ -16,6 +16,7 @@ from service.checkpoint import locate
 from service.types import Adapter
 from trainer.config import TrainOptions
 from trainer.data.digests import IMAGES, data_digest, image_list
+from trainer.data.forms import Reading
 from trainer.data.rows import asked
 from trainer.data.split import read_sides, sample
 from trainer.evaluation import Source
@@ -54,7 +55,9 @@ def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
 
 def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapter | None:
     # 1. Rows, none of them on both sides.
-    sides = read_sides(options.sets, options.eval_data, options.holdout, options.seed, options.feature_cache)
+    sides = read_sides(
+        options.sets, options.eval_data, options.holdout, options.seed, options.feature_cache, Reading.of(options)
+    )
     rows, held_out = sides.train, sample(sides.held_out, options.score_rows, options.seed)
     log.info("%d training rows, %d held out, %d of these scored", len(rows), len(sides.held_out), len(held_out))
     # 2. The base, and what its frozen half makes of every image.

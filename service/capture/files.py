@@ -18,6 +18,7 @@ import shutil
 import socket
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -26,7 +27,7 @@ from typing import Any
 
 from PIL import Image
 
-from service.prompt import is_unicode
+from service.prompt import ANSWER_ENDS, is_unicode
 from service.types import Release
 
 # Longest text of a row, and what none may hold, as the trainer has them.
@@ -63,7 +64,9 @@ class Record:
 
 def is_row_text(text: str) -> bool:
     """Whether a row of training data may have this as its question or answer."""
-    return bool(text.strip()) and len(text) <= TEXT_LIMIT and _PLACEHOLDER not in text and is_unicode(text)
+    visible = any(unicodedata.category(each)[0] not in "CZ" for each in text)
+    marked = any(mark in text for mark in (_PLACEHOLDER, *ANSWER_ENDS))
+    return visible and not marked and len(text) <= TEXT_LIMIT and is_unicode(text)
 
 
 class Files:

@@ -9,7 +9,9 @@ from service.errors import ServiceError
 from service.images import decode
 from trainer.data import files
 from trainer.data.config import CheckOptions
-from trainer.data.rows import Line, read_lines
+from trainer.data.faults import Fault, Faults
+from trainer.data.forms import Reading
+from trainer.data.rows import Line, Source
 from trainer.errors import DataError
 
 COMMON = 5
@@ -24,23 +26,25 @@ def check(options: CheckOptions) -> str:
     Raises:
         DataError: all faults, as file:line: fault.
     """
-    faults: list[str] = []
+    source = Source(options.data, options.images, Reading.of(options))
+    faults = Faults()
     categories: Counter[str] = Counter()
     answers: Counter[str] = Counter()
-    plain = 0
-    ids: dict[str, int] = {}
+    ids = _Ids()
     images: dict[str, str | None] = {}
-    for line in tqdm(read_lines(options.data, options.images), desc="check", unit="line"):
-        found = [*line.faults, *_id_faults(line, ids), *_row_faults(line, options, images)]
-        faults += [f"{options.data}:{line.number}: {fault}" for fault in found]
+    for line in tqdm(source.lines(), desc="check", unit="row"):
+        for fault in (*line.faults, *_row_faults(line, options, images)):
+            faults.add(f"{options.data}:{line.where}", fault)
+        ids.see(line)
         categories.update(row.category for row in line.rows)
         answers.update(row.answer for row in line.rows)
-        plain += sum(row.image is None for row in line.rows)
     if not categories and not faults:
-        faults = [f"{options.data}: holds no rows"]
+        faults.add(options.data, Fault("holds no rows"))
+    if not faults and (blind := source.blind()):
+        faults.add(options.data, blind)
     if faults:
-        raise DataError(faults, shown=len(faults))
-    return _summary(categories, answers, len(images), plain)
+        raise faults.error(every=True)
+    return "\n".join([source.said(), *ids.said(), _summary(categories, answers, len(images), source.textual)])
 
 
 def image_fault(url: str) -> str | None:
@@ -52,21 +56,38 @@ def image_fault(url: str) -> str | None:
     return None
 
 
-def _id_faults(line: Line, ids: dict[str, int]) -> Iterator[str]:
-    if line.id is not None and ids.setdefault(line.id, line.number) != line.number:
-        yield f"id {line.id!r} is on line {ids[line.id]} already"
+class _Ids:
+    """Ids that rows give themselves; one that several have is no fault, and is said."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+        self._again: list[str] = []
+        self._count = 0
+
+    def see(self, line: Line) -> None:
+        """One more row."""
+        if line.id is not None and self._first.setdefault(line.id, line.where) != line.where:
+            self._count += 1
+            if len(self._again) < COMMON:
+                self._again.append(f"{line.id!r} on {line.where} as on {self._first[line.id]}")
+
+    def said(self) -> list[str]:
+        """A line for the report where ids are there twice."""
+        if not self._count:
+            return []
+        return [f"{self._count} ids are there already, as LLaVA's mixes have them: {', '.join(self._again)}"]
 
 
-def _row_faults(line: Line, options: CheckOptions, images: dict[str, str | None]) -> Iterator[str]:
+def _row_faults(line: Line, options: CheckOptions, images: dict[str, str | None]) -> Iterator[Fault]:
     for image in {row.image for row in line.rows if row.image}:
         if image not in images:
             images[image] = image_fault(image)
-        if images[image]:
-            yield f"{files.relative(image, options.images)}: {images[image]}"
+        if why := images[image]:
+            yield Fault(f"{{}}: {why}", files.relative(image, options.images))
     for row in line.rows:
         for field, text in ((name, said) for pair in row.exchanges for name, said in zip(_FIELDS, pair, strict=True)):
             if len(text) > options.max_text:
-                yield f"{field} of {row.id} has {len(text)} characters, over --max-text {options.max_text}"
+                yield Fault(f"{field} has {{}} characters, over --max-text {options.max_text}", str(len(text)))
 
 
 def _summary(categories: Counter[str], answers: Counter[str], images: int, plain: int) -> str:

@@ -10,7 +10,7 @@ COMMANDS: dict[type, str] = {
     config.DedupeOptions: "trainer.data.dedupe:dedupe",
     config.SplitOptions: "trainer.data.split:split_file",
     config.FilterOptions: "trainer.data.filter:filter_rows",
-    config.ImportOptions: "trainer.data.importers:import_rows",
+    config.ImportOptions: "trainer.data.import_:import_rows",
     config.MixOptions: "trainer.data.mix:mix",
     config.ChartOptions: "trainer.data.charts:make",
     config.AnnotationOptions: "trainer.data.annotations:annotations",

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import CliSubCommand
 
-Form = Literal["llava", "chartqa", "scienceqa", "csv", "huggingface"]
+from trainer.data.forms.reading import Form
+
 Kind = Literal["pie", "funnel", "bar", "grouped", "line", "scatter"]
 Asked = Literal["value", "compare", "sum", "extreme", "trend", "count"]
 Refer = Literal["name", "place"]
@@ -14,6 +15,8 @@ KINDS: tuple[Kind, ...] = ("pie", "funnel", "bar", "grouped", "line", "scatter")
 ASKED: tuple[Asked, ...] = ("value", "compare", "sum", "extreme", "trend", "count")
 
 
+# What a command line gives once becomes a list of one.
+Listed = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 # What every random generator in use takes.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -22,9 +25,31 @@ class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class _Rows(_Options):
-    data: str = Field(description="rows, a path or URL: LLaVA JSON lines, or lines of {image, question, answer}")
-    images: str = Field(description="the folder, a path or URL, that the rows' image names are relative to")
+class ReadingOptions(_Options):
+    """How rows are read, of every command that reads some."""
+
+    form: Form = Field(
+        "auto",
+        description="what the rows are; auto tells by the file's beginning, and says by what (docs/data-forms.md)",
+    )
+    strict: bool = Field(
+        False,
+        description="refuse rows that are understood in another way than they are written, instead of counting them",
+    )
+    ignore: Listed = Field([], description="a key of the rows that need not be understood; may be given several times")
+    columns: dict[str, str] = Field(
+        {}, description="where a field has a name of your own: FIELD=KEY, question=frage,answer=antwort say"
+    )
+
+
+class _Rows(ReadingOptions):
+    data: str = Field(
+        description="rows, a path or URL: LLaVA, {image, question, answer}, or any form of docs/data-forms.md"
+    )
+    images: str = Field(
+        "",
+        description="the folder, a path or URL, that the rows' image names are relative to [the rows are text alone]",
+    )
 
 
 class CheckOptions(_Rows):
@@ -137,19 +162,16 @@ class BalanceOptions(_Judged):
     seed: Seed = Field(0, description="another seed keeps other rows")
 
 
-class ImportOptions(_Options):
-    """Turn another data set's form into JSON lines; what cannot be a row is dropped and named."""
+class ImportOptions(ReadingOptions):
+    """Turn a data set of another form into JSON lines; what cannot be a row is dropped and named."""
 
-    form: Form = Field(
-        description="llava: one JSON list of conversations; chartqa: a list of {imgname, query, label}; scienceqa: "
-        "problems.json, images as SPLIT/ID/image.png; csv: a header and rows; huggingface: a save_to_disk directory"
+    source: str = Field(
+        description="the file or folder to read, a path or URL; Hugging Face's folders lie on this machine"
     )
-    source: str = Field(description="the file to read, a path or URL; for huggingface a local directory")
-    images: str = Field(description="the folder image names are relative to; huggingface: the folder to write them to")
+    images: str = Field(
+        "", description="the folder image names are relative to; pictures that lie in the set itself are written there"
+    )
     output: str = Field(description="the JSON lines file to write, a path or URL")
-    columns: dict[str, str] = Field(
-        {}, description="csv and huggingface: where a field has another name, e.g. question=query,answer=label"
-    )
 
 
 class MixOptions(_Options):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from trainer.data import files
 from trainer.data.config import DedupeOptions
 from trainer.data.looks import Look, looks
-from trainer.data.rows import Row, scan
+from trainer.data.rows import Row, rows_of
 from trainer.data.write import Report, writing
 from trainer.errors import DataError
 
@@ -71,12 +71,12 @@ def dedupe(options: DedupeOptions) -> str:
         OptionError: a model that has no tower.
     """
     report = Report()
-    images = list(dict.fromkeys(row.image for row in scan(options.data, options.images) if row.image))
+    images = list(dict.fromkeys(row.image for row in rows_of(options) if row.image))
     first = _by_looks(images, options)
     told = _by_embeddings(first, options) if options.model else []
     asked: dict[bytes, bytes] = {}
     with writing(options.output, options.images, report) as writer:
-        for row in tqdm(scan(options.data, options.images), desc="dedupe", unit="row"):
+        for row in tqdm(rows_of(options), desc="dedupe", unit="row"):
             image = first[row.image] if row.image else None
             key, answer = _digests(row, image)
             if key in asked:

@@ -74,6 +74,30 @@ def listed(folder: str, endings: tuple[str, ...]) -> list[str]:
         return sorted(relative(name, path) for name in found if name.lower().endswith(endings))
 
 
+def is_folder(url: str) -> bool:
+    """Whether a folder is there; a store without folders has those that something lies in.
+
+    Raises:
+        DataError: its store cannot be asked.
+    """
+    with _naming(url):
+        fs, path = _locate(url)
+        return bool(fs.isdir(path))
+
+
+def names(url: str) -> list[str]:
+    """The names of what lies in a folder, sorted; nothing where there is no such folder.
+
+    Raises:
+        DataError: its store cannot be asked.
+    """
+    with _naming(url):
+        fs, path = _locate(url)
+        if not fs.isdir(path):
+            return []
+        return sorted(posixpath.basename(each.rstrip("/")) for each in fs.ls(path, detail=False))
+
+
 def read(url: str) -> bytes:
     """All bytes of a file.
 

@@ -3,7 +3,7 @@
 from trainer.data.config import FilterOptions
 from trainer.data.curation.hook import load_hook
 from trainer.data.looks import Look, looks
-from trainer.data.rows import scan
+from trainer.data.rows import rows_of
 from trainer.data.write import Report, writing
 from trainer.errors import DataError
 
@@ -17,10 +17,10 @@ def filter_rows(options: FilterOptions) -> Report:
     """
     report = Report()
     hook = load_hook(options.hook)
-    images = (row.image for row in scan(options.data, options.images) if row.image)
+    images = (row.image for row in rows_of(options) if row.image)
     judged = {image: judge(look, options) for image, look in looks(dict.fromkeys(images), options.index)}
     with writing(options.output, options.images, report) as writer:
-        for row in scan(options.data, options.images):
+        for row in rows_of(options):
             reason = (judged[row.image] if row.image else None) or hook(row)
             if reason:
                 report.note(f"dropped, {reason}", row.id)

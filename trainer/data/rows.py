@@ -1,25 +1,35 @@
-r"""JSON lines -> rows, a line at a time. Two forms are read, LLaVA's conversations and the flat one.
+r"""A set of any form -> rows, one by one.
 
+What this project writes itself is JSON lines of these two forms:
+
+    {"id"?, "image"?, "category"?, "answers"?, "question", "answer"}
     {"id"?, "image"?, "category"?, "conversations": [{"from": "human", "value": "<image>\n…"}, {"from": "gpt", …}]}
-    {"id"?, "image"?, "category"?, "question", "answer"}
 
-A line is one row: a conversation of one question and answer, or of several, where each may rest on those before it.
-Every fault of every line is found in one pass; pixels are not looked at (check.py does).
+A record is one row: a conversation of one question and answer, or of several, where each may rest on those before it.
+Every fault of every record is found in one pass; pixels are not looked at (check.py does). Other forms are in forms/.
 """
 
 import json
-import posixpath
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from service.types import Turn
 from trainer.data import files
+from trainer.data.faults import Fault, Faults, Notes
+from trainer.data.forms import AUTO, Reading, Recognised, Record, recognise
+from trainer.data.forms.names import Images
+from trainer.data.forms.pictures import Pictures
+from trainer.data.forms.reading import ReadingOptions
+from trainer.data.forms.record import Plain, plain
+from trainer.data.forms.talk import GPT, HUMAN
+from trainer.data.forms.text import LONGEST
+from trainer.data.forms.values import Picture
 from trainer.errors import DataError
 
-PLACEHOLDER = "<image>"
-SPEAKERS = ("human", "gpt")
+SPEAKERS = (HUMAN, GPT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +37,8 @@ class Row:
     """A conversation about an image, or about none; most are one question and its answer.
 
     `image` is the path or URL of a file. `question` and `answer` are the last exchange, `history` the ones before it,
-    in order. `place` is where it was read, "file:line".
+    in order. `place` is where it was read, "file:line". `answers` are all right answers to the last question, each as
+    often as it was given, where there are several; `answer` is the one most gave.
     """
 
     id: str
@@ -37,6 +48,7 @@ class Row:
     category: str
     place: str = field(default="", compare=False)
     history: tuple[tuple[str, str], ...] = ()
+    answers: tuple[str, ...] = ()
 
     @property
     def exchanges(self) -> tuple[tuple[str, str], ...]:
@@ -63,18 +75,31 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one line holds: its row, or its faults. `id` is the one the line itself gives."""
+    """What one record holds: its row, or its faults, and the rules by which something of it was mended.
+
+    `number` counts records, or lines where each is one; `where` says more where a line holds many. `id` is the one the
+    record itself gives.
+    """
 
     number: int
+    where: str
     id: str | None
     rows: tuple[Row, ...]
-    faults: tuple[str, ...]
+    faults: tuple[Fault, ...]
+    mended: tuple[str, ...] = ()
 
 
 def asked(rows: Iterable[Row]) -> list[Row]:
     """Every question of every conversation as a row of its own, with the true answers before it as its history."""
     return [
-        replace(row, id=f"{row.id}#{turn}", question=question, answer=answer, history=row.history[:turn])
+        replace(
+            row,
+            id=f"{row.id}#{turn}",
+            question=question,
+            answer=answer,
+            history=row.history[:turn],
+            answers=row.answers if turn == len(row.history) else (),
+        )
         if row.history
         else row
         for row in rows
@@ -82,140 +107,203 @@ def asked(rows: Iterable[Row]) -> list[Row]:
     ]
 
 
-def read_rows(file: str | Path, images: str | Path) -> list[Row]:
-    """Every row of a JSON lines file whose image names are relative to `images`.
+class Source:
+    """A set of any form, read from its beginning each time it is asked for its lines.
+
+    `mended` counts, by rule, what was understood in another way than it was written; `pictured` and `textual` are the
+    rows with an image and without one. All three are of what was read so far.
+    """
+
+    def __init__(self, file: str, images: str, how: Reading = AUTO, keeps: bool = False) -> None:
+        """Recognise the file's form. `keeps`: pictures that lie in the set are written to the folder `images`.
+
+        Raises:
+            DataError: it cannot be read, or is of no form that holds rows.
+        """
+        self.file, self.images, self.how = file, images, how
+        self.found: Recognised = recognise(file, how)
+        self.mended: Counter[str] = Counter(self.found.mended)
+        self.pictured = self.textual = 0
+        self.parser = Parser(images, file, self.found, how, Pictures(images) if keeps and images else None)
+        if how.strict and self.found.mended:
+            raise DataError([f"{file}: {rule}: --strict refuses it" for rule in self.found.mended])
+
+    def lines(self) -> Iterator[Line]:
+        """What each record holds, good or not; blank lines are passed over.
+
+        Raises:
+            DataError: the file cannot be read, or breaks off.
+        """
+        if self.found.lines:
+            for number, line in enumerate(files.lines(self.file), start=1):
+                if line.strip():
+                    yield self.counted(self.parser.line(number, line))
+        else:
+            for record in self.found.records():
+                yield self.counted(self.parser.record(record))
+
+    def counted(self, line: Line) -> Line:
+        """The same line, and the counts grown by it."""
+        self.mended.update(line.mended)
+        for row in line.rows:
+            if row.image is None:
+                self.textual += 1
+            else:
+                self.pictured += 1
+        return line
+
+    def said(self) -> str:
+        """The form and its evidence, the rows without an image, and each mending with its count; a line each."""
+        text = [f"{self.textual} of {self.textual + self.pictured} rows have no image"] if self.textual else []
+        mended = [f"mended, {rule}: {count}" for rule, count in self.mended.most_common()]
+        return "\n".join([str(self.found), *text, *mended])
+
+    def blind(self) -> Fault | None:
+        """What is wrong where images were given and no row has one."""
+        if self.pictured or not self.textual or not self.images:
+            return None
+        return Fault(
+            f"none of its {self.textual} rows has an image, though --images {self.images} is given: say --columns"
+            " image=KEY if one is named under another key; for rows of text alone leave --images out"
+        )
+
+
+def read_rows(file: str | Path, images: str | Path, how: Reading = AUTO) -> list[Row]:
+    """Every row of a set whose image names are relative to `images`.
 
     Raises:
         DataError: the file cannot be read, or rows are faulty; the message has a line for each, as file:line: fault.
     """
-    return list(scan(file, images))
+    return list(scan(file, images, how))
 
 
-def scan(file: str | Path, images: str | Path) -> Iterator[Row]:
+def scan(file: str | Path, images: str | Path, how: Reading = AUTO) -> Iterator[Row]:
     """`read_rows` one by one; faults are raised behind the last row.
 
     Raises:
         DataError: as `read_rows`.
     """
-    faults: list[str] = []
-    empty = True
-    for line in read_lines(file, images):
-        empty = False
-        faults += [f"{file}:{line.number}: {fault}" for fault in line.faults]
+    source = Source(str(file), str(images), how)
+    faults = Faults()
+    for line in source.lines():
+        for fault in line.faults:
+            faults.add(f"{file}:{line.where}", fault)
         yield from line.rows
-    if empty:
-        faults.append(f"{file}: holds no rows")
+    if not faults and not source.pictured + source.textual:
+        faults.add(str(file), Fault("holds no rows"))
+    if not faults and (blind := source.blind()):
+        faults.add(str(file), blind)
     if faults:
-        raise DataError(faults)
+        raise faults.error()
 
 
-def read_lines(file: str | Path, images: str | Path) -> Iterator[Line]:
-    """What each line holds, good or not; blank lines are passed over.
+class RowsOptions(ReadingOptions, Protocol):
+    """The options of a command over one set."""
+
+    @property
+    def data(self) -> str:
+        """The set."""
+        ...
+
+    @property
+    def images(self) -> str:
+        """The folder of its images."""
+        ...
+
+
+def rows_of(options: RowsOptions) -> Iterator[Row]:
+    """`scan` of the set that a command's options name, read as they say.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: as `read_rows`.
     """
-    parser = Parser(str(images), str(file))
-    for number, line in enumerate(files.lines(str(file)), start=1):
-        if line.strip():
-            yield parser.line(number, line)
+    return scan(options.data, options.images, Reading.of(options))
 
 
 class Parser:
     """Judges one record after the other; remembers which images exist, so that each is looked up once."""
 
-    def __init__(self, images: str, source: str) -> None:
-        self._images = images
+    def __init__(
+        self, images: str, source: str, found: Recognised, how: Reading = AUTO, pictures: Pictures | None = None
+    ) -> None:
+        self._pictures = pictures
+        self._names = Images(images)
         self._source = source
-        self._exists: dict[str, bool] = {}
+        self._found = found
+        self._how = how
 
     def line(self, number: int, line: bytes) -> Line:
         """Parse the JSON text of one record."""
+        if len(line) > LONGEST:
+            return _faulty(number, f"a line of {len(line):,} bytes, over {LONGEST:,}")
         try:
-            return self.record(number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+            value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
-            fault = f"not UTF-8 text at byte {error.start + 1}: save the file as UTF-8"
+            return _faulty(number, f"not UTF-8 text at byte {error.start + 1}: save the file as UTF-8")
         except (ValueError, RecursionError) as error:
-            fault = f"not JSON: {error}"
-        return Line(number, None, (), (fault,))
+            return _faulty(number, "not JSON: {}", f"{error}{_advice(line)}")
+        return self.record(Record(number, str(number), value))
 
-    def record(self, number: int, record: Any) -> Line:
+    def record(self, record: Record) -> Line:
         """Judge one record."""
-        if not isinstance(record, dict):
-            return Line(number, None, (), ("not a JSON object",))
-        faults: list[str] = []
-        image = self._image(record.get("image"), faults)
-        pairs = _pairs(record, faults)
-        given = _label(record, "id", faults)
-        id_ = given or f"{files.stem(self._source)}-{number}"
-        category = _label(record, "category", faults) or "all"
-        if faults:
-            return Line(number, given, (), tuple(faults))
-        *history, (question, answer) = pairs
-        row = Row(id_, image, question, answer, category, f"{self._source}:{number}", tuple(history))
-        return Line(number, given, (row,), ())
+        if not isinstance(record.value, Mapping):
+            said = record.value if self._found.form == "csv" else "not a JSON object"
+            return _faulty(record.number, said, where=record.where)
+        notes = Notes.none()
+        value = self._found.convert(record.value) if self._found.convert else record.value
+        read = plain(value, self._how, self._found.known, notes)
+        image = self._image(read.pictures, notes)
+        if self._how.strict:
+            notes.faults += [Fault(f"{rule}: --strict refuses it") for rule in notes.mended]
+        if notes.faults:
+            return Line(record.number, record.where, read.id, (), tuple(notes.faults))
+        row = self._row(read, image, record)
+        return Line(record.number, record.where, read.id, (row,), (), tuple(notes.mended))
 
-    def _image(self, name: Any, faults: list[str]) -> str | None:
-        if name is None:
+    def _row(self, read: Plain, image: str | None, record: Record) -> Row:
+        *history, (question, answer) = read.exchanges
+        return Row(
+            id=read.id or f"{files.stem(self._source)}-{record.number}",
+            image=image,
+            question=question,
+            answer=answer,
+            category=read.category or self._found.category or "all",
+            place=f"{self._source}:{record.where}",
+            history=tuple(history),
+            answers=read.answers,
+        )
+
+    def _image(self, pictures: tuple[Picture, ...], notes: Notes) -> str | None:
+        if len(pictures) > 1:
+            notes.fault(
+                "has {} images, and a row is trained on with one: put them side by side in one picture, or drop it",
+                str(len(pictures)),
+            )
+        if len(pictures) != 1:
             return None
-        if not isinstance(name, str) or not name:
-            faults.append(f"image {name!r} is not a file's name")
+        (picture,) = pictures
+        if isinstance(picture, bytes):
+            if self._pictures:
+                return self._pictures.keep(picture)
+            notes.fault(
+                "its picture lies in the set itself: write it to a file first, by `python -m trainer data import"
+                f" --source {self._source} --images FOLDER --output ROWS.jsonl`"
+            )
             return None
-        if posixpath.isabs(name) or posixpath.normpath(name).split("/")[0] == "..":
-            faults.append(f"image {name!r} lies outside of {self._images}: name it relative to that folder")
-            return None
-        url = files.join(self._images, name)
-        if url not in self._exists:
-            self._exists[url] = files.is_file(url)
-        if not self._exists[url]:
-            faults.append(f"image {name!r} is not a file in {self._images}")
-        return url
+        return self._names.find(picture, notes)
 
 
-def _pairs(record: dict[str, Any], faults: list[str]) -> list[tuple[str, str]]:
-    image = record.get("image") is not None
-    if "conversations" not in record:
-        return [(_text(record, "question", int(image), faults), _text(record, "answer", 0, faults))]
-    turns = record["conversations"]
-    if not isinstance(turns, list) or not turns:
-        faults.append("conversations is not a list of human and gpt turns")
-        return []
-    texts = []
-    for number, turn in enumerate(turns):
-        speaker, other = SPEAKERS[number % 2], SPEAKERS[1 - number % 2]
-        found = turn.get("from") if isinstance(turn, dict) else None
-        if found != speaker:
-            twice = f"two {other} turns in a row" if number and found == other else f"not from {speaker}"
-            faults.append(f"turn {number + 1} of conversations is from {found!r}: {twice}")
-            return []
-        texts.append(_text(turn, "value", int(image and number == 0), faults, f" of turn {number + 1}"))
-    if len(texts) % 2:
-        faults.append("the last turn of conversations has no answer")
-    return list(zip(texts[::2], texts[1::2], strict=False))
+def _faulty(number: int, says: str, of: str = "", where: str = "") -> Line:
+    return Line(number, where or str(number), None, (), (Fault(says, of),))
 
 
-def _text(record: dict[str, Any], field: str, placeholders: int, faults: list[str], where: str = "") -> str:
-    value = record.get(field)
-    found = value.count(PLACEHOLDER) if isinstance(value, str) else 0
-    text = value.replace(PLACEHOLDER, "").strip() if isinstance(value, str) else ""
-    if not text:
-        faults.append(f"field {field!r}{where} is missing or empty")
-    if found > placeholders:
-        faults.append(f"field {field!r}{where} has {found} {PLACEHOLDER} placeholders, at most {placeholders} can be")
-    if _broken(text):
-        faults.append(f"field {field!r}{where} holds a NUL or half a surrogate pair: save it as valid Unicode")
-    return text
-
-
-def _label(record: dict[str, Any], field: str, faults: list[str]) -> str | None:
-    value = record.get(field)
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str | int | float) or _broken(str(value)):
-        faults.append(f"field {field!r} is neither text nor a number: {value!r:.100}")
-    return str(value)
-
-
-def _broken(text: str) -> bool:
-    """What no tokenizer takes, and the service refuses."""
-    return "\0" in text or any("\ud800" <= character <= "\udfff" for character in text)
+def _advice(line: bytes) -> str:
+    """What a line is that is not JSON, where that can be seen."""
+    start = line.strip()
+    if start.startswith((b"#", b"//")):
+        return ": a comment, which JSON lines do not have: delete it"
+    if start.startswith((b"{'", b"{None", b"{True")):
+        return ": Python's own form of an object: write it with json.dumps"
+    if start.endswith(b"},"):
+        return ": a comma behind the object: delete it"
+    return ""

@@ -14,12 +14,13 @@ from tqdm import tqdm
 from trainer.data import files
 from trainer.data.config import DISTANCE, TOLERANCE, SplitOptions
 from trainer.data.dedupe import Copies
+from trainer.data.forms import AUTO, Reading
 from trainer.data.index import image_digests
 from trainer.data.looks import looks
-from trainer.data.rows import Row, scan
+from trainer.data.rows import Row, rows_of
 from trainer.data.stream import Chosen, Joined, RowFile
 from trainer.data.write import Report, writing
-from trainer.errors import OptionError
+from trainer.errors import DataError, OptionError
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,12 @@ class Sides:
 
 
 def read_sides(
-    data: Sequence[tuple[str, str]], eval_data: str | None, holdout: float, seed: int, index: Path | None
+    data: Sequence[tuple[str, str]],
+    eval_data: str | None,
+    holdout: float,
+    seed: int,
+    index: Path | None,
+    how: Reading = AUTO,
 ) -> Sides:
     """Training and held-out rows: of two files, or of one split by `holdout` and `seed`.
 
@@ -46,16 +52,27 @@ def read_sides(
         DataError: faulty rows, or images that cannot be read.
         OptionError: one side would be empty.
     """
-    rows = Joined([RowFile(file, images) for file, images in data])
+    rows = _read(data, how)
     if eval_data is None:
         digests = image_digests(rows, index)
         held = np.fromiter((held_out(row, holdout, seed, digests) for row in rows), dtype=bool, count=len(rows))
         if held.all() or not held.any():
             raise _one_sided(holdout, len(rows))
         return Sides(Chosen(rows, np.flatnonzero(~held)), Chosen(rows, np.flatnonzero(held)), digests)
-    asked = RowFile(eval_data, data[0][1])
+    asked = _read([(eval_data, data[0][1])], how)
     digests = image_digests(chain(rows, asked), index)
     return Sides(rows, _unseen(asked, rows, digests, eval_data), digests)
+
+
+def _read(data: Sequence[tuple[str, str]], how: Reading) -> Sequence[Row]:
+    """The rows of all files, and what is to be said of how they were read."""
+    parts = [RowFile(file, images, how) for file, images in data]
+    for part in parts:
+        log.info("%s: %s", part.source.file, part.source.said())
+    blind = [fault for part in parts if (fault := part.source.blind())]
+    if len(blind) == len(parts):
+        raise DataError([f"{part.source.file}: {fault}" for part, fault in zip(parts, blind, strict=True)])
+    return Joined(parts)
 
 
 def split(rows: list[Row], holdout: float, seed: int, digests: Mapping[str, str]) -> tuple[list[Row], list[Row]]:
@@ -142,12 +159,12 @@ def split_file(options: SplitOptions) -> str:
     if options.output == options.held_out:
         raise OptionError(f"--held-out {options.held_out}: is --output too; give it another name")
     larger, smaller = Report(), Report()
-    digests = image_digests(scan(options.data, options.images), options.index)
+    digests = image_digests(rows_of(options), options.index)
     with (
         writing(options.output, options.images, larger) as train,
         writing(options.held_out, options.images, smaller) as test,
     ):
-        for row in tqdm(scan(options.data, options.images), desc="split", unit="row"):
+        for row in tqdm(rows_of(options), desc="split", unit="row"):
             (test if held_out(row, options.holdout, options.seed, digests) else train).write(row)
         if not larger.kept or not smaller.kept:
             rows = larger.kept + smaller.kept
@@ -159,7 +176,7 @@ def split_file(options: SplitOptions) -> str:
 def _near(options: SplitOptions, digests: Mapping[str, str]) -> str | None:
     """A word on held-out images that look like images of the larger side: a score on them says less than it seems."""
     sides: tuple[dict[str, None], dict[str, None]] = ({}, {})
-    for row in scan(options.data, options.images):
+    for row in rows_of(options):
         if row.image:
             sides[held_out(row, options.holdout, options.seed, digests)][row.image] = None
     copies = Copies(DISTANCE, TOLERANCE)

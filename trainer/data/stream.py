@@ -3,12 +3,14 @@
 600,000 rows cost 12 bytes each here, and the names of their images once.
 """
 
+import json
 import os
 import shutil
 import weakref
 from abc import abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple, replace
 from itertools import chain
 from tempfile import TemporaryFile
 from typing import IO, overload
@@ -17,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data import files
-from trainer.data.rows import Parser, Row
+from trainer.data.faults import Fault, Faults
+from trainer.data.forms import AUTO, Reading
+from trainer.data.rows import Line, Row, Source
 from trainer.errors import DataError
 
 
@@ -42,33 +46,51 @@ class _Rows(Sequence[Row]):
 
 
 class RowFile(_Rows):
-    """The rows of a JSON lines file, in its order. Processes that fork share one open file: it is read by offset."""
+    """The rows of a set, in its order. Processes that fork share one open file: it is read by offset.
 
-    def __init__(self, data: str, images: str) -> None:
-        """Read the file once, judge every line, and note where each row begins; a remote file is copied first.
+    Of JSON lines that file is the set's own. Of other forms it is a copy of the rows as read, without a name.
+    """
+
+    def __init__(self, data: str, images: str, how: Reading = AUTO) -> None:
+        """Read the set once, judge every record, and note where each begins; a remote file is copied first.
 
         Raises:
             DataError: the file cannot be read, or rows are faulty, as `read_rows`.
         """
-        self._file = _local(data)
+        self.source = Source(data, images, how)
+        self._starts, self._numbers = np.zeros(1, np.int64), np.zeros(0, np.int32)
+        self._file = _local(data) if self.source.found.lines else TemporaryFile()  # noqa: SIM115 - lives as the rows
         weakref.finalize(self, self._file.close)
-        self._parser = Parser(images, data)
-        starts, numbers, faults = array("q"), array("i"), list[str]()
+        faults, starts, numbers = Faults(), array("q"), array("i")
+        for start, line in self._indexed() if self.source.found.lines else self._copied():
+            starts.append(start)
+            numbers.append(line.number)
+            for fault in line.faults:
+                faults.add(f"{data}:{line.where}", fault)
+        if not len(numbers):
+            faults.add(data, Fault("holds no rows"))
+        if faults:
+            raise faults.error()
+        self._starts = np.append(np.frombuffer(starts, dtype=np.int64), self._file.seek(0, os.SEEK_END))
+        self._numbers = np.frombuffer(numbers, dtype=np.int32)
+
+    def _indexed(self) -> Iterator[tuple[int, Line]]:
+        """Each line's offset, and what it holds."""
         at = 0
         self._file.seek(0)
         for number, line in enumerate(self._file, start=1):
             if line.strip():
-                found = self._parser.line(number, line.rstrip(b"\r\n"))
-                faults += [f"{data}:{number}: {fault}" for fault in found.faults]
-                starts.append(at)
-                numbers.append(number)
+                yield at, self.source.counted(self.source.parser.line(number, line.rstrip(b"\r\n")))
             at += len(line)
-        if not starts:
-            faults.append(f"{data}: holds no rows")
-        if faults:
-            raise DataError(faults)
-        self._starts = np.append(np.frombuffer(starts, dtype=np.int64), at)
-        self._numbers = np.frombuffer(numbers, dtype=np.int32)
+
+    def _copied(self) -> Iterator[tuple[int, Line]]:
+        """Each record, its row written to the copy, and at which offset."""
+        at = 0
+        for line in self.source.lines():
+            yield at, line
+            for row in line.rows:
+                at += self._file.write(json.dumps(astuple(row)).encode() + b"\n")
+        self._file.flush()
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -76,16 +98,26 @@ class RowFile(_Rows):
     def _row(self, place: int) -> Row:
         start, end = self._starts[place : place + 2]
         line = os.pread(self._file.fileno(), int(end - start), int(start))
+        if not self.source.found.lines:
+            return _again(line)
         # The next line may be blank, and be part of what was read.
-        (row,) = self._parser.line(int(self._numbers[place]), line.strip(b"\r\n ").split(b"\n", 1)[0]).rows
+        (row,) = self.source.parser.line(int(self._numbers[place]), line.strip(b"\r\n ").split(b"\n", 1)[0]).rows
         return row
+
+
+def _again(line: bytes) -> Row:
+    """A row as `RowFile` copied it."""
+    row = Row(*json.loads(line))
+    return replace(
+        row, history=tuple((question, answer) for question, answer in row.history), answers=tuple(row.answers)
+    )
 
 
 class Joined(_Rows):
     """Several sequences of rows, one behind the other."""
 
     def __init__(self, parts: Sequence[Sequence[Row]]) -> None:
-        self._parts = parts
+        self.parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
 
     def __len__(self) -> int:
@@ -93,10 +125,10 @@ class Joined(_Rows):
 
     def _row(self, place: int) -> Row:
         part = int(np.searchsorted(self._ends, place, side="right"))
-        return self._parts[part][place - (int(self._ends[part - 1]) if part else 0)]
+        return self.parts[part][place - (int(self._ends[part - 1]) if part else 0)]
 
     def __iter__(self) -> Iterator[Row]:
-        return chain.from_iterable(self._parts)
+        return chain.from_iterable(self.parts)
 
 
 class Chosen(_Rows):

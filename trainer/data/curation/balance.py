@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from trainer.data.config import BalanceOptions
-from trainer.data.rows import Row, scan
+from trainer.data.rows import Row, rows_of
 from trainer.data.write import Report, writing
 from trainer.errors import OptionError
 
@@ -24,7 +24,7 @@ def balance(options: BalanceOptions) -> str:
     name = _naming(options)
     # 1. The group of each row and, within which groups are compared, its pool; both in numbers.
     groups: dict[tuple[str, str], int] = {}
-    of = np.array([groups.setdefault(name(row), len(groups)) for row in scan(options.data, options.images)], np.int32)
+    of = np.array([groups.setdefault(name(row), len(groups)) for row in rows_of(options)], np.int32)
     # 2. How many rows of each group stay.
     sizes = np.bincount(of, minlength=len(groups))
     kept = np.zeros(len(groups), np.int64)
@@ -42,7 +42,7 @@ def balance(options: BalanceOptions) -> str:
     # 4. Written.
     report = Report()
     with writing(options.output, options.images, report) as writer:
-        rows = zip(scan(options.data, options.images), stays.tolist(), strict=True)
+        rows = zip(rows_of(options), stays.tolist(), strict=True)
         for row, stay in tqdm(rows, total=len(stays), desc="balance", unit="row", disable=None):
             if stay:
                 writer.write(row)
@@ -91,7 +91,7 @@ def _clusters(options: BalanceOptions) -> dict[str, str]:
         raise OptionError(
             "--by cluster: needs --model, a CLIP or LLaVA checkpoint by whose sight pictures are clustered"
         )
-    images = (row.image for row in scan(options.data, options.images) if row.image)
+    images = (row.image for row in rows_of(options) if row.image)
     space = Space(Embedder(options.model).of_files(images, options.index))
     if not space.places:
         return {}

@@ -21,7 +21,7 @@ from trainer.data import files
 from trainer.data.config import ScoreOptions
 from trainer.data.curation.embedding import Embedder
 from trainer.data.curation.neighbours import Space
-from trainer.data.rows import Row, scan
+from trainer.data.rows import Row, rows_of
 from trainer.data.write import Report, writing
 from trainer.errors import DataError, OptionError
 
@@ -66,7 +66,7 @@ class _Asked:
         answers: dict[str, int] = {}
         self._images: dict[str, int] = {}
         triples: list[tuple[int, int, int]] = []
-        for row in scan(options.data, options.images):
+        for row in rows_of(options):
             image = self._images.setdefault(row.image, len(self._images)) if row.image else -1
             question = questions.setdefault(hash((row.question, row.history)), len(questions))
             triples.append((question, answers.setdefault(row.answer, len(answers)), image))
@@ -89,7 +89,7 @@ def _similarities(asked: _Asked, embedder: Embedder, options: ScoreOptions) -> n
     vectors = np.stack([vector for _, vector in embedder.of_files(asked.images, options.index)]).astype(np.float16)
     texts = lru_cache(maxsize=20_000)(lambda text: embedder.texts([text])[0])
     figures = np.full(len(asked.rows), np.nan, np.float32)
-    rows = scan(options.data, options.images)
+    rows = rows_of(options)
     for number, row in enumerate(tqdm(rows, total=len(figures), desc="score", unit="row", disable=None)):
         question, answer, image = (int(value) for value in asked.rows[number])
         if image < 0:
@@ -132,7 +132,7 @@ def _write(options: ScoreOptions, figures: np.ndarray, least: float) -> Iterator
         writing(options.output, options.images, report) as writer,
         files.writing(options.scores or f"{options.output}.scores") as scores,
     ):
-        for row, figure in zip(scan(options.data, options.images), figures.tolist(), strict=True):
+        for row, figure in zip(rows_of(options), figures.tolist(), strict=True):
             kept = not figure < least  # NaN stays
             found = None if np.isnan(figure) else round(figure, 4)
             scores.write(json.dumps({"id": row.id, options.by: found, "kept": kept}).encode() + b"\n")
@@ -156,7 +156,7 @@ def _worst(figures: np.ndarray, options: ScoreOptions) -> list[tuple[Row, float]
     places = set(np.argsort(np.where(np.isnan(figures), np.inf, figures), kind="stable")[:_SHOWN].tolist())
     found = [
         (row, float(figures[number]))
-        for number, row in enumerate(scan(options.data, options.images))
+        for number, row in enumerate(rows_of(options))
         if number in places and not np.isnan(figures[number])
     ]
     return sorted(found, key=lambda each: each[1])

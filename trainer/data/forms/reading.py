@@ -1,0 +1,72 @@
+"""How rows are to be read: what the options --form, --strict, --ignore, --columns and the like say."""
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args
+
+Form = Literal[
+    "auto",
+    "llava",
+    "flat",
+    "messages",
+    "alpaca",
+    "captions",
+    "vqa",
+    "gqa",
+    "visual-genome",
+    "textvqa",
+    "docvqa",
+    "chartqa",
+    "scienceqa",
+    "coco-captions",
+    "csv",
+    "label-studio",
+    "roboflow",
+    "huggingface",
+    "webdataset",
+]
+FORMS: tuple[Form, ...] = get_args(Form)
+
+
+class ReadingOptions(Protocol):
+    """The options of any command that reads rows."""
+
+    @property
+    def form(self) -> Form:
+        """What the set is said to be."""
+        ...
+
+    @property
+    def strict(self) -> bool:
+        """Whether mendings are faults."""
+        ...
+
+    @property
+    def ignore(self) -> list[str]:
+        """Keys that need not be understood."""
+        ...
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Keys by the fields they hold."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """`form` is what the file is said to be, auto: found out. `strict` makes every mending a fault.
+
+    `ignore` are keys that need not be understood. `columns` is by field of a row the key that holds it.
+    """
+
+    form: Form = "auto"
+    strict: bool = False
+    ignore: frozenset[str] = frozenset()
+    columns: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, options: ReadingOptions) -> "Reading":
+        """What a command's options say."""
+        return cls(options.form, options.strict, frozenset(options.ignore), dict(options.columns))
+
+
+AUTO = Reading()

@@ -1,0 +1,115 @@
+"""A file's bytes -> text: unpacked, decoded, its line ends made one; what differs from plain UTF-8 is said."""
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, cast
+
+from trainer.data import files
+from trainer.errors import DataError
+
+# Bytes of a file that are looked at to recognise it.
+HEAD = 1 << 18
+# Of a line or a record, in characters: more is no row, and would fill memory.
+LONGEST = 1 << 25
+_GZIP = b"\x1f\x8b"
+# Kinds of files that are no text, by their first bytes, and what to do with them.
+_OTHERS = {
+    b"PK\x03\x04": "is a ZIP or an Excel file: unpack it, or save the sheet as CSV UTF-8",
+    b"BZh": "is packed with bzip2: unpack it",
+    b"\xfd7zXZ": "is packed with xz: unpack it",
+    b"(\xb5/\xfd": "is packed with Zstandard: unpack it",
+    b"version https://git-lfs": "is a Git LFS pointer and not the data: run `git lfs pull`",
+    b"%PDF": "is a PDF",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """How a file is read as text. `head` are its first characters, `mended` what is not plain UTF-8 about it.
+
+    `plain` says that its lines may be read by their offsets: UTF-8, not packed, with line feeds.
+    """
+
+    url: str
+    encoding: str
+    packed: bool
+    head: str
+    mended: tuple[str, ...]
+    whole: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether the file's bytes are the lines' own."""
+        return not self.packed and self.encoding in ("utf-8", "utf-8-sig") and not self.carriage
+
+    @property
+    def carriage(self) -> bool:
+        """Whether lines end in CR alone, as on old Macs."""
+        return "\r" in self.head and "\n" not in self.head
+
+    @contextmanager
+    def opened(self) -> Iterator[IO[str]]:
+        """The text from its beginning; line ends are line feeds.
+
+        Raises:
+            DataError: the file cannot be read, or what is packed is cut off.
+        """
+        with files.reading(self.url) as file:
+            raw = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if self.packed else file
+            try:
+                yield io.TextIOWrapper(raw, encoding=self.encoding, errors="strict", newline=None)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise DataError([f"{self.url}: the gzip file is cut off or broken: {error}"]) from error
+            except UnicodeDecodeError as error:
+                raise DataError([f"{self.url}: not {self.encoding} text: save the file as UTF-8"]) from error
+
+
+def look(url: str) -> Text:
+    """How to read a file, by its first bytes.
+
+    Raises:
+        DataError: it cannot be read, or is of a kind that is no text.
+    """
+    with files.reading(url) as file:
+        raw = file.read(HEAD)
+    whole = len(raw) < HEAD
+    mended: list[str] = []
+    packed = raw.startswith(_GZIP)
+    if packed:
+        mended.append("file: unpacked from gzip")
+        raw, whole = _unpacked(url, raw), False
+    for magic, fault in _OTHERS.items():
+        if raw.startswith(magic):
+            raise DataError([f"{url}: {fault}"])
+    encoding = _encoding(raw)
+    if encoding.startswith("utf-16"):
+        mended.append("file: UTF-16, as Excel's Unicode text")
+    elif encoding == "cp1252":
+        mended.append("file: not UTF-8, read as Windows' Latin letters (cp1252)")
+    head = raw.decode(encoding, errors="ignore")
+    text = Text(url, encoding, packed, head, tuple(mended), whole)
+    return text if not text.carriage else Text(url, encoding, packed, head, (*mended, "file: lines end in CR"), whole)
+
+
+def _unpacked(url: str, raw: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(wbits=31).decompress(raw, HEAD)
+    except zlib.error as error:
+        raise DataError([f"{url}: the gzip file is broken: {error}"]) from error
+
+
+def _encoding(raw: bytes) -> str:
+    if raw.startswith(codecs.BOM_UTF8):
+        return "utf-8-sig"
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if len(raw) >= 4 and raw[1] == 0 and raw[3] == 0 and raw[0] and raw[2]:
+        return "utf-16-le"
+    if len(raw) >= 4 and raw[0] == 0 and raw[2] == 0 and raw[1] and raw[3]:
+        return "utf-16-be"
+    return "utf-8"

@@ -1,0 +1,49 @@
+"""`data import`: a set of any form -> JSON lines that `data check` accepts; what makes no row is dropped and named."""
+
+from collections.abc import Callable
+from functools import cache
+
+from tqdm import tqdm
+
+from trainer.data.check import image_fault
+from trainer.data.config import ImportOptions
+from trainer.data.faults import Fault
+from trainer.data.forms import Reading
+from trainer.data.rows import Line, Source
+from trainer.data.write import Report, writing
+from trainer.errors import DataError
+
+
+def import_rows(options: ImportOptions) -> str:
+    """Write every record that makes a row, and say what was found and what came of it.
+
+    Raises:
+        DataError: the source cannot be read, is of no form that holds rows, or gives no row at all.
+        OptionError: a package that is missing.
+    """
+    report = Report()
+    source = Source(options.source.rstrip("/"), options.images, Reading.of(options), keeps=True)
+    look = cache(image_fault)  # each image is decoded once
+    with writing(options.output, options.images, report) as writer:
+        for line in tqdm(source.lines(), desc=f"import {source.found.form}", unit="record"):
+            faults = line.faults or _image_faults(line, look)
+            for fault in faults:
+                report.note(f"dropped, {fault.kind}", _where(line, fault))
+            for row in () if faults else line.rows:
+                writer.write(row)
+        if not report.kept:
+            raise DataError([f"{options.source}: no record made a row", str(source.found), str(report)])
+        if blind := source.blind():
+            raise DataError([f"{options.source}: {blind}"])
+    return f"{source.said()}\n{report}"
+
+
+def _where(line: Line, fault: Fault) -> str:
+    return f"{line.where}: {fault.of}" if fault.of else line.where
+
+
+def _image_faults(line: Line, look: Callable[[str], str | None]) -> tuple[Fault, ...]:
+    """A record has one image at most."""
+    image = line.rows[0].image if line.rows else None
+    why = look(image) if image else None
+    return (Fault(f"image {{}}: {why}", image or ""),) if why else ()
