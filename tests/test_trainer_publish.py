@@ -318,7 +318,7 @@ def test_an_adapter_that_changes_nothing_is_not_published(
     [
         (["--adapter", "/nowhere"], "/nowhere"),
         (["--name", "No Name"], "--name"),
-        (["--data", "rows.jsonl"], "--images"),
+        (["--images", "pictures"], "--images"),
         (["--max-rank", "7"], "--max-rank"),
     ],
 )

@@ -205,7 +205,7 @@ def test_a_group_size_that_does_not_divide_is_refused(tmp_path: Path, capsys: py
     [
         (["--model", str(CHECKPOINT)], "--model: .*tiny-llava-int4 is int4, .*name the checkpoint it was packed from"),
         (["--output", str(ROOT)], "is there already"),
-        (["--data", "rows.jsonl"], "--images"),
+        (["--data", "rows.jsonl"], "rows.jsonl: cannot be read"),
     ],
 )
 def test_what_cannot_be_packed_is_refused_by_its_option(
