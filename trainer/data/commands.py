@@ -7,6 +7,7 @@ from trainer.data import config
 # The function that takes the options, by their class.
 COMMANDS: dict[type, str] = {
     config.CheckOptions: "trainer.data.check:check",
+    config.ReportOptions: "trainer.data.report:report",
     config.DedupeOptions: "trainer.data.dedupe:dedupe",
     config.SplitOptions: "trainer.data.split:split_file",
     config.FilterOptions: "trainer.data.filter:filter_rows",

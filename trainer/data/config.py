@@ -93,6 +93,18 @@ class DedupeOptions(_Judged):
     )
 
 
+class ReportOptions(_Judged):
+    """Write one HTML page of what a set holds: counts, answers and the score of guessing, lengths, pictures, copies."""
+
+    output: str = Field("report.html", description="the page to write, a path or URL")
+    held_out: str | None = Field(None, description="the held-out rows of the set: what they share with --data is told")
+    model: str = Field(
+        "models/tiny-llava", description="the base whose tokens are counted: a directory, or a Hugging Face id"
+    )
+    pictures: int = Field(96, ge=0, le=1000, description="pictures to show, a page of 24 at a time; drawn by --seed")
+    seed: Seed = Field(0, description="another seed shows other pictures")
+
+
 class SplitOptions(_Rows):
     """Write two files that share no image; a row's side depends on its image's bytes and the seed alone."""
 
@@ -246,6 +258,7 @@ class DataOptions(_Options):
     """Check, clean, convert, mix and draw training rows."""
 
     check: CliSubCommand[CheckOptions] = Field(description="name every fault of a set, or say what it holds")
+    report: CliSubCommand[ReportOptions] = Field(description="one page of what a set holds, to look at")
     dedupe: CliSubCommand[DedupeOptions] = Field(description="drop questions asked twice of the same picture")
     split: CliSubCommand[SplitOptions] = Field(description="write two files that share no image")
     filter: CliSubCommand[FilterOptions] = Field(description="drop small, blank and broken images")

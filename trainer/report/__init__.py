@@ -5,9 +5,6 @@ All text of rows and answers is escaped by the template, and the page forbids it
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from trainer.data import files
 from trainer.data.rows import Row
@@ -15,6 +12,7 @@ from trainer.evaluation import MAIN_METRIC, Evaluation
 from trainer.metrics import anls
 from trainer.report.confusion import Confusion, confusion
 from trainer.report.pictures import Picture, curve, thumbnail
+from trainer.report.template import render
 from trainer.score import Measure, right
 
 WORST = 24
@@ -56,14 +54,7 @@ def write_report(url: str, evaluations: Sequence[Evaluation]) -> None:
 
 def page(evaluations: Sequence[Evaluation]) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(sections=[_section(each) for each in evaluations])
+    return render("page.html", sections=[_section(each) for each in evaluations])
 
 
 def _section(evaluation: Evaluation) -> Section:

@@ -52,14 +52,14 @@ def curve(log: Path) -> Picture | None:
     return Picture(_uri("image/svg+xml", buffer.getvalue()), "; ".join(words))
 
 
-def thumbnail(image: str) -> Picture:
-    """An image file in at most SIDE pixels a side, decoded as the service does.
+def thumbnail(image: str, side: int = SIDE) -> Picture:
+    """An image file in at most `side` pixels a side, decoded as the service does.
 
     Raises:
         DataError, service.errors.ServiceError: it cannot be read or decoded.
     """
-    picture = decode(read(image), side=SIDE)
-    picture.thumbnail((SIDE, SIDE))
+    picture = decode(read(image), side=side)
+    picture.thumbnail((side, side))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80, optimize=True)
     return Picture(_uri("image/jpeg", buffer.getvalue()), "the image asked about")
