@@ -43,6 +43,7 @@ class Trainer(BaseSettings):
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_hide_none_type=True,
+        cli_parse_none_str="None",  # as --help writes it
         cli_prog_name="python -m trainer",
     )
 
