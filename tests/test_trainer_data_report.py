@@ -142,9 +142,9 @@ def test_pictures_come_a_page_at_a_time_and_no_more_than_were_asked_for(tmp_path
     assert Page(told(tmp_path, images, rows, "--pictures", "0")).all("img") == []
 
 
-def test_a_set_of_text_alone_has_a_page(tmp_path: Path, images: Path) -> None:
+def test_a_set_of_text_alone_has_a_page(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", [{"question": f"what is {n}?", "answer": str(n)} for n in range(3)])
-    options = ["--data", str(data), "--images", str(images), "--output", str(tmp_path / "report.html")]
+    options = ["--data", str(data), "--output", str(tmp_path / "report.html")]
     assert main(["data", "report", *options, "--index", "None"]) == 0
     assert not Path("None").exists()  # --help says that None keeps nothing
     assert "100.0% of the rows text alone" in text_of((tmp_path / "report.html").read_text())

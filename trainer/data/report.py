@@ -10,6 +10,7 @@ from service.errors import ServiceError
 from service.prompt import Prompt
 from trainer.data import files
 from trainer.data.config import ReportOptions
+from trainer.data.forms import Reading
 from trainer.data.gallery import Gallery, Pair
 from trainer.data.looks import looks
 from trainer.data.progress import told
@@ -84,7 +85,8 @@ def report(options: ReportOptions) -> str:
 
 
 def _surveyed(data: str, options: ReportOptions, base: _Base, sample: Sample) -> Survey:
-    return survey(told(scan(data, options.images), f"rows of {data}"), base.measured, base.context, sample)
+    rows = scan(data, options.images, Reading.of(options))
+    return survey(told(rows, f"rows of {data}"), base.measured, base.context, sample)
 
 
 def _cards(sample: Sample, folder: str) -> tuple[list[Card], int]:
