@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import png
 from trainer.__main__ import main
+from trainer.data import files
 
 GOOD = {"image": "a.png", "question": "q", "answer": "a"}
 
@@ -178,3 +179,20 @@ records = st.fixed_dictionaries(
 @given(st.lists(records.map(lambda each: json.dumps(each).encode()) | st.binary(max_size=40), max_size=4))
 def test_any_bytes_end_in_a_status(tmp_path: Path, lines: list[bytes]) -> None:
     assert check(make(tmp_path, *lines), tmp_path) in (0, 2)
+
+
+def test_what_check_has_read_no_later_command_reads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n".join(json.dumps(GOOD | {"question": f"{number}?"}) for number in range(3)))
+    common = ["--data", str(rows), "--images", str(tmp_path), "--index", str(tmp_path / "index")]
+    assert main(["data", "check", *common]) == 0
+
+    def never(url: str) -> bytes:
+        raise AssertionError(url)
+
+    monkeypatch.setattr(files, "read", never)
+    monkeypatch.setattr(files, "sha256", never)
+    for command in ("check", "filter", "dedupe"):
+        output = [] if command == "check" else ["--output", str(tmp_path / f"{command}.jsonl")]
+        assert main(["data", command, *common, *output]) == 0

@@ -13,7 +13,8 @@ from PIL import Image
 from tests.conftest import png
 from trainer.__main__ import main
 from trainer.data.mix import common_folder, shares
-from trainer.data.rows import read_rows
+from trainer.data.rows import Row, read_rows
+from trainer.data.write import Report, writing
 from trainer.errors import OptionError
 
 
@@ -172,3 +173,15 @@ def test_charts_that_differ_are_not_copies(tmp_path: Path) -> None:
     paths = ["--data", str(tmp_path / "charts.jsonl"), "--images", str(tmp_path / "images")]
     assert main(["data", "dedupe", *paths, "--output", str(tmp_path / "out.jsonl")]) == 0
     assert (tmp_path / "out.jsonl").read_text().count("\n") == 60
+
+
+def test_ids_that_are_all_the_same_are_numbered_without_counting_from_one_each_time(tmp_path: Path) -> None:
+    report = Report()
+    with writing(str(tmp_path / "rows.jsonl"), "", report) as writer:
+        for number in range(30_000):  # counted from one each time this takes minutes
+            writer.write(Row("same", None, "q", str(number), "all"))
+        writer.write(Row("same~2", None, "q", "a", "all"))
+    ids = [json.loads(line)["id"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert ids[:3] == ["same", "same~2", "same~3"]
+    assert ids[-1] == "same~2~2"
+    assert len(set(ids)) == len(ids)

@@ -1,9 +1,8 @@
 """`data check`: every line and every image of a set judged; all faults at once, or a summary."""
 
 from collections import Counter
-from collections.abc import Iterator
-
-from tqdm import tqdm
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from service.errors import ServiceError
 from service.images import decode
@@ -11,12 +10,15 @@ from trainer.data import files
 from trainer.data.config import CheckOptions
 from trainer.data.faults import Fault, Faults
 from trainer.data.forms import Reading
+from trainer.data.looks import SIDE, Looker, in_batches
+from trainer.data.progress import told
 from trainer.data.rows import Line, Source
+from trainer.data.survey import countable
 from trainer.errors import DataError
 
 COMMON = 5
-# LLaVA-1.5's; what a base of a smaller side needs of a file is less.
-_SIDE = 336
+# Lines whose images are read at once.
+_BATCH = 1024
 _FIELDS = ("question", "answer")
 
 
@@ -32,12 +34,12 @@ def check(options: CheckOptions) -> str:
     answers: Counter[str] = Counter()
     ids = _Ids()
     images: dict[str, str | None] = {}
-    for line in tqdm(source.lines(), desc="check", unit="row"):
+    for line in _looked_at(told(source.lines(), "check"), images, options.index):
         for fault in (*line.faults, *_row_faults(line, options, images)):
             faults.add(f"{options.data}:{line.where}", fault)
         ids.see(line)
         categories.update(row.category for row in line.rows)
-        answers.update(row.answer for row in line.rows)
+        answers.update(countable(row.answer) for row in line.rows)
     if not categories and not faults:
         faults.add(options.data, Fault("holds no rows"))
     if not faults and (blind := source.blind()):
@@ -50,10 +52,21 @@ def check(options: CheckOptions) -> str:
 def image_fault(url: str) -> str | None:
     """Why an image would be refused, or None; decoded as the service decodes it."""
     try:
-        decode(files.read(url), side=_SIDE)
+        decode(files.read(url), side=SIDE)
     except (ServiceError, DataError) as error:
         return str(error)
     return None
+
+
+def _looked_at(lines: Iterable[Line], images: dict[str, str | None], index: Path | None) -> Iterator[Line]:
+    """The same lines, once `images` has their images with what is wrong with each, or None; each is read once."""
+    with Looker(index) as looker:
+        for batch in in_batches(lines, _BATCH):
+            named = (row.image for line in batch for row in line.rows if row.image)
+            unseen = [image for image in dict.fromkeys(named) if image not in images]
+            found = looker.begin(unseen)()
+            images.update((image, look.fault) for image, look in zip(unseen, found, strict=True))
+            yield from batch
 
 
 class _Ids:
@@ -80,8 +93,6 @@ class _Ids:
 
 def _row_faults(line: Line, options: CheckOptions, images: dict[str, str | None]) -> Iterator[Fault]:
     for image in {row.image for row in line.rows if row.image}:
-        if image not in images:
-            images[image] = image_fault(image)
         if why := images[image]:
             yield Fault(f"{{}}: {why}", files.relative(image, options.images))
     for row in line.rows:

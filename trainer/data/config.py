@@ -52,19 +52,22 @@ class _Rows(ReadingOptions):
     )
 
 
-class CheckOptions(_Rows):
-    """Read every line and decode every image; name all faults as file:line: fault, or say what the set holds."""
-
-    max_text: int = Field(2000, gt=0, description="characters a question or an answer may have")
-
-
-class _Judged(_Rows):
-    output: str = Field(description="the JSON lines file to write, a path or URL; image names stay as they are")
+class _Looked(_Rows):
     index: Path | None = Field(
         Path("runs/features"),
         description="where what is found out about images is kept, so that each is read once for all commands; None:"
         " nowhere",
     )
+
+
+class CheckOptions(_Looked):
+    """Read every line and decode every image; name all faults as file:line: fault, or say what the set holds."""
+
+    max_text: int = Field(2000, gt=0, description="characters a question or an answer may have")
+
+
+class _Judged(_Looked):
+    output: str = Field(description="the JSON lines file to write, a path or URL; image names stay as they are")
 
 
 # Within which two images are copies: bits of the perceptual hash, and steps of colour at 16x16 pixels.

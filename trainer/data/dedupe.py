@@ -1,65 +1,27 @@
 """`data dedupe`: the same question of images that look the same is asked once; knows pixels only through their looks.
 
-A perceptual hash proposes copies, and a 16x16 picture confirms them: hashes are blind to colour and to small parts, and
-two charts that differ in one bar must stay two. With --model the embeddings of a tower find copies that were cropped,
-mirrored or recoloured too, as near as --similarity says.
+What looks the same is told by copies.py. With --model the embeddings of a tower find copies that were cropped, mirrored
+or recoloured too, as near as --similarity says.
 """
 
 import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 from tqdm import tqdm
 
 from trainer.data import files
 from trainer.data.config import DedupeOptions
-from trainer.data.looks import Look, looks
+from trainer.data.copies import Copies
+from trainer.data.looks import looks
 from trainer.data.rows import Row, rows_of
 from trainer.data.write import Report, writing
 from trainer.errors import DataError
 
-# Of a perceptual hash.
-BITS = 64
 # Nearest pictures that are looked at for each: more copies than that are chained by their own nearest.
 _NEAREST = 16
-
-
-class Copies:
-    """Images by how they look. Hashes within `distance` bits share one of `distance` + 1 bands: only those compare."""
-
-    def __init__(self, distance: int, tolerance: int) -> None:
-        self._distance = distance
-        self._tolerance = tolerance
-        bands = min(distance + 1, BITS)
-        self._cuts = [BITS * band // bands for band in range(bands + 1)]
-        self._bands: dict[tuple[int, int], list[int]] = {}
-        self._seen: list[tuple[str, int, bytes]] = []
-
-    def first(self, name: str, look: Look) -> str:
-        """The name of the first image that looked like this one; its own, and it is remembered, if there was none."""
-        if (other := self.find(look)) is not None:
-            return other
-        for key in self._keys(look.hash):
-            self._bands.setdefault(key, []).append(len(self._seen))
-        self._seen.append((name, look.hash, look.small))
-        return name
-
-    def find(self, look: Look) -> str | None:
-        """The name of the first image remembered that looks like this one."""
-        small = np.frombuffer(look.small, np.uint8).astype(np.int16)
-        for index in sorted({index for key in self._keys(look.hash) for index in self._bands.get(key, ())}):
-            other, bits, pixels = self._seen[index]
-            if (look.hash ^ bits).bit_count() > self._distance:
-                continue
-            if np.abs(small - np.frombuffer(pixels, np.uint8)).max() <= self._tolerance:
-                return other
-        return None
-
-    def _keys(self, bits: int) -> list[tuple[int, int]]:
-        return [(start, (bits >> start) % (1 << (end - start))) for start, end in pairwise(self._cuts)]
 
 
 def dedupe(options: DedupeOptions) -> str:

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -84,38 +83,71 @@ class Look:
         return cls(**json.loads(facts), small=small)
 
 
-def looks(images: Iterable[str], folder: Path | None, processes: int | None = None) -> Iterator[tuple[str, Look]]:
-    """Each image with its look, in order; none is held longer than it takes to hand it on.
+class Looker:
+    """Reads images, a batch at a time, for as long as a `with` block lasts; one that was read is not read again.
 
-    What is known in `folder` from before is not read again while size and times of the file are the same. A file that
-    cannot be read has that as its fault, which is not kept.
+    What is known in `folder` from before is not read either while size and times of the file are the same. A file that
+    cannot be read has that as its fault, which is not kept. At its end the log says how many were read, and how fast.
+    """
+
+    def __init__(self, folder: Path | None, processes: int | None = None) -> None:
+        """`processes` is how many read at once, as many as there are cores where it is not said."""
+        self._kept = Kept(folder, TABLE)
+        self._readers = _Readers(processes or _cores())
+        self._bar = tqdm(desc="images", unit="image", disable=None)
+        self._began = time.perf_counter()
+        self._asked = self._read = 0
+
+    def __enter__(self) -> "Looker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for part in (self._bar, self._readers, self._kept):
+            part.close()
+        if self._read:
+            seconds = time.perf_counter() - self._began
+            log.info(
+                "images: %d read, %d known from before; %.1f s, %.0f a second",
+                *(self._read, self._asked - self._read, seconds, self._asked / seconds),
+            )
+
+    def begin(self, images: Sequence[str]) -> Callable[[], list[Look]]:
+        """Begin to read `images`; what is returned waits for it, and gives a look for each.
+
+        Raises:
+            DataError: a process that decodes was killed, which the waiting tells.
+        """
+        stamps = dict(zip(images, self._readers.threads.map(files.stamp, images), strict=True))
+        known = self._kept.known(stamps)
+        unread = [image for image in stamps if image not in known]
+        read = self._readers.read(unread)
+        self._asked += len(images)
+        self._read += len(unread)
+
+        def waited() -> list[Look]:
+            found = dict(zip(unread, read(), strict=True))
+            self._kept.keep({image: (stamps[image], look.packed) for image, look in found.items() if look.sha256})
+            self._bar.update(len(images))
+            return [found[image] if image in found else Look.of(known[image]) for image in images]
+
+        return waited
+
+
+def looks(images: Iterable[str], folder: Path | None, processes: int | None = None) -> Iterator[tuple[str, Look]]:
+    """Each image with its look, in order; none is held longer than it takes to hand it on. See `Looker`.
 
     Raises:
         DataError: a process that decodes was killed.
     """
-    unread, count, began = 0, 0, time.perf_counter()
-    with (
-        closing(Kept(folder, TABLE)) as kept,
-        _Readers(processes or _cores()) as readers,
-        tqdm(desc="images", unit="image", disable=None) as progress,
-    ):
-        waiting: deque[tuple[_Batch, Callable[[], list[Look]]]] = deque()
+    with Looker(folder, processes) as looker:
+        waiting: deque[tuple[list[str], Callable[[], list[Look]]]] = deque()
         for names in in_batches(images, _BATCH):
-            batch = _Batch.of(names, readers, kept)
-            waiting.append((batch, readers.read(batch.unread)))
-            unread += len(batch.unread)
-            count += len(names)
-            progress.update(len(names))
+            waiting.append((names, looker.begin(names)))
             if len(waiting) > _AHEAD:
-                yield from _handed(*waiting.popleft(), kept)
-        while waiting:
-            yield from _handed(*waiting.popleft(), kept)
-    if unread:
-        seconds = time.perf_counter() - began
-        log.info(
-            "images: %d read, %d known from before; %.1f s, %.0f a second",
-            *(unread, count - unread, seconds, count / seconds),
-        )
+                names, read = waiting.popleft()
+                yield from zip(names, read(), strict=True)
+        for names, read in waiting:
+            yield from zip(names, read(), strict=True)
 
 
 def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -165,45 +197,19 @@ def _sharpness(grey: NDArray[np.float32]) -> float:
     return float(laplacian.var())
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Some images, their stamps, the packed looks that are known, and the images that have to be read."""
-
-    images: Sequence[str]
-    stamps: dict[str, str | None]
-    known: dict[str, bytes]
-    unread: list[str]
-
-    @classmethod
-    def of(cls, images: Sequence[str], readers: "_Readers", kept: Kept) -> "_Batch":
-        stamps = dict(zip(images, readers.threads.map(files.stamp, images), strict=True))
-        known = kept.known(stamps)
-        return cls(images, stamps, known, [image for image in stamps if image not in known])
-
-
-def _handed(batch: _Batch, read: Callable[[], list[Look]], kept: Kept) -> Iterator[tuple[str, Look]]:
-    found = dict(zip(batch.unread, read(), strict=True))
-    kept.keep({image: (batch.stamps[image], look.packed) for image, look in found.items() if look.sha256})
-    for image in batch.images:
-        yield image, found[image] if image in found else Look.of(batch.known[image])
-
-
 class _Readers:
     """Processes that read local files, begun when there are many, and threads that read files elsewhere."""
 
     def __init__(self, processes: int) -> None:
         self._processes = processes
         self._pool: ProcessPoolExecutor | None = None
-        self._open = ExitStack()
-        self.threads = self._open.enter_context(ThreadPoolExecutor(_THREADS))
+        self.threads = ThreadPoolExecutor(_THREADS)
 
-    def __enter__(self) -> "_Readers":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Let processes and threads go; what they have not begun is left."""
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
-        self._open.close()
+        self.threads.shutdown(cancel_futures=True)
 
     def read(self, images: Sequence[str]) -> Callable[[], list[Look]]:
         """Begin to read; what is returned waits for it."""

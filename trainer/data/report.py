@@ -1,5 +1,6 @@
 """`data report`: one HTML page of what a set holds, to look at; rows are streamed, each picture is read once."""
 
+import posixpath
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,11 +60,11 @@ def report(options: ReportOptions) -> str:
     sample = Sample(options.pictures, options.seed)
     found = _surveyed(options.data, options, base, sample)
     held = _surveyed(options.held_out, options, base, Sample(0, 0)) if options.held_out else None
-    gallery = Gallery(looks(found.images, options.index), copies=held is not None)
+    gallery = Gallery(looks(found.images, options.index))
     pairs: list[Pair] = []
     if held:
-        others = Gallery(looks(held.images, options.index), copies=True)
-        pairs = list(others.copies_in(gallery))
+        others = Gallery(looks(held.images, options.index), trained=gallery)
+        pairs = others.pairs
         gallery.faults.update(others.faults)
     cards, unshown = _cards(sample, options.images)
     shown = Set(
@@ -86,7 +87,7 @@ def report(options: ReportOptions) -> str:
 
 def _surveyed(data: str, options: ReportOptions, base: _Base, sample: Sample) -> Survey:
     rows = scan(data, options.images, Reading.of(options))
-    return survey(told(rows, f"rows of {data}"), base.measured, base.context, sample)
+    return survey(told(rows, posixpath.basename(data)), base.measured, base.context, sample)
 
 
 def _cards(sample: Sample, folder: str) -> tuple[list[Card], int]:

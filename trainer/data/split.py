@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from trainer.data import files
 from trainer.data.config import DISTANCE, TOLERANCE, SplitOptions
-from trainer.data.dedupe import Copies
+from trainer.data.copies import Copies
 from trainer.data.forms import AUTO, Reading
 from trainer.data.index import image_digests
 from trainer.data.looks import looks

@@ -142,11 +142,15 @@ class Sample:
             yield image, self._rows[image]
 
 
+def countable(text: str) -> str:
+    """A text as it is counted by: itself, or of a long one the beginning and a digest of all of it."""
+    return text if len(text) <= _KEY else f"{text[:_KEY]}… ({len(text)} characters, {_hashed(text):016x})"
+
+
 @lru_cache(100_000)
 def _key(answer: str) -> str:
     """What an answer is counted by."""
-    text = normalise(answer)
-    return text if len(text) <= _KEY else f"{text[:_KEY]}… ({len(text)} characters, {_hashed(text):016x})"
+    return countable(normalise(answer))
 
 
 def _hashed(text: str) -> int:

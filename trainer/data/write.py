@@ -42,17 +42,18 @@ class Writer:
         self._file = file
         self._images = images
         self._report = report
-        self._ids: set[str] = set()
+        # Of each id that was written, the last number behind it.
+        self._ids: dict[str, int] = {}
 
     def write(self, row: Row) -> None:
         """Append a row; its image lies under the writer's folder."""
-        id_, number = row.id, 1
+        id_ = row.id
         while id_ in self._ids:
-            number += 1
-            id_ = f"{row.id}~{number}"
-        if number > 1:
+            self._ids[row.id] += 1
+            id_ = f"{row.id}~{self._ids[row.id]}"
+        if id_ != row.id:
             self._report.note("kept, with a number behind an id that was there before", row.id)
-        self._ids.add(id_)
+        self._ids[id_] = 1
         record: dict[str, Any] = {"id": id_, "category": row.category}
         if row.history:
             values = [text for exchange in row.exchanges for text in exchange]
