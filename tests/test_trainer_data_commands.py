@@ -114,10 +114,20 @@ def test_filter_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert any(fault in line and f"rows-{row}" in line for line in printed.splitlines())
 
 
-@pytest.mark.parametrize("command", ["dedupe", "filter"])
-def test_faulty_rows_leave_no_output(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_filter_drops_faulty_rows_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = make(tmp_path, [asked("a"), asked("missing"), {"question": "no answer?"}], a=png())
+    output = tmp_path / "out.jsonl"
+    assert main(["data", "filter", *paths, "--output", str(output), "--min-contrast", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "dropped, image is not a file in" in printed
+    assert "2: 'missing.png'" in printed
+    assert "field 'answer' is missing or empty: 3" in printed
+    assert [row.id for row in checked(output, tmp_path)] == ["rows-1"]
+
+
+def test_faulty_rows_leave_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = make(tmp_path, [asked("a"), asked("missing")], a=png())
-    assert main(["data", command, *paths, "--output", str(tmp_path / "out.jsonl")]) == 2
+    assert main(["data", "dedupe", *paths, "--output", str(tmp_path / "out.jsonl")]) == 2
     assert "rows.jsonl:2: image 'missing.png'" in capsys.readouterr().err
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "rows.jsonl"]
 

@@ -269,7 +269,7 @@ GOOD_TEXT = "\n".join(json.dumps(good(number)) for number in range(LINES))
         (b"\0" * 4096, "1: not JSON"),
         (b"\xef\xbb\xbf", "1: not JSON"),
         (PNG, "1: not UTF-8"),
-        (f"[{GOOD_TEXT}".replace("\n", ",\n").encode(), "4: not JSON: the list is not closed"),
+        (f"[{GOOD_TEXT}".replace("\n", ",\n").encode(), "4: not JSON: ']' is missing"),
         (json.dumps([[good(0)]]).encode(), "1 (record 1): not a JSON object"),
     ],
 )

@@ -53,7 +53,12 @@ FREE = frozenset(
     )
 )
 # Options whose content is compared instead, wherever it lies: see `facts`.
-NAMED = frozenset(("data", "images", "eval_data", "model", "init_adapter"))
+NAMED = frozenset(
+    (
+        *("data", "images", "eval_data", "model", "init_adapter"),
+        *("form", "strict", "ignore", "columns", "annotations", "split"),  # how rows are read: the rows tell
+    )
+)
 # Where and on what the held-out loss is taken, by which --patience stops and chooses; without it they are free.
 WATCHED = frozenset(("save_steps", "score_rows"))
 

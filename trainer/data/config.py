@@ -40,6 +40,10 @@ class ReadingOptions(_Options):
     columns: dict[str, str] = Field(
         {}, description="where a field has a name of your own: FIELD=KEY, question=frage,answer=antwort say"
     )
+    annotations: str | None = Field(
+        None, description="of VQAv2's form: the file with the answers [the one beside the questions]"
+    )
+    split: str | None = Field(None, description="of Hugging Face's sets: the split to read [all, each a category]")
 
 
 class _Rows(ReadingOptions):
@@ -123,7 +127,7 @@ class SplitOptions(_Rows):
 
 
 class FilterOptions(_Judged):
-    """Drop rows whose image is broken, small, blank, a strip, blurred or badly exposed; rows without an image pass."""
+    """Drop faulty rows, and those whose image is missing, broken, small, blank, a strip, blurred or badly exposed."""
 
     min_side: int = Field(32, gt=0, description="pixels the shorter side must have")
     max_aspect: float = Field(5.0, ge=1, description="how many times longer than the other a side may be")

@@ -3,7 +3,7 @@
 from trainer.data.config import FilterOptions
 from trainer.data.curation.hook import load_hook
 from trainer.data.looks import Look, looks
-from trainer.data.rows import rows_of
+from trainer.data.rows import source_of
 from trainer.data.write import Report, writing
 from trainer.errors import DataError
 
@@ -12,20 +12,28 @@ def filter_rows(options: FilterOptions) -> Report:
     """Write the rows that pass.
 
     Raises:
-        DataError: faulty rows, or a file that cannot be read or written.
+        DataError: no row passes, or a file cannot be read or written.
         OptionError: a hook that is not there.
     """
     report = Report()
     hook = load_hook(options.hook)
-    images = (row.image for row in rows_of(options) if row.image)
+    images = (row.image for line in source_of(options).lines() for row in line.rows if row.image)
     judged = {image: judge(look, options) for image, look in looks(dict.fromkeys(images), options.index)}
+    source = source_of(options)
     with writing(options.output, options.images, report) as writer:
-        for row in rows_of(options):
-            reason = (judged[row.image] if row.image else None) or hook(row)
-            if reason:
-                report.note(f"dropped, {reason}", row.id)
-            else:
-                writer.write(row)
+        for line in source.lines():
+            for fault in line.faults:
+                report.note(f"dropped, {fault.kind}", f"{line.where}: {fault.of}".removesuffix(": "))
+            for row in line.rows:
+                reason = (judged[row.image] if row.image else None) or hook(row)
+                if reason:
+                    report.note(f"dropped, {reason}", row.id)
+                else:
+                    writer.write(row)
+        if blind := source.blind():
+            raise DataError([f"{options.data}: {blind}"])
+        if not report.kept:
+            raise DataError([f"{options.data}: no row passes", str(report)])
     return report
 
 

@@ -24,7 +24,7 @@ def import_rows(options: ImportOptions) -> str:
     report = Report()
     source = Source(options.source.rstrip("/"), options.images, Reading.of(options), keeps=True)
     look = cache(image_fault)  # each image is decoded once
-    with writing(options.output, options.images, report) as writer:
+    with writing(options.output, source.images, report) as writer:
         for line in tqdm(source.lines(), desc=f"import {source.found.form}", unit="record"):
             faults = line.faults or _image_faults(line, look)
             for fault in faults:
@@ -35,7 +35,7 @@ def import_rows(options: ImportOptions) -> str:
             raise DataError([f"{options.source}: no record made a row", str(source.found), str(report)])
         if blind := source.blind():
             raise DataError([f"{options.source}: {blind}"])
-    return f"{source.said()}\n{report}"
+    return f"{source.said()}\n{report}\n--data {options.output} --images {source.images or '(none)'}"
 
 
 def _where(line: Line, fault: Fault) -> str:

@@ -120,11 +120,12 @@ class Source:
         Raises:
             DataError: it cannot be read, or is of no form that holds rows.
         """
-        self.file, self.images, self.how = file, images, how
-        self.found: Recognised = recognise(file, how)
+        self.file, self.how = file, how
+        self.found: Recognised = recognise(file, images, how)
+        self.images = images if self.found.folder is None else self.found.folder
         self.mended: Counter[str] = Counter(self.found.mended)
         self.pictured = self.textual = 0
-        self.parser = Parser(images, file, self.found, how, Pictures(images) if keeps and images else None)
+        self.parser = Parser(self.images, file, self.found, how, Pictures(images) if keeps and images else None)
         if how.strict and self.found.mended:
             raise DataError([f"{file}: {rule}: --strict refuses it" for rule in self.found.mended])
 
@@ -141,6 +142,24 @@ class Source:
         else:
             for record in self.found.records():
                 yield self.counted(self.parser.record(record))
+
+    def rows(self) -> Iterator[Row]:
+        """Every row; faults are raised behind the last.
+
+        Raises:
+            DataError: as `lines`, and faulty rows, all of them.
+        """
+        faults = Faults()
+        for line in self.lines():
+            for fault in line.faults:
+                faults.add(f"{self.file}:{line.where}", fault)
+            yield from line.rows
+        if not faults and not self.pictured + self.textual:
+            faults.add(self.file, Fault("holds no rows"))
+        if not faults and (blind := self.blind()):
+            faults.add(self.file, blind)
+        if faults:
+            raise faults.error()
 
     def counted(self, line: Line) -> Line:
         """The same line, and the counts grown by it."""
@@ -183,18 +202,7 @@ def scan(file: str | Path, images: str | Path, how: Reading = AUTO) -> Iterator[
     Raises:
         DataError: as `read_rows`.
     """
-    source = Source(str(file), str(images), how)
-    faults = Faults()
-    for line in source.lines():
-        for fault in line.faults:
-            faults.add(f"{file}:{line.where}", fault)
-        yield from line.rows
-    if not faults and not source.pictured + source.textual:
-        faults.add(str(file), Fault("holds no rows"))
-    if not faults and (blind := source.blind()):
-        faults.add(str(file), blind)
-    if faults:
-        raise faults.error()
+    yield from Source(str(file), str(images), how).rows()
 
 
 class RowsOptions(ReadingOptions, Protocol):
@@ -211,13 +219,25 @@ class RowsOptions(ReadingOptions, Protocol):
         ...
 
 
-def rows_of(options: RowsOptions) -> Iterator[Row]:
-    """`scan` of the set that a command's options name, read as they say.
+def source_of(options: RowsOptions) -> Source:
+    """The set that a command's options name, read as they say.
 
     Raises:
-        DataError: as `read_rows`.
+        DataError: the file cannot be read, is of no form that holds rows, or has its pictures elsewhere than --images.
     """
-    return scan(options.data, options.images, Reading.of(options))
+    source = Source(options.data, options.images, Reading.of(options))
+    if source.images != options.images:
+        raise DataError([f"{options.data}: its pictures lie in {source.images}: say --images {source.images}"])
+    return source
+
+
+def rows_of(options: RowsOptions) -> Iterator[Row]:
+    """The rows of `source_of`; faults are raised behind the last.
+
+    Raises:
+        DataError: as `source_of`, and faulty rows.
+    """
+    return source_of(options).rows()
 
 
 class Parser:

@@ -10,6 +10,7 @@ from typing import Any
 
 from trainer.data import files
 from trainer.data.forms import sets
+from trainer.data.forms.reading import Reading
 from trainer.data.forms.recognised import Recognised, Record
 from trainer.errors import DataError, OptionError
 
@@ -31,7 +32,7 @@ def parquets(path: Path) -> list[Path]:
     return sorted(each for each in path.rglob("*.parquet") if not any(part.startswith(".") for part in each.parts))
 
 
-def recognise(source: str) -> Recognised:
+def recognise(source: str, how: Reading) -> Recognised:
     """The form of a save_to_disk folder, a Parquet file, or a folder of them.
 
     Raises:
@@ -44,16 +45,18 @@ def recognise(source: str) -> Recognised:
     parts = _saved(path) if is_saved(path) else _by_split(parquets(path))
     if not parts:
         raise DataError([f"{source}: holds no Arrow or Parquet file"])
+    if how.split is not None:
+        parts = _of_split(source, parts, how.split)
     kind = "save_to_disk" if is_saved(path) else "Parquet"
     schema = _schema(parts[0][1])
     first = dict.fromkeys(schema.names, "")
-    told = sets.told([first])
+    told = sets.chosen(source, [first], how)
     return Recognised(
         form="huggingface",
         evidence=f"{kind}, {len(parts)} files, with the columns {sets.shown(first)}",
         records=lambda: _records(parts),
-        known=told.known if told else frozenset(),
-        convert=told.convert if told else None,
+        known=told.known,
+        convert=told.convert,
     )
 
 
@@ -83,6 +86,15 @@ def _split_of(file: Path) -> str:
     """The split that a Parquet file's name begins with, as on the Hub: train-00000-of-00001.parquet."""
     name = file.name.partition("-")[0]
     return name if name in ("train", "validation", "test", "val", "dev") else ""
+
+
+def _of_split(source: str, parts: list[tuple[str, Path]], split: str) -> list[tuple[str, Path]]:
+    """The files of one split."""
+    chosen = [("", file) for name, file in parts if name == split]
+    if not chosen:
+        have = ", ".join(sorted({name for name, _ in parts if name})) or "no splits"
+        raise OptionError(f"--split {split}: {source} has {have}")
+    return chosen
 
 
 def _by_split(found: list[Path]) -> list[tuple[str, Path]]:

@@ -7,10 +7,12 @@ read so far, more is read, up to text.LONGEST characters.
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from trainer.data.forms.text import LONGEST
+from trainer.data.forms.text import LONGEST, Text
+from trainer.errors import DataError
 
 _BLOCK = 1 << 18
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -45,27 +47,24 @@ class Scanner:
         self._line = 1
         self._ended = False
         self._decoder = json.JSONDecoder()
-        self.commas = 0
 
     def list_or_values(self) -> Iterator[Member]:
         """The elements of a list, or values that stand behind one another with or without commas between them."""
-        listed = self.peek() == "["
-        if listed:
-            self._take(1)
-        while (next_ := self._next()) and not (listed and next_ == "]"):
-            line = self._line
-            yield Member(line, "", self.value())
-        if listed and not next_:
-            raise Broken(self._line, "the list is not closed: the file is cut off")
-        if listed:
-            self._take(1)
+        if self.peek() == "[":
+            yield from self._elements("")
             if self.peek():
                 raise Broken(self._line, "text behind the end of the list")
+            return
+        while self._skip(_SPACE_AND_COMMAS):
+            line = self._line
+            yield Member(line, "", self.value())
 
     def members(self) -> Iterator[Member]:
         """The members of one object; of a member that is a list of objects, each element."""
         self._expect("{")
-        while (next_ := self._next()) and next_ != "}":
+        first = True
+        while self._goes_on("}", first):
+            first = False
             line, key = self._line, self.value()
             if not isinstance(key, str):
                 raise Broken(line, "an object's key is not text")
@@ -75,8 +74,6 @@ class Scanner:
             else:
                 line = self._line
                 yield Member(line, key, self.value())
-        if not next_:
-            raise Broken(self._line, "the object is not closed: the file is cut off")
 
     def value(self) -> Any:
         """The value that begins here."""
@@ -88,7 +85,8 @@ class Scanner:
                 if self._more():
                     continue
                 line = self._line + self._text.count("\n", self._at, error.pos)
-                raise Broken(line, error.msg) from error
+                cut = ": the file ends here, cut off" if error.pos >= len(self._text.rstrip()) else ""
+                raise Broken(line, f"{error.msg}{cut}") from error
             except RecursionError as error:
                 raise Broken(self._line, "nested too deep") from error
             except ValueError as error:  # a number of thousands of digits
@@ -102,15 +100,27 @@ class Scanner:
         """The next character that is no space; "" at the end."""
         return self._skip(_SPACE)
 
-    def _next(self) -> str:
-        return self._skip(_SPACE_AND_COMMAS)
-
     def _elements(self, key: str) -> Iterator[Member]:
         self._expect("[")
-        while (next_ := self._next()) and next_ != "]":
+        first = True
+        while self._goes_on("]", first):
+            first = False
             line = self._line
             yield Member(line, key, self.value())
-        self._expect("]")
+
+    def _goes_on(self, end: str, first: bool) -> bool:
+        """Whether another element or member follows, its comma taken; the closing `end` is taken too."""
+        next_ = self.peek()
+        if next_ == end:
+            self._take(1)
+            return False
+        if not next_:
+            raise Broken(self._line, f"{end!r} is missing: the file is cut off")
+        if not first:
+            self._expect(",")
+            if self.peek() == end:
+                raise Broken(self._line, f"a comma before {end!r}: delete it")
+        return True
 
     def _expect(self, character: str) -> None:
         if self.peek() != character:
@@ -121,7 +131,6 @@ class Scanner:
         while True:
             found = space.match(self._text, self._at)
             end = found.end() if found else self._at
-            self.commas += self._text.count(",", self._at, end)
             self._take(end - self._at)
             if self._at < len(self._text):
                 return self._text[self._at]
@@ -143,3 +152,27 @@ class Scanner:
         self._ended = not block
         self._text, self._at = rest + block, 0
         return bool(block)
+
+
+@contextmanager
+def scanning(found: Text) -> Iterator[Scanner]:
+    """A scanner over a whole file.
+
+    Raises:
+        DataError: the file cannot be read, or holds text that is not JSON, whose line is named.
+    """
+    with found.opened() as file:
+        try:
+            yield Scanner(file)
+        except Broken as error:
+            raise DataError([f"{found.url}:{error.line}: not JSON: {error}"]) from error
+
+
+def under(found: Text, key: str) -> Iterator[Member]:
+    """What a file's one object holds under a key, element by element.
+
+    Raises:
+        DataError: as `scanning`.
+    """
+    with scanning(found) as scanner:
+        yield from (member for member in scanner.members() if member.key == key)

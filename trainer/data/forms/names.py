@@ -55,7 +55,7 @@ class Images:
             self._there = files.is_folder(self._folder)
         if not self._there:
             raise DataError([f"--images {self._folder}: is no folder, and rows have images, {name!r} first"])
-        notes.fault(f"image {{}} is not a file in {self._folder}", repr(name))
+        notes.fault(f"image {{}} is not a file in {self._folder} (`data filter` leaves such rows out)", repr(name))
 
     def _look(self, name: str) -> tuple[str, tuple[str, ...]] | None:
         rules: list[str] = []

@@ -11,10 +11,14 @@ Form = Literal[
     "alpaca",
     "captions",
     "vqa",
+    "a-okvqa",
+    "vizwiz",
     "gqa",
     "visual-genome",
     "textvqa",
     "docvqa",
+    "vqa-rad",
+    "slake",
     "chartqa",
     "scienceqa",
     "coco-captions",
@@ -50,23 +54,43 @@ class ReadingOptions(Protocol):
         """Keys by the fields they hold."""
         ...
 
+    @property
+    def annotations(self) -> str | None:
+        """The file of answers."""
+        ...
+
+    @property
+    def split(self) -> str | None:
+        """The split to read."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """`form` is what the file is said to be, auto: found out. `strict` makes every mending a fault.
 
     `ignore` are keys that need not be understood. `columns` is by field of a row the key that holds it.
+    `annotations` is the file of answers of VQAv2's form. `split` is the one to read of a set that has several.
     """
 
     form: Form = "auto"
     strict: bool = False
     ignore: frozenset[str] = frozenset()
     columns: dict[str, str] = field(default_factory=dict)
+    annotations: str | None = None
+    split: str | None = None
 
     @classmethod
     def of(cls, options: ReadingOptions) -> "Reading":
         """What a command's options say."""
-        return cls(options.form, options.strict, frozenset(options.ignore), dict(options.columns))
+        return cls(
+            options.form,
+            options.strict,
+            frozenset(options.ignore),
+            dict(options.columns),
+            options.annotations,
+            options.split,
+        )
 
 
 AUTO = Reading()

@@ -1,7 +1,7 @@
 """What a recogniser says of a file: its form, on what evidence, and how to get its records."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trainer.data.forms.reading import Form
@@ -29,6 +29,7 @@ class Recognised:
     `known` are folded keys of the form that change nothing in a row; `mended` is what the file as a whole was
     understood in spite of. `lines` says that each line of the file is a record, so that a row is found by its offset.
     `convert` makes a record of the form one that record.py reads. `category` is that of rows that name none.
+    `folder` is where the images lie, where the set says so itself.
     """
 
     form: Form
@@ -39,6 +40,11 @@ class Recognised:
     lines: bool = False
     convert: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     category: str | None = None
+    folder: str | None = None
+
+    def of_folder(self, folder: str, evidence: str) -> "Recognised":
+        """The same, with pictures that lie in the set's own folder."""
+        return replace(self, folder=folder, evidence=evidence, lines=False)
 
     def __str__(self) -> str:
         return f"form: {self.form} ({self.evidence})"

@@ -8,21 +8,25 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.data.forms import label_studio
 from trainer.data.forms.keys import FIELD, fold
-from trainer.data.forms.reading import Form
+from trainer.data.forms.reading import Form, Reading
+from trainer.errors import DataError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Convert = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+Expand = Callable[[Mapping[str, Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """How a form of record is told, and what of it matters."""
+    """How a form of record is told, and what of it matters. `expand` gives the rows of a record that holds several."""
 
     form: Form
     needs: frozenset[str]
     known: frozenset[str] = frozenset()
     convert: Convert | None = None
+    expand: Expand | None = None
 
 
 def _keys(words: str) -> frozenset[str]:
@@ -39,9 +43,7 @@ def _chartqa(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _scienceqa(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """Hint, question and lettered choices become the question, the right choice's text the answer."""
-    given, answer = record.get("choices"), record.get("answer")
-    choices = [str(choice) for choice in given[: len(LETTERS)]] if isinstance(given, list) else []
-    right = choices[answer] if isinstance(answer, int) and 0 <= answer < len(choices) else None
+    choices, right = _choices(record.get("choices"), record.get("answer"))
     lettered = " ".join(f"({letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
     parts = [record.get("hint"), record.get("question"), lettered]
     found = {
@@ -50,35 +52,122 @@ def _scienceqa(record: Mapping[str, Any]) -> Mapping[str, Any]:
         "question": "\n".join(part.strip() for part in parts if isinstance(part, str) and part.strip()),
         "answer": right,
     }
-    if record.get("image"):
-        found["image"] = f"{record.get('split')}/{record.get('id')}/{record['image']}"
+    image = record.get("image")
+    if isinstance(image, str) and image:
+        found["image"] = f"{record.get('split')}/{record.get('id')}/{image}"
+    elif image is not None:
+        found["image"] = image
     return found
 
 
-# The first whose needs a record has; flat rows and conversations are what is left.
+def _aokvqa(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The right choice is the answer, the ten direct answers are the right ones."""
+    _, right = _choices(record.get("choices"), record.get("correct_choice_idx"))
+    kept = {key: record[key] for key in ("question_id", "question", "image_id", "image") if record.get(key) is not None}
+    if isinstance(number := kept.get("image_id"), int) and "image" not in kept:
+        kept["image_id"] = f"{number:012}"
+    return {**kept, "answer": right, "answers": record.get("direct_answers")}
+
+
+def _choices(given: Any, right: Any) -> tuple[list[str], str | None]:
+    choices = [str(choice) for choice in given[: len(LETTERS)]] if isinstance(given, list) else []
+    return choices, choices[right] if isinstance(right, int) and 0 <= right < len(choices) else None
+
+
+def _visual_genome(record: Mapping[str, Any]) -> Iterable[Any]:
+    """The questions of a picture, each a row; pictures are named by their number."""
+    asked = record.get("qas")
+    for each in asked if isinstance(asked, list) else [asked]:
+        if not isinstance(each, Mapping):
+            yield each
+            continue
+        image = each.get("image_id", record.get("id"))
+        yield {**each, "image": str(image) if isinstance(image, int) else image}
+
+
+def _caption(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A text alone is the caption, as --form captions says."""
+    named = {key: key for key in record}
+    text = next((key for key in named if fold(key) in ("text", "label", "description")), None)
+    return {("caption" if key == text else key): value for key, value in record.items()}
+
+
+# The first whose needs a record has; flat rows are what is left.
 SETS: tuple[Set, ...] = (
     Set("scienceqa", _keys("question choices answer hint"), convert=_scienceqa),
+    Set("a-okvqa", _keys("question choices correctchoiceidx"), convert=_aokvqa),
     Set("chartqa", _keys("imgname query label"), _keys("humanormachine"), _chartqa),
+    Set("chartqa", _keys("image query label humanormachine"), _keys("humanormachine"), _chartqa),
+    Set(
+        "gqa",
+        _keys("question answer imageid fullanswer"),
+        _keys("semantic entailed equivalent groups semanticstr annotations types fullanswer isbalanced"),
+    ),
+    Set(
+        "textvqa",
+        _keys("question imageid answers imageclasses"),
+        _keys("imageclasses flickroriginalurl flickr300kurl questiontokens setname ocrtokens ocrinfo"),
+    ),
+    Set(
+        "docvqa",
+        _keys("question image answers docid"),
+        _keys("questiontypes docid ucsfdocumentid ucsfdocumentpageno datasplit ocroutputfile"),
+    ),
+    Set("vizwiz", _keys("image question answers answerable"), _keys("answerable answertype")),
+    Set("visual-genome", _keys("qas"), _keys("aobjects qobjects imageid"), expand=_visual_genome),
+    Set(
+        "vqa-rad",
+        _keys("imagename question answer phrasetype"),
+        _keys("phrasetype imageorgan imagecaseurl evaluation qidlinkedid questionrephrase questionrelation")
+        | _keys("questionframed"),
+    ),
+    Set(
+        "slake",
+        _keys("imgname question answer triple"),
+        _keys("imgid location modality basetype triple qlang answertype"),
+    ),
+    Set(
+        "label-studio",
+        _keys("annotations data"),
+        label_studio.KNOWN,
+        label_studio.convert,
+    ),
     # What the service keeps of questions and corrections (--capture).
     Set("flat", _keys("request tenant at"), _keys("request tenant at adapter version confidence release said comment")),
     Set("llava", _keys("conversations")),
     Set("messages", _keys("messages")),
     Set("alpaca", _keys("instruction output")),
+    Set("captions", _keys("caption image")),
 )
+_CAPTIONS = Set("captions", frozenset(), convert=_caption)
+_FLAT = Set("flat", frozenset())
 
 
-def told(records: Iterable[Any]) -> Set | None:
-    """The set whose keys every one of the first records has; None: flat rows, or nothing that is known."""
+def told(records: Iterable[Any]) -> Set:
+    """The set whose keys every one of the first records has; flat rows where there is none."""
     keys = [{fold(key) for key in record} for record in records if isinstance(record, Mapping)]
     for each in SETS:
         if keys and all(each.needs <= found for found in keys):
             return each
-    return None
+    return _FLAT
 
 
-def named(form: Form) -> Set | None:
-    """The set that goes by a form's name."""
-    return next((each for each in SETS if each.form == form), None)
+def chosen(source: str, records: list[Any], how: Reading) -> Set:
+    """The set that records show, or the one that --form names.
+
+    Raises:
+        DataError: --form names a set whose keys no record has.
+    """
+    found = told(records)
+    if how.form in ("auto", found.form, "csv", "huggingface", "webdataset"):
+        return found
+    if how.form in ("captions", "flat"):
+        return _CAPTIONS if how.form == "captions" else _FLAT
+    asked = next((each for each in SETS if each.form == how.form), None)
+    keys = [{fold(key) for key in record} for record in records if isinstance(record, Mapping)]
+    if asked is None or not any(asked.needs <= each for each in keys):
+        raise DataError([f"{source}: is not of --form {how.form}, it looks like {found.form}: leave --form out"])
+    return asked
 
 
 def shown(record: Mapping[str, Any]) -> str:

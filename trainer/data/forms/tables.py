@@ -2,15 +2,18 @@
 
 import csv
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
-from trainer.data.forms import sets
+from trainer.data.forms import sets, text
 from trainer.data.forms.keys import FIELD, fold
 from trainer.data.forms.reading import Reading
-from trainer.data.forms.recognised import Recognised, Record
+from trainer.data.forms.recognised import FIRST, Recognised, Record
 from trainer.data.forms.text import LONGEST, Text
 from trainer.errors import DataError, OptionError
 
+# What is asked of pictures that come with classes alone.
+CLASSES = "Which classes does the image show?"
 _DELIMITERS = ",;\t|"
 
 
@@ -36,6 +39,7 @@ def recognise(found: Text, how: Reading) -> Recognised:
         DataError: its header is no header.
         OptionError: --columns names a column that is not there.
     """
+    found = text.decodable(found)
     parted = delimiter(found.head)
     if parted is None:
         raise DataError([f"{found.url}:1: is no table: its first line has no columns parted by , ; | or a tab"])
@@ -44,6 +48,8 @@ def recognise(found: Text, how: Reading) -> Recognised:
         if column not in names:
             raise OptionError(f"--columns {field}={column}: {found.url} has {', '.join(names)}")
     shown = sets.shown(dict.fromkeys(names, ""))
+    if classes := _classes(found, parted, names):
+        return _of_classes(found, parted, classes)
     what = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}[parted]
     return Recognised(
         form="csv",
@@ -65,13 +71,41 @@ def _records(found: Text, parted: str) -> Iterator[Record]:
             for number, cells in enumerate((row for row in reader if row), start=1):
                 yield Record(number, str(reader.line_num), _cells(names, cells))
         except csv.Error as error:
-            raise DataError([f"{found.url}:{reader.line_num}: not CSV: {error}"]) from error
+            raise DataError([f"{found.url}:{reader.line_num}: not CSV: {error}{_advice(str(error))}"]) from error
+
+
+def _classes(found: Text, parted: str, names: list[str]) -> tuple[str, ...]:
+    """The columns of Roboflow's multi-label export: a file's name, and a 0 or 1 for each class."""
+    if len(names) < 2 or fold(names[0]) != "filename":
+        return ()
+    rows = list(islice(csv.reader(found.head.splitlines()[1:], delimiter=parted, skipinitialspace=True), FIRST))
+    marks = {cell.strip() for row in rows for cell in row[1:]}
+    return tuple(names[1:]) if marks and marks <= {"0", "1"} else ()
+
+
+def _of_classes(found: Text, parted: str, classes: tuple[str, ...]) -> Recognised:
+    def records() -> Iterator[Record]:
+        for record in _records(found, parted):
+            cells = record.value
+            if isinstance(cells, dict):
+                shown = [name for name in classes if cells.get(name, "").strip() == "1"]
+                cells = {"image": next(iter(cells.values())), "question": CLASSES, "answer": ", ".join(shown) or "none"}
+            yield Record(record.number, record.where, cells)
+
+    evidence = f"a file name and {len(classes)} classes of 0 or 1, asked {CLASSES!r}"
+    return Recognised("roboflow", evidence, records, mended=found.mended)
 
 
 def _cells(names: list[str], cells: list[str]) -> Any:
     if len(cells) > len(names):
         return f"{len(cells)} cells under {len(names)} columns: text with a comma needs quotes around it"
     return {name: cell for name, cell in zip(names, cells, strict=False) if cell}
+
+
+def _advice(error: str) -> str:
+    if "expected after" in error:
+        return ": a quote within quotes is written twice"
+    return ": a quote is opened and never closed" if "unexpected end" in error else ""
 
 
 def _names(found: Text, parted: str) -> list[str]:

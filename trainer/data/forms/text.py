@@ -6,7 +6,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, cast
 
 from trainer.data import files
@@ -17,6 +17,10 @@ HEAD = 1 << 18
 # Of a line or a record, in characters: more is no row, and would fill memory.
 LONGEST = 1 << 25
 _GZIP = b"\x1f\x8b"
+# Of a text in Latin letters at most one byte in so many is no ASCII; Cyrillic or Chinese ones have more.
+_LETTERS = 6
+# Bytes that cp1252 has no letter for.
+_UNDEFINED = frozenset(b"\x81\x8d\x8f\x90\x9d")
 # Kinds of files that are no text, by their first bytes, and what to do with them.
 _OTHERS = {
     b"PK\x03\x04": "is a ZIP or an Excel file: unpack it, or save the sheet as CSV UTF-8",
@@ -89,11 +93,30 @@ def look(url: str) -> Text:
     encoding = _encoding(raw)
     if encoding.startswith("utf-16"):
         mended.append("file: UTF-16, as Excel's Unicode text")
-    elif encoding == "cp1252":
-        mended.append("file: not UTF-8, read as Windows' Latin letters (cp1252)")
     head = raw.decode(encoding, errors="ignore")
-    text = Text(url, encoding, packed, head, tuple(mended), whole)
-    return text if not text.carriage else Text(url, encoding, packed, head, (*mended, "file: lines end in CR"), whole)
+    found = Text(url, encoding, packed, head, tuple(mended), whole)
+    return replace(found, mended=(*mended, "file: lines end in CR")) if found.carriage else found
+
+
+def decodable(found: Text) -> Text:
+    """The same file; one that is not UTF-8 is read as Windows' Latin letters where its beginning looks like such.
+
+    Raises:
+        DataError: it is neither.
+    """
+    if found.packed or found.encoding != "utf-8":
+        return found
+    with files.reading(found.url) as file:
+        raw = file.read(HEAD)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(raw)
+        return found
+    except UnicodeDecodeError as error:
+        high = sum(byte >= 0x80 for byte in raw)
+        if high * _LETTERS > len(raw) or any(byte in _UNDEFINED for byte in raw):
+            raise DataError([f"{found.url}: not UTF-8 text at byte {error.start + 1}: save it as UTF-8"]) from error
+    mended = (*found.mended, "file: not UTF-8, read as Windows' Latin letters (cp1252)")
+    return replace(found, encoding="cp1252", head=raw.decode("cp1252"), mended=mended)
 
 
 def _unpacked(url: str, raw: bytes) -> bytes:
