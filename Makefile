@@ -84,6 +84,10 @@ bench-plan: $(VENV)/.all-$(ENGINE) ## memory as --plan says it beside the measur
 bench-rows: $(VENV)/.all-$(ENGINE) ## 600,000 rows over 150,000 pictures: memory, seconds and disk of a training up to its first step
 	$(BIN)/python -m loadtest.rows $(ARGS)
 
+.PHONY: bench-curation
+bench-curation: $(VENV)/.all-$(ENGINE) ## adapters trained on a bad set as it is, and on what the curation commands leave of it
+	$(BIN)/python -m loadtest.curation $(ARGS)
+
 bench-gateway: $(VENV)/.all-$(ENGINE) ## the gateway's own time for a request, on an engine that takes none
 	$(BIN)/python -m loadtest.gateway $(ARGS)
 

@@ -16,6 +16,8 @@ COMMANDS: dict[type, str] = {
     config.ChartOptions: "trainer.data.charts:make",
     config.AnnotationOptions: "trainer.data.annotations:annotations",
     config.ScoreOptions: "trainer.data.curation.score:score",
+    config.CaptionOptions: "trainer.data.curation.written:caption",
+    config.QuestionOptions: "trainer.data.curation.written:questions",
     config.BalanceOptions: "trainer.data.curation.balance:balance",
 }
 

@@ -162,6 +162,11 @@ class ScoreOptions(_Judged):
     least: float = Field(float("-1e9"), description="figure below which a row is left out [none]")
     text: str = Field("{question} {answer}", description="what is compared with the picture")
     neighbours: int = Field(10, gt=0, le=64, description="for --by agreement: nearest pictures that are asked")
+    within: Literal["question", "category"] = Field(
+        "question",
+        description="for --by agreement: what rows that are asked the same have in common; category where one thing is"
+        " asked in several wordings",
+    )
     scores: str | None = Field(None, description="the JSON lines file of all rows' figures [OUTPUT.scores]")
 
 
@@ -261,6 +266,55 @@ class AnnotationOptions(_Options):
     seed: Seed = Field(0, description="another seed asks other questions")
 
 
+class EndpointOptions(_Options):
+    """What every command has that asks a vision model."""
+
+    images: str = Field(description="the folder of pictures, a path or URL")
+    data: str | None = Field(None, description="rows whose pictures are asked about [every picture in --images]")
+    output: str = Field(description="the JSON lines file to write; answers are kept beside it, in OUTPUT.asked")
+    url: str = Field(description="OpenAI-compatible endpoint, such as this project's service: http://127.0.0.1:8000/v1")
+    model: str = Field(description="the endpoint's model; of this project's service the base or an adapter")
+    key: SecretStr | None = Field(None, description="the endpoint's API key, if it wants one")
+    limit: int | None = Field(None, gt=0, description="ask about the first pictures alone")
+    plan: bool = Field(False, description="ask about one picture, say what all would cost, and end")
+    at_once: int = Field(4, gt=0, le=256, description="pictures that are asked about at the same time")
+    per_minute: float | None = Field(None, gt=0, description="requests a minute, at most")
+    patience_s: float = Field(600, gt=0, description="seconds for which a request is tried that gets no answer")
+    price_in: float = Field(0, ge=0, description="price of a million tokens that go in, in any money")
+    price_out: float = Field(0, ge=0, description="price of a million tokens that come back")
+    most_cost: float | None = Field(None, gt=0, description="money that may be spent; asking ends there")
+    max_tokens: int = Field(256, gt=0, description="longest answer, in tokens; a longer one is left out")
+    temperature: float = Field(0, ge=0, le=2, description="0: the likeliest answer")
+    side: int = Field(672, gt=0, le=4096, description="pixels of the longer side, to which larger pictures are scaled")
+    hook: str | None = Field(
+        None, description="module:function, your own rule: it gets each row, and gives None, or why it is left out"
+    )
+
+
+class CaptionOptions(EndpointOptions):
+    """Have a vision model write a caption of each picture; stopped, the same command goes on."""
+
+    ask: str = Field("Describe this picture in one or two sentences.", description="what the model is told")
+    question: str = Field("Describe the picture.", description="the rows' question, to which the caption is the answer")
+
+
+class QuestionOptions(EndpointOptions):
+    """Have a vision model write questions about each picture with answers; stopped, the same command goes on."""
+
+    count: int = Field(4, gt=0, le=50, description="questions a picture")
+    ask: str = Field(
+        "Write {count} different questions about this picture that can be answered by looking at it and not otherwise,"
+        ' each with its true answer. Answer with a JSON list of objects {{"question": "…", "answer": "…"}} and nothing'
+        " else; an answer is one to three words or a number.",
+        description="what the model is told; {count} is --count, and other braces are doubled",
+    )
+    answers: int = Field(
+        1, gt=0, le=20, description="answers to each question, the first and others asked for one by one"
+    )
+    again: float = Field(0.7, ge=0, le=2, description="temperature of these others")
+    agree: float = Field(0.6, gt=0, le=1, description="share of the answers that has to be the same, or the row goes")
+
+
 class DataOptions(_Options):
     """Check, clean, convert, mix and draw training rows."""
 
@@ -275,3 +329,5 @@ class DataOptions(_Options):
     annotations: CliSubCommand[AnnotationOptions] = Field(description="questions from boxes, classes and tables")
     score: CliSubCommand[ScoreOptions] = Field(description="leave out rows whose answer does not fit the picture")
     balance: CliSubCommand[BalanceOptions] = Field(description="leave out rows of what there is too much of")
+    caption: CliSubCommand[CaptionOptions] = Field(description="have a vision model describe pictures")
+    questions: CliSubCommand[QuestionOptions] = Field(description="have a vision model ask about pictures, and answer")

@@ -92,7 +92,7 @@ def _by_embeddings(first: dict[str, str], options: DedupeOptions) -> list[str]:
 
 def _digests(row: Row, image: str | None) -> tuple[bytes, bytes]:
     """16 bytes each for what is asked of which image, and for the answer: the texts of 600,000 rows are too many."""
-    said = [_plain(text) for exchange in row.exchanges for text in exchange]
+    said = [plain(text) for exchange in row.exchanges for text in exchange]
     return _short("\0".join([image or "", *said[:-1]])), _short(said[-1])
 
 
@@ -100,6 +100,6 @@ def _short(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).digest()
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Case, space and outer punctuation gone, and no more: "is a < b?" is not "is a > b?"."""
     return re.sub(r"\s+", " ", text.lower()).strip(" .,;:!?\"'")

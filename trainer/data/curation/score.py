@@ -3,8 +3,9 @@
 similarity   the cosine of picture and text, by a CLIP checkpoint
 margin       similarity, less that of the text with the other answers given to the same question: a plain similarity
              mostly tells how common the picture is; answers of one wording are compared here
-agreement    among the nearest pictures with the same question, the share that was answered the same; needs no texts,
-             so that a LLaVA's own tower does
+agreement    among the nearest pictures that are asked the same (--within), the share that was answered the same; needs
+             no texts, so that a LLaVA's own tower does. An answer's vote weighs 1 / sqrt(rows with it): where one
+             answer has most rows, it is near to everything.
 
 A row without a figure (no image, a question that nothing else asks) stays, and is counted.
 """
@@ -68,7 +69,8 @@ class _Asked:
         triples: list[tuple[int, int, int]] = []
         for row in rows_of(options):
             image = self._images.setdefault(row.image, len(self._images)) if row.image else -1
-            question = questions.setdefault(hash((row.question, row.history)), len(questions))
+            same = row.category if options.by == "agreement" and options.within == "category" else row.question
+            question = questions.setdefault(hash((same, row.history)), len(questions))
             triples.append((question, answers.setdefault(row.answer, len(answers)), image))
         self.rows = np.array(triples, np.int32).reshape(-1, 3)
         self.answers = list(answers)
@@ -109,11 +111,12 @@ def _text(question: str, answer: str, options: ScoreOptions) -> str:
 
 
 def _agreements(asked: _Asked, space: Space, neighbours: int) -> np.ndarray:
-    """The share of each row's answer among the nearest pictures that are asked the same; NaN where none is."""
+    """The weighed share of each row's answer among the nearest pictures that are asked the same; NaN where none is."""
     said: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
     for question, answer, image in asked.rows.tolist():
         if image >= 0:
             said[image, question][answer] += 1
+    weights = 1 / np.sqrt(np.bincount(asked.rows[:, 1], minlength=1))
     _, places = space.nearest(_NEAREST)
     figures = np.full(len(asked.rows), np.nan, np.float32)
     for number, (question, answer, image) in enumerate(asked.rows.tolist()):
@@ -122,7 +125,11 @@ def _agreements(asked: _Asked, space: Space, neighbours: int) -> np.ndarray:
         near = (said.get((other, question)) for other in places[image].tolist())
         found = [answers for answers in near if answers][:neighbours]
         if found:
-            figures[number] = float(np.mean([answers[answer] / answers.total() for answers in found]))
+            votes: defaultdict[int, float] = defaultdict(float)
+            for answers in found:
+                for each, count in answers.items():
+                    votes[each] += float(weights[each]) * count / answers.total()
+            figures[number] = votes[answer] / sum(votes.values())
     return figures
 
 
