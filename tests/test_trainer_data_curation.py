@@ -260,3 +260,11 @@ def test_split_warns_of_copies_on_both_sides(tmp_path: Path, capsys: pytest.Capt
     files = ["--data", str(tmp_path / "rows.jsonl"), "--images", str(tmp_path), "--output", paths[1]]
     run(capsys, "dedupe", *files, "--index", str(tmp_path / "index"))
     assert "look like" not in run(capsys, "split", *paths)
+
+
+def test_rows_whose_answers_do_not_agree_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = {"one": ["red", "Red.", "blue"], "two": ["red", "blue", "green"], "plain": ["a", "a"]}
+    rows = [{"id": name, "question": "q?", "answers": answers} for name, answers in said.items()]
+    told = run(capsys, "filter", *written(tmp_path, rows, {}), "--agree", "0.6")
+    assert [row.id for row in kept(tmp_path)] == ["one", "plain"]
+    assert "fewer of its answers are the same than --agree 0.6 says: two" in told

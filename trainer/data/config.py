@@ -140,6 +140,12 @@ class FilterOptions(_Judged):
     )
     min_brightness: float = Field(0, ge=0, le=255, description="mean grey, of 255, below which it is underexposed")
     max_brightness: float = Field(255, ge=0, le=255, description="mean grey, of 255, over which it is overexposed")
+    agree: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="of rows that were answered several times: share of the answers that has to be the same",
+    )
     hook: str | None = Field(
         None,
         description="module:function, your own rule: it gets each row that would stay, and gives None, or why it goes;"

@@ -1,9 +1,10 @@
 """`data filter`: rows whose image a model could learn from; judged on the pixels the service would see."""
 
 from trainer.data.config import FilterOptions
+from trainer.data.curation.agreement import agreed
 from trainer.data.curation.hook import load_hook
 from trainer.data.looks import Look, looks
-from trainer.data.rows import source_of
+from trainer.data.rows import Row, source_of
 from trainer.data.write import Report, writing
 from trainer.errors import DataError
 
@@ -25,7 +26,7 @@ def filter_rows(options: FilterOptions) -> Report:
             for fault in line.faults:
                 report.note(f"dropped, {fault.kind}", f"{line.where}: {fault.of}".removesuffix(": "))
             for row in line.rows:
-                reason = (judged[row.image] if row.image else None) or hook(row)
+                reason = (judged[row.image] if row.image else None) or _disagreement(row, options) or hook(row)
                 if reason:
                     report.note(f"dropped, {reason}", row.id)
                 else:
@@ -35,6 +36,12 @@ def filter_rows(options: FilterOptions) -> Report:
         if not report.kept:
             raise DataError([f"{options.data}: no row passes", str(report)])
     return report
+
+
+def _disagreement(row: Row, options: FilterOptions) -> str | None:
+    if row.answers and options.agree and agreed(row.answers, options.agree) is None:
+        return f"fewer of its answers are the same than --agree {options.agree:g} says"
+    return None
 
 
 def judge(look: Look, options: FilterOptions) -> str | None:

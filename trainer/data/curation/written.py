@@ -28,7 +28,8 @@ from trainer.data.curation.agreement import agreed
 from trainer.data.curation.endpoint import Said, VisionEndpoint
 from trainer.data.curation.hook import load_hook
 from trainer.data.curation.journal import Journal
-from trainer.data.rows import PLACEHOLDER, Row, scan
+from trainer.data.forms.talk import PLACEHOLDER
+from trainer.data.rows import Row, scan
 from trainer.data.write import Report, writing
 from trainer.errors import DataError, OptionError
 
