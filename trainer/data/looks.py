@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 # The table of what is found; another number where a field means something else.
 TABLE = "looks1"
+# What Git leaves in place of a file that was not fetched.
+_POINTER = b"version https://git-lfs"
 # LLaVA-1.5's picture: an image is decoded as for it, larger JPEGs at a part of their size.
 SIDE = 336
 # A side in pixels of the picture that copies are compared by, and of the grey one that is measured.
@@ -160,6 +162,8 @@ def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def look(data: bytes) -> Look:
     """How the image file `data` looks, by this project's own decoder."""
     sha256 = hashlib.sha256(data).hexdigest()
+    if data.startswith(_POINTER):
+        return Look(sha256, "is a Git LFS pointer and not the image: run `git lfs pull`")
     try:
         picture = decode(data, side=SIDE)
     except ServiceError as error:

@@ -114,7 +114,7 @@ def _records(parts: list[tuple[str, Path]]) -> Iterator[Record]:
                 record = {name: _named(value, labels.get(name)) for name, value in values.items()}
                 if split and not record.get("category"):
                     record["category"] = split
-                yield Record(number, f"{file.name} row {at}", record)
+                yield Record(number, f"{split or file.name} row {at}", record)
                 at += 1
 
 

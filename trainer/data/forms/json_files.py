@@ -14,6 +14,7 @@ from trainer.data.forms.keys import FIELD, fold
 from trainer.data.forms.reading import Reading
 from trainer.data.forms.recognised import FIRST, Recognised, Record
 from trainer.data.forms.text import Text
+from trainer.errors import DataError
 
 # Members of one JSON object that hold the records in a list.
 _LISTS = frozenset({"data", "rows", "records", "examples", "items", "samples", "questions", "annotations"})
@@ -39,6 +40,10 @@ def recognise(found: Text, images: str, how: Reading) -> Recognised:
         return vqa_pairs.recognise(found, members, images, how)
     if coco.told(members):
         return coco.recognise(found)
+    if _is_columns(members):
+        raise DataError(
+            [f"{found.url}: holds columns and no rows: write them by pandas' to_json(orient='records', lines=True)"]
+        )
     if _holds_records(found):
         return _of_records(found, how, "one JSON object of records", lambda: _members(found))
     if one is None and _parsed(line.rstrip().removesuffix(",")) is None and line.strip() != "{":
@@ -105,7 +110,14 @@ def _holds_records(found: Text) -> bool:
 def _is_record(found: Text) -> bool:
     """Whether the file's one object is a record itself."""
     members = _head_members(found)
-    return not _holds_records(found) and not vqa_pairs.told(members) and not coco.told(members)
+    return not (_is_columns(members) or _holds_records(found) or vqa_pairs.told(members) or coco.told(members))
+
+
+def _is_columns(members: list[json_values.Member]) -> bool:
+    """Whether an object has a field's values under each field, by their numbers, as pandas writes them."""
+    values = [each.value for each in members if fold(each.key) in FIELD]
+    numbered = [isinstance(value, dict) and value and all(key.isdigit() for key in value) for value in values]
+    return len(values) > 1 and all(numbered)
 
 
 def _head_members(found: Text) -> list[json_values.Member]:

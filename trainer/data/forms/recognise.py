@@ -35,7 +35,8 @@ def _of_text(source: str, images: str, how: Reading) -> Recognised:
     first = found.head.lstrip()[:1]
     if first == "<":
         raise DataError([f"{source}: is HTML or XML and no rows: a download that failed looks like this"])
-    if how.form == "csv" or (first not in ("[", "{") and tables.is_table(found.head, how.columns)):
+    named = source.endswith((".csv", ".tsv"))
+    if how.form == "csv" or (first not in ("[", "{") and (named or tables.is_table(found.head, how.columns))):
         return tables.recognise(found, how)
     return json_files.recognise(found, images, how)
 

@@ -119,7 +119,7 @@ SETS: tuple[Set, ...] = (
         "vqa-rad",
         _keys("imagename question answer phrasetype"),
         _keys("phrasetype imageorgan imagecaseurl evaluation qidlinkedid questionrephrase questionrelation")
-        | _keys("questionframed"),
+        | _keys("questionframe questionframed"),
     ),
     Set(
         "slake",

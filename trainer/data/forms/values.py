@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 import math
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from trainer.data.faults import Notes
 
 # A picture is the name of a file, or the bytes of one.
 Picture = str | bytes
+# How Python writes a list or an object of texts, which pandas puts into a table's cell.
+_PYTHON = re.compile(r"[\[{]+\s*'.*[\]}]$", re.DOTALL)
 # Keys of an object that stands for one answer, or for one picture.
 _ANSWER = ("answer", "text", "value", "raw_answer")
 _FILE = ("path", "file_name", "filename", "url", "image", "name")
@@ -54,6 +57,8 @@ def answer(value: Any, field: str, where: str, notes: Notes) -> str:
         notes.mend(f"answers: {'booleans' if isinstance(value, bool) else 'numbers'} written as text")
         value = json.dumps(value)
     found = text(value, field, where, notes).strip()
+    if _PYTHON.match(found):
+        notes.mend("answers: lists or objects as Python writes them, taken as the text they are")
     for end in ANSWER_ENDS:
         if found.endswith(end) and len(found) > len(end) and "<s>" not in found:
             notes.mend("answers: a token behind them that ends an answer taken off")
