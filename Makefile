@@ -88,6 +88,10 @@ bench-rows: $(VENV)/.all-$(ENGINE) ## 600,000 rows over 150,000 pictures: memory
 bench-curation: $(VENV)/.all-$(ENGINE) ## adapters trained on a bad set as it is, and on what the curation commands leave of it
 	$(BIN)/python -m loadtest.curation $(ARGS)
 
+.PHONY: bench-data
+bench-data: $(VENV)/.all-$(ENGINE) ## 600,000 rows over 150,000 pictures: memory and rows a second of check, filter, dedupe, split, report, import, score
+	$(BIN)/python -m loadtest.data $(ARGS)
+
 bench-gateway: $(VENV)/.all-$(ENGINE) ## the gateway's own time for a request, on an engine that takes none
 	$(BIN)/python -m loadtest.gateway $(ARGS)
 

@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from service.errors import InvalidRequest, MalformedRequest
+from service.text import is_unicode
 from service.types import Turn
 
 
@@ -124,15 +125,6 @@ class Prompt:
         sample = 'what does <s> mean in "7 red apples"?\nWas it 1,024.5 or – Ünïcode?'
         seen = [self.encode(sample, pictures) for pictures in (0, 1, 2)]
         return hashlib.sha256(json.dumps([seen, self.encode_answer(sample, sample)]).encode()).hexdigest()
-
-
-# What ends an answer in one model's data or another's: no part of an answer's text.
-ANSWER_ENDS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>")
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a tokenizer takes it: no NUL and no half of a surrogate pair."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _chat_template(checkpoint: Path) -> str | None:

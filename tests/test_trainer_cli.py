@@ -1,6 +1,8 @@
 """`python -m trainer` from files to a version in the store, through the real command line."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -195,3 +197,12 @@ def test_a_command_that_is_not_there_is_told_with_those_that_are(capsys: pytest.
         main(["trian"])
     assert end.value.code == 2
     assert "invalid choice: 'trian' (choose from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "module", ["trainer.__main__", "trainer.data.check", "trainer.data.import_", "trainer.data.dedupe"]
+)
+def test_help_and_commands_over_rows_do_not_wait_for_torch(module: str) -> None:
+    """Torch and transformers take seconds and 300 MB, which --help and a check of rows have no use for."""
+    code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

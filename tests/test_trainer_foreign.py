@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.fsdp._common_utils import FSDP_WRAPPED_MODULE
 
-from service.adapters.modules import CONFIG, TARGETS, UNSERVED, WEIGHTS, language_model_linears, unserved
+from service.adapters.features import UNSERVED, unserved
+from service.adapters.modules import CONFIG, TARGETS, WEIGHTS, language_model_linears
 from service.errors import AdapterRefused
 from tests.conftest import ROOT
 from tests.test_cases import TESTS

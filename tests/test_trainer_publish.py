@@ -12,7 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from service.adapters.base import Base
-from service.adapters.modules import CONFIG, TARGETS, UNSERVED, WEIGHTS, check_tensors, language_model_linears
+from service.adapters.features import UNSERVED
+from service.adapters.modules import CONFIG, TARGETS, WEIGHTS, check_tensors, language_model_linears
 from service.adapters.proof import Proof
 from service.adapters.store import Store
 from service.errors import AdapterRefused

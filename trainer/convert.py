@@ -15,7 +15,8 @@ from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 
-from service.adapters.modules import CONFIG, WEIGHTS, Shapes, check_tensors, read_small, unserved
+from service.adapters.features import unserved
+from service.adapters.modules import CONFIG, WEIGHTS, Shapes, check_tensors, read_small
 from service.errors import AdapterRefused
 from trainer.foreign.folder import find
 from trainer.foreign.names import Part, meanings

@@ -1,8 +1,8 @@
-"""Options that ask for what PEFT can train and the engine cannot serve; service/adapters/modules.py has the table."""
+"""Options that ask for what PEFT can train and the engine cannot serve; service/adapters/features.py has the table."""
 
 from collections.abc import Sequence
 
-from service.adapters.modules import UNSERVED
+from service.adapters.features import UNSERVED
 from trainer.errors import OptionError
 
 

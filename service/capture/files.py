@@ -27,7 +27,7 @@ from typing import Any
 
 from PIL import Image
 
-from service.prompt import ANSWER_ENDS, is_unicode
+from service.text import ANSWER_ENDS, is_unicode
 from service.types import Release
 
 # Longest text of a row, and what none may hold, as the trainer has them.

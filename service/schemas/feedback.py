@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from service.errors import MalformedRequest
-from service.prompt import is_unicode
 from service.schemas import Incoming
+from service.text import is_unicode
 
 
 def _row_text(text: str) -> str:

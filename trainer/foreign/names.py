@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from service.adapters.modules import UNSERVED
+from service.adapters.features import UNSERVED
 from service.errors import AdapterRefused
 
 # Of torch.compile, DDP and DataParallel, FSDP (and before torch 2.0), activation checkpointing, Lightning's DeepSpeed.

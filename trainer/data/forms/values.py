@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from service.prompt import ANSWER_ENDS
+from service.text import ANSWER_ENDS
 from trainer.data.faults import Notes
 
 # A picture is the name of a file, or the bytes of one.
