@@ -96,6 +96,7 @@ def test_score_leaves_out_what_is_mislabelled(
     scores = [json.loads(line) for line in (tmp_path / "out.jsonl.scores").read_text().splitlines()]
     assert {each["id"] for each in scores if not each["kept"]} == gone
     assert scores[-1] == {"id": "text", by: None, "kept": True}
+    assert {"sharpness", "contrast", "brightness", "width", "height"} < set(scores[0])
 
 
 def test_score_drops_the_share_that_was_asked(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,6 +104,16 @@ def test_score_drops_the_share_that_was_asked(clip: Path, tmp_path: Path, capsys
     told = run(capsys, "score", *paths, "--model", str(clip), "--by", "similarity", "--drop", "0.25")
     assert abs(len(kept(tmp_path)) - 91) <= 1
     assert "the worst: " in told
+
+
+def test_score_by_sharpness_needs_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = {"good": photo(), "blurred": photo().filter(ImageFilter.GaussianBlur(4))}
+    rows = [{"id": name, "image": f"{name}.png", "question": "q", "answer": "a"} for name in pictures]
+    paths = written(tmp_path, rows, pictures)
+    assert main(["data", "score", *paths]) == 2
+    assert "--by margin: needs --model" in capsys.readouterr().err
+    run(capsys, "score", *paths, "--by", "sharpness", "--drop", "0.5")
+    assert [row.id for row in kept(tmp_path)] == ["good"]
 
 
 def test_a_llava_reads_no_texts_and_gives_agreement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,11 +156,16 @@ class FilterOptions(_Judged):
 class ScoreOptions(_Judged):
     """Score how well picture and answer go together, and leave the worst rows out."""
 
-    model: str = Field(description="a CLIP checkpoint, a directory or Hugging Face id; for --by agreement a LLaVA too")
-    by: Literal["similarity", "margin", "agreement"] = Field(
+    model: str | None = Field(
+        None,
+        description="a CLIP checkpoint, a directory or Hugging Face id; for --by agreement a LLaVA too; sharpness and"
+        " contrast need none",
+    )
+    by: Literal["similarity", "margin", "agreement", "sharpness", "contrast"] = Field(
         "margin",
         description="similarity: of picture and text; margin: the same, less that of the likeliest other answer to the"
-        " question; agreement: the share of the same answer among the nearest pictures that are asked the same",
+        " question; agreement: the share of the same answer among the nearest pictures that are asked the same;"
+        " sharpness and contrast of the picture",
     )
     drop: float = Field(
         0, ge=0, lt=1, description="share of the rows, those with the lowest figures, that are left out"
@@ -173,7 +178,9 @@ class ScoreOptions(_Judged):
         description="for --by agreement: what rows that are asked the same have in common; category where one thing is"
         " asked in several wordings",
     )
-    scores: str | None = Field(None, description="the JSON lines file of all rows' figures [OUTPUT.scores]")
+    scores: str | None = Field(
+        None, description="the JSON lines file of all rows' figures, those of the picture's quality too [OUTPUT.scores]"
+    )
 
 
 class BalanceOptions(_Judged):

@@ -7,6 +7,8 @@ agreement    among the nearest pictures that are asked the same (--within), the 
              no texts, so that a LLaVA's own tower does. An answer's vote weighs 1 / sqrt(rows with it): where one
              answer has most rows, it is near to everything.
 
+sharpness, contrast     of the picture alone, as `data filter` judges it; every row's are in the file of scores
+
 A row without a figure (no image, a question that nothing else asks) stays, and is counted.
 """
 
@@ -22,6 +24,7 @@ from trainer.data import files
 from trainer.data.config import ScoreOptions
 from trainer.data.curation.embedding import Embedder
 from trainer.data.curation.neighbours import Space
+from trainer.data.looks import looks
 from trainer.data.rows import Row, rows_of
 from trainer.data.write import Report, writing
 from trainer.errors import DataError, OptionError
@@ -31,6 +34,8 @@ _OTHERS, _NEAREST = 16, 64
 # Rows whose neighbours are counted at once.
 _BLOCK = 10_000
 _SHOWN = 5
+# What a look says of a picture alone (trainer/data/looks.py); the first two may be what rows are dropped by.
+QUALITY = ("sharpness", "contrast", "brightness", "width", "height")
 
 
 def score(options: ScoreOptions) -> str:
@@ -41,13 +46,14 @@ def score(options: ScoreOptions) -> str:
         ServiceError: an image does not decode; `data filter` drops those.
         OptionError: a model without what the figure needs.
     """
-    embedder = Embedder(options.model)
-    if options.by != "agreement" and not embedder.reads_texts:
-        raise OptionError(f"--by {options.by}: --model {options.model} reads no texts: name a CLIP, or --by agreement")
-    # 1. Which questions, answers and pictures there are, in numbers.
+    embedder = _embedder(options)
+    # 1. Which questions, answers and pictures there are, in numbers; and the pictures' own figures.
     asked = _Asked(options)
+    quality = _quality(asked, options)
     # 2. Every row's figure, in the rows' order.
-    if options.by == "agreement":
+    if embedder is None:
+        figures = np.append(quality[:, QUALITY.index(options.by)], np.nan).astype(np.float32)[asked.rows[:, 2]]
+    elif options.by == "agreement":
         figures = _agreements(asked, Space(embedder.of_files(asked.images, options.index)), options.neighbours)
     else:
         figures = _similarities(asked, embedder, options)
@@ -58,7 +64,29 @@ def score(options: ScoreOptions) -> str:
             [f"{options.data}: no row has a figure: rows need images, and --by {options.by} what it compares"]
         )
     least = max(options.least, float(np.quantile(known, options.drop)) if options.drop else -np.inf)
-    return "\n".join([*_write(options, figures, least), *_told(figures, known, options)])
+    return "\n".join([*_write(options, asked, quality, figures, least), *_told(figures, known, options)])
+
+
+def _embedder(options: ScoreOptions) -> Embedder | None:
+    if options.by in QUALITY:
+        return None
+
+    if options.model is None:
+        raise OptionError(f"--by {options.by}: needs --model, a CLIP checkpoint; --by sharpness and contrast need none")
+    embedder = Embedder(options.model)
+    if options.by != "agreement" and not embedder.reads_texts:
+        raise OptionError(f"--by {options.by}: --model {options.model} reads no texts: name a CLIP, or --by agreement")
+    return embedder
+
+
+def _quality(asked: "_Asked", options: ScoreOptions) -> np.ndarray:
+    """The figures QUALITY of each picture, (pictures, 5)."""
+    found = np.zeros((len(asked.images), len(QUALITY)), np.float32)
+    for place, (image, look) in enumerate(looks(asked.images, options.index)):
+        if look.fault:
+            raise DataError([f"{files.relative(image, options.images)}: {look.fault}: `data filter` drops it"])
+        found[place] = [getattr(look, name) for name in QUALITY]
+    return found
 
 
 class _Asked:
@@ -140,16 +168,21 @@ def _agreements(asked: _Asked, space: Space, neighbours: int) -> np.ndarray:
     return figures
 
 
-def _write(options: ScoreOptions, figures: np.ndarray, least: float) -> Iterator[str]:
+def _write(
+    options: ScoreOptions, asked: _Asked, quality: np.ndarray, figures: np.ndarray, least: float
+) -> Iterator[str]:
     report = Report()
     with (
         writing(options.output, options.images, report) as writer,
         files.writing(options.scores or f"{options.output}.scores") as scores,
     ):
-        for row, figure in zip(rows_of(options), figures.tolist(), strict=True):
+        for number, (row, figure) in enumerate(zip(rows_of(options), figures.tolist(), strict=True)):
             kept = not figure < least  # NaN stays
             found = None if np.isnan(figure) else round(figure, 4)
-            scores.write(json.dumps({"id": row.id, options.by: found, "kept": kept}).encode() + b"\n")
+            facts = {"id": row.id, options.by: found, "kept": kept}
+            if (image := int(asked.rows[number, 2])) >= 0:
+                facts = dict(zip(QUALITY, quality[image].round(2).tolist(), strict=True)) | facts
+            scores.write(json.dumps(facts).encode() + b"\n")
             if kept:
                 writer.write(row)
             else:
