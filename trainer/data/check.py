@@ -1,24 +1,18 @@
 """`data check`: every line and every image of a set judged; all faults at once, or a summary."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-from service.errors import ServiceError
-from service.images import decode
 from trainer.data import files
 from trainer.data.config import CheckOptions
 from trainer.data.faults import Fault, Faults
 from trainer.data.forms import Reading
-from trainer.data.looks import SIDE, Looker, in_batches
+from trainer.data.looks import looked_at
 from trainer.data.progress import told
 from trainer.data.rows import Line, Source
 from trainer.data.survey import countable
-from trainer.errors import DataError
 
 COMMON = 5
-# Lines whose images are read at once.
-_BATCH = 1024
 _FIELDS = ("question", "answer")
 
 
@@ -34,7 +28,7 @@ def check(options: CheckOptions) -> str:
     answers: Counter[str] = Counter()
     ids = _Ids()
     images: dict[str, str | None] = {}
-    for line in _looked_at(told(source.lines(), "check"), images, options.index):
+    for line in looked_at(told(source.lines(), "check"), images_of, images, options.index):
         for fault in (*line.faults, *_row_faults(line, options, images)):
             faults.add(f"{options.data}:{line.where}", fault)
         ids.see(line)
@@ -49,24 +43,9 @@ def check(options: CheckOptions) -> str:
     return "\n".join([source.said(), *ids.said(), _summary(categories, answers, len(images), source.textual)])
 
 
-def image_fault(url: str) -> str | None:
-    """Why an image would be refused, or None; decoded as the service decodes it."""
-    try:
-        decode(files.read(url), side=SIDE)
-    except (ServiceError, DataError) as error:
-        return str(error)
-    return None
-
-
-def _looked_at(lines: Iterable[Line], images: dict[str, str | None], index: Path | None) -> Iterator[Line]:
-    """The same lines, once `images` has their images with what is wrong with each, or None; each is read once."""
-    with Looker(index) as looker:
-        for batch in in_batches(lines, _BATCH):
-            named = (row.image for line in batch for row in line.rows if row.image)
-            unseen = [image for image in dict.fromkeys(named) if image not in images]
-            found = looker.begin(unseen)()
-            images.update((image, look.fault) for image, look in zip(unseen, found, strict=True))
-            yield from batch
+def images_of(line: Line) -> list[str]:
+    """The images of a record's rows."""
+    return [row.image for row in line.rows if row.image]
 
 
 class _Ids:

@@ -56,12 +56,16 @@ class _Rows(ReadingOptions):
     )
 
 
-class _Looked(_Rows):
+class _Kept(_Options):
     index: Path | None = Field(
         Path("runs/features"),
         description="where what is found out about images is kept, so that each is read once for all commands; None:"
         " nowhere",
     )
+
+
+class _Looked(_Rows, _Kept):
+    pass
 
 
 class CheckOptions(_Looked):
@@ -199,7 +203,7 @@ class BalanceOptions(_Judged):
     seed: Seed = Field(0, description="another seed keeps other rows")
 
 
-class ImportOptions(ReadingOptions):
+class ImportOptions(ReadingOptions, _Kept):
     """Turn a data set of another form into JSON lines; what cannot be a row is dropped and named."""
 
     source: str = Field(

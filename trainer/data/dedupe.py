@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-from tqdm import tqdm
 
-from trainer.data import files
+from trainer.data import files, progress
 from trainer.data.config import DedupeOptions
 from trainer.data.copies import Copies
 from trainer.data.looks import looks
@@ -38,7 +37,7 @@ def dedupe(options: DedupeOptions) -> str:
     told = _by_embeddings(first, options) if options.model else []
     asked: dict[bytes, bytes] = {}
     with writing(options.output, options.images, report) as writer:
-        for row in tqdm(rows_of(options), desc="dedupe", unit="row"):
+        for row in progress.told(rows_of(options), "dedupe"):
             image = first[row.image] if row.image else None
             key, answer = _digests(row, image)
             if key in asked:

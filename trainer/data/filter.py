@@ -4,6 +4,7 @@ from trainer.data.config import FilterOptions
 from trainer.data.curation.agreement import agreed
 from trainer.data.curation.hook import load_hook
 from trainer.data.looks import Look, looks
+from trainer.data.progress import told
 from trainer.data.rows import Row, source_of
 from trainer.data.write import Report, writing
 from trainer.errors import DataError
@@ -22,7 +23,7 @@ def filter_rows(options: FilterOptions) -> Report:
     judged = {image: judge(look, options) for image, look in looks(dict.fromkeys(images), options.index)}
     source = source_of(options)
     with writing(options.output, options.images, report) as writer:
-        for line in source.lines():
+        for line in told(source.lines(), "filter"):
             for fault in line.faults:
                 report.note(f"dropped, {fault.kind}", f"{line.where}: {fault.of}".removesuffix(": "))
             for row in line.rows:

@@ -1,14 +1,13 @@
 """`data import`: a set of any form -> JSON lines that `data check` accepts; what makes no row is dropped and named."""
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Mapping
 
-from tqdm import tqdm
-
-from trainer.data.check import image_fault
+from trainer.data.check import images_of
 from trainer.data.config import ImportOptions
 from trainer.data.faults import Fault
 from trainer.data.forms import Reading
+from trainer.data.looks import looked_at
+from trainer.data.progress import told
 from trainer.data.rows import Line, Source
 from trainer.data.write import Report, writing
 from trainer.errors import DataError
@@ -23,10 +22,11 @@ def import_rows(options: ImportOptions) -> str:
     """
     report = Report()
     source = Source(options.source.rstrip("/"), options.images, Reading.of(options), keeps=True)
-    look = cache(image_fault)  # each image is decoded once
+    images: dict[str, str | None] = {}
     with writing(options.output, source.images, report) as writer:
-        for line in tqdm(source.lines(), desc=f"import {source.found.form}", unit="record"):
-            faults = line.faults or _image_faults(line, look)
+        lines = told(source.lines(), f"import {source.found.form}", "record")
+        for line in looked_at(lines, images_of, images, options.index):
+            faults = line.faults or _image_faults(line, images)
             for fault in faults:
                 report.note(f"dropped, {fault.kind}", _where(line, fault))
             for row in () if faults else line.rows:
@@ -42,8 +42,8 @@ def _where(line: Line, fault: Fault) -> str:
     return f"{line.where}: {fault.of}" if fault.of else line.where
 
 
-def _image_faults(line: Line, look: Callable[[str], str | None]) -> tuple[Fault, ...]:
+def _image_faults(line: Line, images: Mapping[str, str | None]) -> tuple[Fault, ...]:
     """A record has one image at most."""
     image = line.rows[0].image if line.rows else None
-    why = look(image) if image else None
+    why = images[image] if image else None
     return (Fault(f"image {{}}: {why}", image or ""),) if why else ()

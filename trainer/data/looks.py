@@ -47,6 +47,8 @@ SIDE = 336
 SMALL, _GREY = 16, 256
 # Images between two looks at the table, in a task of a process, and in tasks at once.
 _BATCH, _TASK, _AHEAD = 256, 16, 3
+# Items, a row each or so, whose images are read at once.
+_ITEMS = 1024
 # Fewer unread images than these are read before a process has started.
 _FEW = 64
 _THREADS = 4
@@ -150,6 +152,22 @@ def looks(images: Iterable[str], folder: Path | None, processes: int | None = No
                 yield from zip(names, read(), strict=True)
         for names, read in waiting:
             yield from zip(names, read(), strict=True)
+
+
+def looked_at(
+    items: Iterable[T], images_of: Callable[[T], Iterable[str]], faults: dict[str, str | None], folder: Path | None
+) -> Iterator[T]:
+    """The same items, each when `faults` has its images with what is wrong with each, or None; each is read once.
+
+    Raises:
+        DataError: as `looks`.
+    """
+    with Looker(folder) as looker:
+        for batch in in_batches(items, _ITEMS):
+            named = dict.fromkeys(image for item in batch for image in images_of(item))
+            unseen = [image for image in named if image not in faults]
+            faults.update((image, look.fault) for image, look in zip(unseen, looker.begin(unseen)(), strict=True))
+            yield from batch
 
 
 def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -9,9 +9,8 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from trainer.data import files
+from trainer.data import files, progress
 from trainer.data.config import DISTANCE, TOLERANCE, SplitOptions
 from trainer.data.copies import Copies
 from trainer.data.forms import AUTO, Reading
@@ -164,7 +163,7 @@ def split_file(options: SplitOptions) -> str:
         writing(options.output, options.images, larger) as train,
         writing(options.held_out, options.images, smaller) as test,
     ):
-        for row in tqdm(rows_of(options), desc="split", unit="row"):
+        for row in progress.told(rows_of(options), "split"):
             (test if held_out(row, options.holdout, options.seed, digests) else train).write(row)
         if not larger.kept or not smaller.kept:
             rows = larger.kept + smaller.kept
