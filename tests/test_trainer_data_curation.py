@@ -1,6 +1,7 @@
 """Looks, copies, scores and balance, by the command line and a small CLIP that is made here."""
 
 import json
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,19 @@ def test_a_hook_has_the_last_word(tmp_path: Path, capsys: pytest.CaptureFixture[
     for hook, said in (("no.such:f", "No module named"), ("json:f", "no function 'f'"), ("json", "no function")):
         assert main(["data", "filter", *paths, "--hook", hook]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_the_rule_in_the_docs_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = Path("docs/curation.md").read_text()
+    block = text[text.index("    # rules.py") : text.index("    python -m trainer data filter --data")]
+    (tmp_path / "rules_of_docs.py").write_text(textwrap.dedent(block))
+    monkeypatch.syspath_prepend(tmp_path)
+    answers = ("call +41 44 123 45 67", "ann@example.org", "three 2024 cars")
+    paths = written(tmp_path / "set", [{"id": each, "question": "q?", "answer": each} for each in answers], {})
+    run(capsys, "filter", *paths, "--hook", "rules_of_docs:private")
+    assert [row.id for row in kept(tmp_path / "set")] == ["three 2024 cars"]
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=20), st.floats(0.01, 1))
