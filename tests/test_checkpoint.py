@@ -62,6 +62,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no template": (lambda at: (at / "chat_template.jinja").unlink(), "no chat template"),
     "cut weights": (lambda at: cut(at / "model.safetensors", 100_000), "is cut off"),
     "cut within the header": (lambda at: cut(at / "model.safetensors", 20), "is cut off"),
+    "a git-LFS pointer for the weights": (
+        lambda at: (at / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d"),
+        "is a git-LFS pointer",
+    ),
     "empty weights": (lambda at: cut(at / "model.safetensors", 0), "is cut off"),
     "a missing shard": (a_missing_shard, "is not complete: it has no model-00002-of-00002"),
     "cut config": (lambda at: cut(at / "config.json", 30), "is not JSON"),
