@@ -11,7 +11,7 @@ from transformers.integrations import unset_hf_deepspeed_config
 
 from service.adapters.base import Base
 from trainer.config import StageOptions
-from trainer.data.forms import Reading
+from trainer.data.forms.reading import Reading
 from trainer.data.split import read_sides, sample
 from trainer.lessons import prepare
 from trainer.loop import fit, uses_bfloat16

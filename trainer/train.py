@@ -16,7 +16,7 @@ from service.checkpoint import locate
 from service.types import Adapter
 from trainer.config import TrainOptions
 from trainer.data.digests import IMAGES, data_digest, image_list
-from trainer.data.forms import Reading
+from trainer.data.forms.reading import Reading
 from trainer.data.rows import asked
 from trainer.data.split import read_sides, sample
 from trainer.evaluation import Source

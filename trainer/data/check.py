@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from trainer.data import files
 from trainer.data.config import CheckOptions
 from trainer.data.faults import Fault, Faults
-from trainer.data.forms import Reading
+from trainer.data.forms.reading import Reading
 from trainer.data.looks import looked_at
 from trainer.data.progress import told
 from trainer.data.rows import Line, Source

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from trainer.data.check import images_of
 from trainer.data.config import ImportOptions
 from trainer.data.faults import Fault
-from trainer.data.forms import Reading
+from trainer.data.forms.reading import Reading
 from trainer.data.looks import looked_at
 from trainer.data.progress import told
 from trainer.data.rows import Line, Source

@@ -11,7 +11,7 @@ from service.errors import ServiceError
 from service.prompt import Prompt
 from trainer.data import files
 from trainer.data.config import ReportOptions
-from trainer.data.forms import Reading
+from trainer.data.forms.reading import Reading
 from trainer.data.gallery import Gallery, Pair
 from trainer.data.looks import looks
 from trainer.data.progress import told

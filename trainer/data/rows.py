@@ -19,10 +19,11 @@ from typing import Protocol
 from service.types import Turn
 from trainer.data import files
 from trainer.data.faults import Fault, Faults, Notes
-from trainer.data.forms import AUTO, Reading, Recognised, Record, recognise
 from trainer.data.forms.names import Images
 from trainer.data.forms.pictures import Pictures
-from trainer.data.forms.reading import ReadingOptions
+from trainer.data.forms.reading import AUTO, Reading, ReadingOptions
+from trainer.data.forms.recognise import recognise
+from trainer.data.forms.recognised import Recognised, Record
 from trainer.data.forms.record import Plain, plain
 from trainer.data.forms.talk import GPT, HUMAN
 from trainer.data.forms.text import LONGEST

@@ -13,7 +13,7 @@ import numpy as np
 from trainer.data import files, progress
 from trainer.data.config import DISTANCE, TOLERANCE, SplitOptions
 from trainer.data.copies import Copies
-from trainer.data.forms import AUTO, Reading
+from trainer.data.forms.reading import AUTO, Reading
 from trainer.data.index import image_digests
 from trainer.data.looks import looks
 from trainer.data.rows import Row, rows_of

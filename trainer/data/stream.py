@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from trainer.data import files
 from trainer.data.faults import Fault, Faults
-from trainer.data.forms import AUTO, Reading
+from trainer.data.forms.reading import AUTO, Reading
 from trainer.data.rows import Line, Row, Source
 from trainer.errors import DataError
 

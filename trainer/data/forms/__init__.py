@@ -7,9 +7,3 @@
 
 Nothing here knows of rows; trainer/data/rows.py makes them of what is read.
 """
-
-from trainer.data.forms.reading import AUTO, FORMS, Form, Reading
-from trainer.data.forms.recognise import recognise
-from trainer.data.forms.recognised import Recognised, Record
-
-__all__ = ["AUTO", "FORMS", "Form", "Reading", "Recognised", "Record", "recognise"]

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from trainer.data.faults import Notes
 from trainer.data.forms.reading import Reading
 
 
+@lru_cache(maxsize=4096)
 def fold(key: str) -> str:
     """A key without case, spaces and marks: "Image Path", "image_path" and "imagePath" are one."""
     return re.sub(r"[\W_]+", "", key.casefold())

@@ -120,7 +120,9 @@ def _question(found: dict[str, Found], notes: Notes) -> tuple[str, Found | None]
     if "question" not in found:
         notes.fault("field 'question' is missing or empty")
         return "", given
-    text = values.text(found["question"].value, "question", "", notes)
+    text = found["question"].value
+    if not isinstance(text, str) or not text:
+        text = values.text(text, "question", "", notes)
     if given is None and found["question"].key.casefold() == "text":
         notes.fault("'text' stands alone: it is a caption by --form captions, or a question whose answer is missing")
     if (more := found.get("input")) and more.value:

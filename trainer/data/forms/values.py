@@ -15,6 +15,7 @@ from trainer.data.faults import Notes
 
 # A picture is the name of a file, or the bytes of one.
 Picture = str | bytes
+_BROKEN = re.compile("[\0\ud800-\udfff]")
 # How Python writes a list or an object of texts, which pandas puts into a table's cell.
 _PYTHON = re.compile(r"[\[{]+\s*'.*[\]}]$", re.DOTALL)
 # Keys of an object that stands for one answer, or for one picture.
@@ -134,4 +135,4 @@ def _visible(character: str) -> bool:
 
 def broken(found: str) -> bool:
     """What no tokenizer takes, and the service refuses."""
-    return "\0" in found or any("\ud800" <= character <= "\udfff" for character in found)
+    return bool(_BROKEN.search(found))
