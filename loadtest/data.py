@@ -78,6 +78,10 @@ def commands(options: Data, data: Path, out: Path) -> dict[str, list[str]]:
         "filter": ["filter", *rows, *kept, "--output", str(out / "filtered.jsonl")],
         "dedupe": ["dedupe", *rows, *kept, "--output", str(out / "deduped.jsonl")],
         "split": ["split", *rows, *kept, "--output", str(out / "train.jsonl"), "--held-out", str(out / "held.jsonl")],
+        "mix": [
+            *("mix", *rows, "--weight", "1", *rows, "--weight", "1", "--rows", str(options.rows)),
+            *("--output", str(out / "mixed.jsonl")),
+        ],
         "report": ["report", *rows, *kept, "--model", options.model, "--output", str(out / "report.html")],
         "import": [
             *("import", "--source", str(_array(data, out)), "--images", str(data.parent)),

@@ -1,12 +1,16 @@
-"""`data mix`: several sets -> one, by weight, shuffled; seeded. Holds the rows, not the images, in memory."""
+"""`data mix`: several sets -> one, by weight, shuffled; seeded. Rows stay in their files until they are written."""
 
+import logging
 import posixpath
 import random
 
 from trainer.data.config import MixOptions
-from trainer.data.rows import Row, read_rows
+from trainer.data.progress import told
+from trainer.data.stream import RowFile
 from trainer.data.write import Report, writing
 from trainer.errors import DataError, OptionError
+
+log = logging.getLogger(__name__)
 
 
 def mix(options: MixOptions) -> str:
@@ -24,12 +28,14 @@ def mix(options: MixOptions) -> str:
     sets = _read(options)
     counts = shares([len(rows) for rows in sets], options.weight, options.rows)
     rng = random.Random(options.seed)
-    rows = [row for rows, count in zip(sets, counts, strict=True) for row in rng.sample(rows, count)]
-    rng.shuffle(rows)
+    places = [
+        (rows, place) for rows, count in zip(sets, counts, strict=True) for place in rng.sample(range(len(rows)), count)
+    ]
+    rng.shuffle(places)
     report = Report()
     with writing(options.output, folder, report) as writer:
-        for row in rows:
-            writer.write(row)
+        for rows, place in told(places, "mix"):
+            writer.write(rows[place])
     taken = [
         f"{name}: {count} of {len(rows)} rows, the others left out by --weight"
         for name, rows, count in zip(options.data, sets, counts, strict=True)
@@ -74,14 +80,18 @@ def common_folder(folders: list[str]) -> str:
     return common or "."
 
 
-def _read(options: MixOptions) -> list[list[Row]]:
-    sets: list[list[Row]] = []
+def _read(options: MixOptions) -> list[RowFile]:
+    sets: list[RowFile] = []
     faults: list[str] = []
     for data, images in zip(options.data, options.images, strict=True):
         try:
-            sets.append(read_rows(data, images))
+            sets.append(RowFile(data, images))
         except DataError as error:
             faults += error.faults
+            continue
+        log.info("%s: %s", data, sets[-1].source.said())
+        if blind := sets[-1].source.blind():
+            faults.append(f"{data}: {blind}")
     if faults:
         raise DataError(faults)
     return sets
