@@ -161,7 +161,21 @@ def test_a_bad_option_is_named(
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["base", "align"], ["base", "tune"], ["evaluate"], ["publish"], ["merge"]]
+    "command",
+    [
+        [],
+        ["train"],
+        ["base", "align"],
+        ["base", "tune"],
+        ["evaluate"],
+        ["publish"],
+        ["merge"],
+        ["data", "annotations"],
+        ["data", "score"],
+        ["data", "balance"],
+        ["data", "caption"],
+        ["data", "questions"],
+    ],
 )
 def test_help_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leave:

@@ -174,7 +174,7 @@ class ScoreOptions(_Judged):
     drop: float = Field(
         0, ge=0, lt=1, description="share of the rows, those with the lowest figures, that are left out"
     )
-    least: float = Field(float("-1e9"), description="figure below which a row is left out [none]")
+    least: float | None = Field(None, description="figure below which a row is left out")
     text: str = Field("{question} {answer}", description="what is compared with the picture")
     neighbours: int = Field(10, gt=0, le=64, description="for --by agreement: nearest pictures that are asked")
     within: Literal["question", "category"] = Field(

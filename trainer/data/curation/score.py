@@ -63,7 +63,9 @@ def score(options: ScoreOptions) -> str:
         raise DataError(
             [f"{options.data}: no row has a figure: rows need images, and --by {options.by} what it compares"]
         )
-    least = max(options.least, float(np.quantile(known, options.drop)) if options.drop else -np.inf)
+    least = float(np.quantile(known, options.drop)) if options.drop else -np.inf
+    if options.least is not None:
+        least = max(least, options.least)
     return "\n".join([*_write(options, asked, quality, figures, least), *_told(figures, known, options)])
 
 
