@@ -4,15 +4,19 @@
 """
 
 import copy
+import gzip
 import io
 import json
 import logging
 import re
+import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,9 +25,12 @@ from service.errors import ServiceError
 from tests.conftest import ROOT, png
 from trainer.data.check import check
 from trainer.data.config import CheckOptions, ImportOptions
+from trainer.data.forms import json_values
+from trainer.data.forms.reading import Reading
 from trainer.data.import_ import import_rows
-from trainer.data.rows import Source
-from trainer.errors import DataError, TrainerError
+from trainer.data.rows import Row, Source
+from trainer.data.write import Report, writing
+from trainer.errors import DataError, OptionError, TrainerError
 
 FORMS = ROOT / "tests/forms"
 DOCUMENT = ROOT / "docs/data-forms.md"
@@ -225,6 +232,95 @@ def _is_number(text: str) -> bool:
         return isinstance(json.loads(text), int | float)
     except ValueError:
         return False
+
+
+def rows_of(folder: Path, *records: Any, images: Path | None = None, **how: Any) -> list[Row]:
+    """The rows of JSON lines with these records, whose pictures lie in `images`, else in the folder."""
+    (folder / "a.png").write_bytes(png())
+    (folder / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return list(Source(str(folder / "rows.jsonl"), str(images or folder), Reading(**how)).rows())
+
+
+def test_strict_refuses_what_would_be_mended(tmp_path: Path) -> None:
+    record = {"image": ["a.png"], "question": "q", "answer": 7}
+    (row,) = rows_of(tmp_path, record)
+    assert (row.image, row.answer) == (str(tmp_path / "a.png"), "7")
+    with pytest.raises(DataError) as error:
+        rows_of(tmp_path, record, strict=True)
+    assert [fault.partition(": ")[2] for fault in error.value.faults] == [
+        "paths: a list of one: --strict refuses it",
+        "answers: numbers written as text: --strict refuses it",
+    ]
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(b'{"question": "q", "answer": "a"}'))
+    with pytest.raises(DataError, match="unpacked from gzip: --strict"):
+        Source(str(tmp_path / "packed.gz"), "", Reading(strict=True))
+
+
+def test_keys_of_one_s_own_are_named_or_left_out(tmp_path: Path) -> None:
+    record = {"bild": "a.png", "frage": "q", "antwort": "a", "note": "n"}
+    columns = {"image": "bild", "question": "frage", "answer": "antwort"}
+    (row,) = rows_of(tmp_path, record, columns=columns, ignore=frozenset({"note"}))
+    assert (row.image, row.question, row.answer) == (str(tmp_path / "a.png"), "q", "a")
+    with pytest.raises(DataError, match="key 'note' is not understood"):
+        rows_of(tmp_path, record, columns=columns)
+
+
+def test_a_folder_that_is_missing_is_told_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        rows_of(tmp_path, *[GOOD["flat"]] * 50, images=tmp_path / "nowhere")
+    assert len(error.value.faults) == 1
+    assert "nowhere: is no folder" in str(error.value)
+
+
+def test_many_faults_of_a_kind_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        rows_of(tmp_path, *({**GOOD["flat"], "image": f"{number}.png"} for number in range(500)))
+    assert len(error.value.faults) == 21
+    assert error.value.faults[-1].startswith("… and 480 more: image is not a file")
+
+
+def test_answers_of_several_are_kept_with_the_one_most_gave(tmp_path: Path) -> None:
+    (row,) = rows_of(tmp_path, {"image": "a.png", "question": "q", "answers": ["dark red", "red", "red"]})
+    assert (row.answer, row.answers) == ("red", ("dark red", "red", "red"))
+    with writing(str(tmp_path / "again.jsonl"), str(tmp_path), Report()) as writer:
+        writer.write(row)
+    assert list(Source(str(tmp_path / "again.jsonl"), str(tmp_path)).rows()) == [replace(row, place=row.place)]
+
+
+def test_one_picture_of_many_rows_is_written_once(tmp_path: Path) -> None:
+    source, images = str(FORMS / "13-huggingface/same-image-many-rows"), tmp_path / "images"
+    import_rows(ImportOptions(source=source, images=str(images), output=str(tmp_path / "out.jsonl")))
+    assert len(list(images.iterdir())) == 1
+    assert len(list(Source(str(tmp_path / "out.jsonl"), str(images)).rows())) == 50
+
+
+def test_a_split_is_chosen_by_its_name(tmp_path: Path) -> None:
+    options = {"source": str(FORMS / "13-huggingface/dict-splits"), "output": str(tmp_path / "out.jsonl")}
+    said = import_rows(ImportOptions(**options, images=str(tmp_path / "images"), split="validation"))
+    assert "1 rows written" in said
+    with pytest.raises(OptionError, match="has test, train, validation"):
+        import_rows(ImportOptions(**options, images=str(tmp_path / "images"), split="dev"))
+
+
+def test_half_of_a_vqav2_pair_asks_for_the_other(tmp_path: Path) -> None:
+    pictures("11-vqav2", tmp_path / "images")
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    shutil.copy(FORMS / "11-vqav2/questions.json", lone)
+    with pytest.raises(DataError, match="no file beside it is its answers: name that file by --annotations"):
+        Source(str(lone / "questions.json"), str(tmp_path / "images"))
+    how = Reading(annotations=str(FORMS / "11-vqav2/annotations.json"))
+    rows = list(Source(str(lone / "questions.json"), str(tmp_path / "images"), how).rows())
+    assert [(row.answer, len(row.answers)) for row in rows][:1] == [("red", 10)]
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=9) | st.lists(st.floats()))))
+def test_values_are_read_one_by_one_as_they_are_read_at_once(values: list[Any]) -> None:
+    text = json.dumps(values)
+    scanner = json_values.Scanner(io.StringIO(text))
+    assert json.dumps([member.value for member in scanner.list_or_values()]) == text
+    spread = json_values.Scanner(io.StringIO("\n".join(json.dumps(value, indent=1) for value in values)))
+    assert json.dumps([member.value for member in spread.list_or_values()]) == text
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ class Writer:
             record["conversations"] = [{"from": SPEAKERS[n % 2], "value": value} for n, value in enumerate(values)]
         else:
             record |= {"question": row.question, "answer": row.answer}
+            if row.answers:
+                record["answers"] = list(row.answers)
         if row.image is not None:
             record = {"image": files.relative(row.image, self._images), **record}
         self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
