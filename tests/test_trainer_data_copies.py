@@ -23,8 +23,9 @@ def test_both_hash_and_pixels_have_to_be_near() -> None:
 
 
 @pytest.mark.parametrize("alike", [1, 700])
-def test_of_thousands_the_first_copy_is_found(alike: int) -> None:
-    """More than there is room for at first, and more of one hash than are compared at once."""
+def test_of_thousands_the_first_copy_is_found(monkeypatch: pytest.MonkeyPatch, alike: int) -> None:
+    """More than lie in one block, and more of one hash than are compared at once."""
+    monkeypatch.setattr("trainer.data.copies._BLOCK", 1000)
     draw = random.Random(0)
     copies = Copies(6, 24)
     for number in range(3000):

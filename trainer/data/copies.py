@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from trainer.data.looks import SMALL, Look
 
-# Images that there is room for at first, and those whose pixels are compared at once.
-_ROOM, _ONCE = 1024, 512
+# Images whose looks lie in one block of memory, and those whose pixels are compared at once.
+_BLOCK, _ONCE = 1 << 16, 512
 
 
 class Copies:
@@ -22,8 +22,8 @@ class Copies:
         self._distance = distance
         self._tolerance = tolerance
         self._names: list[str] = []
-        self._hashes: NDArray[np.uint64] = np.empty(_ROOM, np.uint64)
-        self._small: NDArray[np.uint8] = np.empty((_ROOM, 3 * SMALL * SMALL), np.uint8)
+        # Blocks of hashes and of small pixels, of which the last is not full.
+        self._blocks: list[tuple[NDArray[np.uint64], NDArray[np.uint8]]] = []
 
     def first(self, name: str, look: Look) -> str:
         """The name of the first image that looked like this one; its own, and it is remembered, if there was none."""
@@ -34,22 +34,23 @@ class Copies:
 
     def add(self, name: str, look: Look) -> None:
         """Remember an image, whatever it looks like."""
-        count = len(self._names)
-        if count == len(self._hashes):
-            self._hashes = np.concatenate([self._hashes, np.empty_like(self._hashes)])
-            self._small = np.concatenate([self._small, np.empty_like(self._small)])
-        self._hashes[count] = look.hash
-        self._small[count] = np.frombuffer(look.small, np.uint8)
+        place = len(self._names) % _BLOCK
+        if place == 0:  # the system gives memory for what is written, not for the whole block
+            self._blocks.append((np.empty(_BLOCK, np.uint64), np.empty((_BLOCK, 3 * SMALL * SMALL), np.uint8)))
+        hashes, small = self._blocks[-1]
+        hashes[place] = look.hash
+        small[place] = np.frombuffer(look.small, np.uint8)
         self._names.append(name)
 
     def find(self, look: Look) -> str | None:
         """The name of the first image remembered that looks like this one."""
-        bits = np.bitwise_count(self._hashes[: len(self._names)] ^ np.uint64(look.hash))
-        near = np.flatnonzero(bits <= self._distance)
         pixels = np.frombuffer(look.small, np.uint8).astype(np.int16)
-        for start in range(0, len(near), _ONCE):
-            some = near[start : start + _ONCE]
-            alike = some[np.abs(self._small[some] - pixels).max(axis=1) <= self._tolerance]
-            if len(alike):
-                return self._names[int(alike[0])]
+        for number, (hashes, small) in enumerate(self._blocks):
+            count = min(_BLOCK, len(self._names) - number * _BLOCK)
+            near = np.flatnonzero(np.bitwise_count(hashes[:count] ^ np.uint64(look.hash)) <= self._distance)
+            for start in range(0, len(near), _ONCE):
+                some = near[start : start + _ONCE]
+                alike = some[np.abs(small[some] - pixels).max(axis=1) <= self._tolerance]
+                if len(alike):
+                    return self._names[number * _BLOCK + int(alike[0])]
         return None

@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import multiprocessing
-import os
 import signal
 import time
 from collections import deque
@@ -27,8 +26,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from service.environment import cores
 from service.errors import ServiceError
 from service.images import decode
+from service.images.decode import DEFAULT_LIMITS
+from service.memory import available
 from trainer.data import files
 from trainer.data.kept import Kept
 from trainer.errors import DataError
@@ -97,7 +99,7 @@ class Looker:
     def __init__(self, folder: Path | None, processes: int | None = None) -> None:
         """`processes` is how many read at once, as many as there are cores where it is not said."""
         self._kept = Kept(folder, TABLE)
-        self._readers = _Readers(processes or _cores())
+        self._readers = _Readers(processes or _at_once())
         self._bar = tqdm(desc="images", unit="image", disable=None)
         self._began = time.perf_counter()
         self._asked = self._read = 0
@@ -272,5 +274,6 @@ def _read(image: str) -> Look:
         return Look("", str(error))
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+def _at_once() -> int:
+    """Processes that read: as many as there are cores, and as have the memory that decoding one image may take."""
+    return max(1, min(cores(), available() // DEFAULT_LIMITS.memory))
