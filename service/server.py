@@ -38,6 +38,7 @@ class Server(uvicorn.Server):
         self._settings, self._abandon = settings, abandon
         self._life: Life = app.state.service.life
         self._leaving: asyncio.Task[None] | None = None
+        self.servers: list[asyncio.Server] = []  # uvicorn sets it when it listens, and a signal may come before
         self.failed = False
         app.state.give_up = self.give_up
 
@@ -59,6 +60,14 @@ class Server(uvicorn.Server):
             self._leaving = asyncio.get_running_loop().create_task(self._leave(lame_duck_s))
 
     async def _leave(self, lame_duck_s: float) -> None:
+        """Ends in `should_exit` whatever fails on the way: a service that was told to stop must not stay."""
+        try:
+            await self._refuse_and_drain(lame_duck_s)
+        except Exception:
+            log.exception("leaving in order failed: it ends all the same")
+        self.should_exit = True
+
+    async def _refuse_and_drain(self, lame_duck_s: float) -> None:
         drain_s, was_ready = self._settings.drain_s, self._life.warm.is_set()
         self._life.leave()
         for connection in self._connections():
@@ -75,7 +84,6 @@ class Server(uvicorn.Server):
             log.warning("some requests did not end in %g s: they are given up", drain_s)
             self._life.cut()
         await self._hang_up()
-        self.should_exit = True
 
     async def _hang_up(self) -> None:
         """Accept no more connections, and let those there are end by themselves, for a moment."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -193,6 +194,36 @@ async def test_an_engine_that_cannot_start_ends_the_service_as_failed(tmp_path: 
     server = Server(create_app(settings, CHECKPOINT, Broken()), settings)
     await asyncio.wait_for(server.serve(), 10)
     assert server.failed
+
+
+async def test_a_signal_before_it_listens_ends_it_too(tmp_path: Path) -> None:
+    class TooEarly(Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            self.leave(LAME_DUCK_S)
+            await asyncio.sleep(0.1)
+            assert self.should_exit
+            await super().startup(sockets)
+
+    settings, engine = Settings(adapters=str(tmp_path), port=0), SlowToStart()
+    server = TooEarly(create_app(settings, CHECKPOINT, engine), settings)
+    async with asyncio.timeout(20):
+        await server.serve()
+    assert not server.servers[0].is_serving()
+
+
+async def test_what_fails_while_it_leaves_does_not_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail() -> None:
+        raise RuntimeError("no way out")
+
+    async with running(tmp_path, FakeEngine()) as leaving:
+        await warm(leaving)
+        monkeypatch.setattr(leaving.server, "_hang_up", fail)
+        leaving.server.leave(0.0)
+        async with asyncio.timeout(20):
+            await leaving.serving
+    assert "no way out" in caplog.text
 
 
 async def test_a_signal_starts_it_and_a_second_ends_the_process_at_once(
