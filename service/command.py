@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from pydantic import ValidationError
-from pydantic_settings import CliApp
+from pydantic_settings import CliApp, SettingsError
 
-from service import logs, tracing
+from service import logs, tracing, usage
 from service.auth import KeysFault
 from service.checkpoint import locate
 from service.engine import forking
@@ -17,6 +17,7 @@ from service.engine.sizing import DoesNotFit, Sizes
 from service.memory import return_large_blocks
 from service.settings import Settings
 
+PROGRAM = "python -m service"
 # Between two lines that say that something is still going on.
 PROGRESS_S = 5.0
 # How long a thread that computes may keep Python from the event loop once that has something to do; 5 ms is usual.
@@ -33,10 +34,15 @@ def run(arguments: list[str], alone: bool = False) -> int:
     """
     if arguments[:1] == ["serve"]:
         arguments = arguments[1:]
+    if usage.asked(arguments):
+        print(usage.usage(PROGRAM, Settings, flags=False), end="")
+        return 0
     try:
         settings = CliApp.run(Settings, cli_args=arguments)
         logs.configure(settings.log_level, settings.log_format)
         return _serve(settings, alone)
+    except SettingsError as error:
+        print(usage.unknown(error, PROGRAM, Settings) or error, file=sys.stderr)
     except ValidationError as error:
         for fault in error.errors():
             option = "_".join(map(str, fault["loc"]))

@@ -7,7 +7,7 @@ import importlib.util
 import tempfile
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from fsspec.registry import get_filesystem_class
 from pydantic import (
@@ -53,13 +53,28 @@ _Redis = Annotated[str, Field(pattern=r"^rediss?://.+"), AfterValidator(_reachab
 class Settings(BaseSettings):
     """Serve one LLaVA and its adapters over HTTP. Each option can also be set in the environment as VQA_<OPTION>."""
 
+    headings: ClassVar[dict[str, str]] = {
+        "model": "the model and its adapters",
+        "host": "the address",
+        "anonymous": "who may ask, and how often",
+        "log_level": "logs and traces",
+        "request_s": "what a request may cost",
+        "in_flight": "how many at once, and for how long",
+        "capture": "keeping questions and answers",
+        "engine_canary_s": "the engine: vLLM",
+    }
+    examples: ClassVar[tuple[str, ...]] = (
+        "python -m service",
+        "python -m service --model models/llava-int4 --adapters s3://bucket/adapters --host 0.0.0.0 --keys keys.json",
+        "python -m service --engine-args '{\"enforce_eager\": true}'",
+    )
     model_config = SettingsConfigDict(
         env_prefix="VQA_",
         frozen=True,
         extra="forbid",
         cli_parse_args=False,
         cli_kebab_case=True,
-        cli_prog_name="python -m service",
+        cli_exit_on_error=False,
         nested_model_default_partial_update=True,
     )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, SettingsError, get_subcommand
 
+from service import usage
 from service.errors import ServiceError
 from trainer.config import (
     AlignOptions,
@@ -35,16 +36,15 @@ if TYPE_CHECKING:
 
 
 class Trainer(BaseSettings):
-    """Grind a lens: a LoRA adapter from a folder of images with questions and answers."""
+    """Make a LoRA adapter of a folder of images with questions and answers, and what belongs to it."""
 
     model_config = SettingsConfigDict(
         frozen=True,
         env_prefix="MANYLENS_",
         cli_kebab_case=True,
         cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_parse_none_str="None",  # as --help writes it
-        cli_prog_name="python -m trainer",
+        cli_parse_none_str="None",
+        cli_exit_on_error=False,
     )
 
     train: CliSubCommand[TrainOptions] = Field(description="train an adapter, score it and publish it")
@@ -57,6 +57,7 @@ class Trainer(BaseSettings):
     data: CliSubCommand[DataOptions] = Field(description="check, import, clean, split and draw rows")
 
 
+PROGRAM = "python -m trainer"
 # Commands that have commands of their own: alone they say which, as no command at all does.
 _GROUPS: tuple[list[str], ...] = ([], ["base"], ["store"], ["data"])
 # The commands that read a file of options.
@@ -79,16 +80,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 where the machine failed, 2 where the input did, 130 at Ctrl-C."""
     logging.basicConfig(level="INFO", format="%(message)s")
     arguments = sys.argv[1:] if arguments is None else arguments
+    if usage.asked(arguments) or arguments in _GROUPS:
+        print(usage.usage(PROGRAM, Trainer, arguments), end="")
+        return 0
     try:
         refuse_options(arguments)
         arguments = with_file(arguments, _CONFIGURED)
-        parsed = CliApp.run(Trainer, cli_args=[*arguments, "--help"] if arguments in _GROUPS else arguments)
+        parsed = CliApp.run(Trainer, cli_args=arguments)
         _run(get_subcommand(parsed), arguments)
     except ValidationError as error:
         print("\n".join(_faults(error, arguments)), file=sys.stderr)
         return 2
     except SettingsError as error:
-        print(_unparsed(error, arguments), file=sys.stderr)
+        print(usage.unknown(error, PROGRAM, Trainer, arguments) or _unparsed(error, arguments), file=sys.stderr)
         return 2
     except (TrainerError, ServiceError, FileNotFoundError) as error:
         print(error, file=sys.stderr)

@@ -56,6 +56,13 @@ class _Configured(_Options):
 class LoopOptions(_Configured, ReadingOptions):
     """What every training has."""
 
+    headings: ClassVar[dict[str, str]] = {
+        "data": "the rows",
+        "epochs": "how it learns",
+        "feature_cache": "what it takes of the machine",
+        "plan": "the run",
+    }
+
     data: Listed = Field(
         min_length=1,
         description="training rows, a path or URL: LLaVA's, {image, question, answer}, or another form of"
@@ -126,9 +133,7 @@ class LoopOptions(_Configured, ReadingOptions):
     )
     save_steps: int | None = Field(None, gt=0, description="keep a checkpoint every so many steps [every epoch]")
     log_steps: int = Field(1, gt=0, description="steps that make a point of the loss curve")
-    track: tuple[Literal["tensorboard", "wandb"], ...] = Field(
-        (), description='also log to these, as JSON: ["tensorboard"]'
-    )
+    track: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="also log to these")
     seed: Seed = Field(0, description="of the split, the initial weights and the order")
     score_rows: int = Field(
         2000,
@@ -172,6 +177,12 @@ class LoopOptions(_Configured, ReadingOptions):
 class TrainOptions(LoopOptions):
     """Train a LoRA adapter from questions about images, score it against its base, and publish it to a store."""
 
+    headings = {"name": "the adapter", **LoopOptions.headings, "rank": "LoRA", "gate": "before it is published"}
+    examples: ClassVar[tuple[str, ...]] = (
+        "python -m trainer train --name meters --data rows.jsonl --images photos",
+        "python -m trainer train --name meters --data rows.jsonl --images photos --plan",
+        "python -m trainer train --name meters --data rows.jsonl --images photos --rank 64 --epochs 5 --resume",
+    )
     # A bad name would otherwise be found when hours of training are to be published.
     name: AliasName = Field(description="the adapter's name: what a question's `adapter` will say")
     about: str = Field("", description="what it is for and what it is not, for its card and GET /v1/adapters")
@@ -185,7 +196,7 @@ class TrainOptions(LoopOptions):
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)")
     rank_pattern: dict[Expression, Rank] = Field(
         default_factory=dict,
-        description='other ranks for modules whose name ends so, expressions as JSON: {"layers.0.*": 32}',
+        description="other ranks for modules whose name ends so: an expression each, as layers.0.*=32",
     )
     alpha_pattern: dict[Expression, float] = Field(default_factory=dict, description="other alphas, likewise")
     nf4: bool = Field(
@@ -195,7 +206,7 @@ class TrainOptions(LoopOptions):
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
     targets: tuple[Linear, ...] = Field(
-        LINEARS, min_length=1, description='linears of each layer that learn, as JSON: ["q_proj","v_proj"] [all seven]'
+        LINEARS, min_length=1, description="linears of each layer that learn, as q_proj,v_proj [all seven]"
     )
     init_adapter: str | None = Field(
         None,
@@ -232,6 +243,7 @@ class StageOptions(LoopOptions):
     Liu et al., "Improved Baselines with Visual Instruction Tuning", CVPR 2024: one epoch and a cosine schedule each.
     """
 
+    headings = {"model": "the checkpoints", **LoopOptions.headings}
     stage: ClassVar[str]
     learns: ClassVar[tuple[str, ...]]
     written: ClassVar[Literal["asked", "plain"]] = "asked"
@@ -275,6 +287,10 @@ class BaseOptions(_Options):
 class EvaluateOptions(_Configured):
     """Ask held-out rows of a base and of adapters, in process or of a running service, and compare their answers."""
 
+    examples: ClassVar[tuple[str, ...]] = (
+        "python -m trainer evaluate --adapter meters --data held-out.jsonl --images photos --report report.html",
+        "python -m trainer evaluate --adapter meters --data held-out.jsonl --images photos --model models/tiny-llava",
+    )
     adapter: list[str] = Field(
         min_length=1, description="adapter to compare with the base; several are compared. In process: a run too"
     )
@@ -298,6 +314,9 @@ class EvaluateOptions(_Configured):
 class PublishOptions(_Configured):
     """Publish a PEFT adapter made elsewhere: convert it, or refuse it by name, and ask it against its base."""
 
+    examples: ClassVar[tuple[str, ...]] = (
+        "python -m trainer publish --adapter saves/llava/lora --name meters --model llava-hf/llava-1.5-7b-hf",
+    )
     adapter: Path = Field(
         description="what a tool has left: the directory of PEFT's files, or one that holds it, as Trainer's output"
         " does with its checkpoints; docs/foreign-adapters.md says what happens to which"
@@ -321,6 +340,9 @@ class PublishOptions(_Configured):
 class QuantizeOptions(_Configured):
     """Pack a base's language model to INT4 (W4A16), the form that the service runs, and count what it costs."""
 
+    examples: ClassVar[tuple[str, ...]] = (
+        "python -m trainer quantize --model llava-hf/llava-1.5-7b-hf --output models/llava-int4",
+    )
     model: str = Field(description="base checkpoint to pack: a directory, or a Hugging Face id")
     output: Path = Field(description="a new directory for the packed checkpoint")
     data: str | None = Field(
@@ -355,6 +377,9 @@ class StoreOptions(_Options):
 class MergeOptions(_Configured):
     """Add an adapter into its base's weights: a checkpoint that answers as both do, for tools that take no LoRA."""
 
+    examples: ClassVar[tuple[str, ...]] = (
+        "python -m trainer merge --adapter meters --model models/tiny-llava --output models/merged",
+    )
     adapter: str = Field(description="an adapter of the store, a run, or a directory of PEFT's files")
     model: str = Field(description="base checkpoint, not INT4: a directory, or a Hugging Face id")
     output: Path = Field(description="a new directory for the merged checkpoint")
