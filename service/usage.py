@@ -136,7 +136,7 @@ def _word(annotation: Any) -> str:
     kind = _bare(annotation)
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
-        return "|".join(map(str, inner))
+        return "WORD" if _many(kind) else "|".join(map(str, inner))
     if origin in (list, tuple, Sequence):
         return f"{_word(inner[0])}[,...]"
     if kind is Any:
@@ -153,9 +153,17 @@ def _word(annotation: Any) -> str:
     return word or ("URL" if getattr(kind, "__name__", "").endswith("Url") else "TEXT")
 
 
+def _many(kind: Any) -> list[str]:
+    """The words of a choice that is too long to stand beside its option; none where it is not."""
+    choices = list(map(str, get_args(kind))) if get_origin(kind) is Literal else []
+    return choices if len("|".join(choices)) > _WIDTH / 2 else []
+
+
 def _meaning(field: FieldInfo) -> str:
     """The description with the default behind it: what stands in brackets there already tells what comes by default."""
     about, default = field.description or "", field.get_default(call_default_factory=True)
+    if choices := _many(_bare(field.annotation)):
+        about = f"one of {', '.join(choices)}: {about}"
     if field.is_required():
         return f"{about} (needed)"
     if default in (None, "", (), [], {}) or isinstance(default, bool) or re.search(r"\[[^\]]*\]$", about):

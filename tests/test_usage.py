@@ -32,9 +32,8 @@ def test_every_command_says_what_it_does_and_what_each_option_means(words: tuple
 
 def test_options_are_grouped_and_examples_are_commands_that_parse() -> None:
     text = usage.usage(PROGRAM, Trainer, ["train"])
-    assert (
-        text.index("\nthe adapter:") < text.index("--name TEXT") < text.index("\nthe rows:") < text.index("--data TEXT")
-    )
+    text = text[text.index("\nthe adapter:") :]
+    assert text.index("--name TEXT") < text.index("\nthe rows:") < text.index("--data TEXT")
     assert "\nexamples:\n  python -m trainer train --name" in text
     assert "peak learning rate; small models want more [0.0002]" in " ".join(text.split())
     assert "--plan " in text
