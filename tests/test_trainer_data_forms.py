@@ -294,6 +294,14 @@ def test_one_picture_of_many_rows_is_written_once(tmp_path: Path) -> None:
     assert len(list(Source(str(tmp_path / "out.jsonl"), str(images)).rows())) == 50
 
 
+@pytest.mark.parametrize("field", ["image", "question", "answer", "answers", "conversations", "id", "category"])
+def test_a_value_nested_deep_is_a_fault_and_no_traceback(tmp_path: Path, field: str) -> None:
+    for depth in (50, 400, 900):
+        deep = json.loads("[" * depth + "]" * depth)
+        with pytest.raises(DataError, match=r"rows\.jsonl:1"):
+            rows_of(tmp_path, {**GOOD["flat"], field: deep})
+
+
 def test_a_split_is_chosen_by_its_name(tmp_path: Path) -> None:
     options = {"source": str(FORMS / "13-huggingface/dict-splits"), "output": str(tmp_path / "out.jsonl")}
     said = import_rows(ImportOptions(**options, images=str(tmp_path / "images"), split="validation"))

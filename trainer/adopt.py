@@ -14,6 +14,7 @@ from service.checkpoint import locate
 from service.types import Adapter
 from trainer.config import PublishOptions
 from trainer.convert import Converted, convert
+from trainer.data.forms.reading import Reading
 from trainer.data.rows import Row, asked, read_rows
 from trainer.errors import OptionError
 from trainer.evaluation import Source
@@ -63,7 +64,11 @@ def adopt(options: PublishOptions, command: Sequence[str]) -> Adapter:
         source = learnt(options.adapter) if ours else options.adapter
         converted = convert(source, weights, language_model_linears(base_path), options.max_rank)
         log.info("made for %s by PEFT %s; published for %s", converted.base, converted.peft, options.model)
-        held_out = asked(read_rows(options.data, options.images or "")) if options.data else _stock(directory)
+        held_out = (
+            asked(read_rows(options.data, options.images or "", Reading.of(options)))
+            if options.data
+            else _stock(directory)
+        )
         rows = held_out[: options.limit]
         checkpoint = Checkpoint.load(base_path, bfloat16=has_bfloat16())
         lens = Lens(options.name, weights, weights)

@@ -284,7 +284,7 @@ class BaseOptions(_Options):
     tune: CliSubCommand[TuneOptions] = Field(description="stage 2: projector and language model, from instructions")
 
 
-class EvaluateOptions(_Configured):
+class EvaluateOptions(_Configured, ReadingOptions):
     """Ask held-out rows of a base and of adapters, in process or of a running service, and compare their answers."""
 
     examples: ClassVar[tuple[str, ...]] = (
@@ -294,7 +294,7 @@ class EvaluateOptions(_Configured):
     adapter: list[str] = Field(
         min_length=1, description="adapter to compare with the base; several are compared. In process: a run too"
     )
-    data: str = Field(description="held-out rows, in either form that training takes")
+    data: str = Field(description="held-out rows, in any form that training takes")
     images: str = Field("", description="the folder that the rows' image names are relative to [they are text alone]")
     model: str | None = Field(None, description="base checkpoint to ask in process; without it a service is asked")
     store: Path = Field(Path("adapters"), description="in process: the adapter store")
@@ -311,7 +311,7 @@ class EvaluateOptions(_Configured):
     report: str | None = Field(None, description="also write what was found as one HTML page to this path or URL")
 
 
-class PublishOptions(_Configured):
+class PublishOptions(_Configured, ReadingOptions):
     """Publish a PEFT adapter made elsewhere: convert it, or refuse it by name, and ask it against its base."""
 
     examples: ClassVar[tuple[str, ...]] = (
@@ -337,7 +337,7 @@ class PublishOptions(_Configured):
     report: str | None = Field(None, description="also write the scores as one HTML page to this path or URL")
 
 
-class QuantizeOptions(_Configured):
+class QuantizeOptions(_Configured, ReadingOptions):
     """Pack a base's language model to INT4 (W4A16), the form that the service runs, and count what it costs."""
 
     examples: ClassVar[tuple[str, ...]] = (

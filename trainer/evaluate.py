@@ -5,6 +5,7 @@ import logging
 
 from trainer.ask import ask_service
 from trainer.config import EvaluateOptions
+from trainer.data.forms.reading import Reading
 from trainer.data.rows import asked, read_rows
 from trainer.data.split import sample
 from trainer.errors import OptionError
@@ -26,7 +27,7 @@ def evaluate(options: EvaluateOptions) -> list[Evaluation]:
         raise OptionError("--model asks in process and --url a service: give one of them")
     if options.report:
         check_file("--report", options.report)
-    found = read_rows(options.data, options.images)[: options.limit]
+    found = read_rows(options.data, options.images, Reading.of(options))[: options.limit]
     rows = asked(sample(found, options.score_rows, options.seed))
     if options.model:
         from trainer.offline import ask_checkpoint  # torch: only where it is needed

@@ -26,6 +26,7 @@ from service.memory import GIB, available
 from service.prompt import Prompt
 from trainer.config import QuantizeOptions
 from trainer.data.files import read
+from trainer.data.forms.reading import Reading
 from trainer.data.index import DEFAULT, image_digests
 from trainer.data.rows import Row, asked, read_rows
 from trainer.data.split import split
@@ -93,7 +94,7 @@ def quantize(options: QuantizeOptions) -> Evaluation | None:
     rows: list[Row] = []
     held_out: list[Row] = []
     if options.data:
-        found = asked(read_rows(options.data, options.images or ""))
+        found = asked(read_rows(options.data, options.images or "", Reading.of(options)))
         rows, held_out = split(found, options.holdout, options.seed, image_digests(found, DEFAULT))
     fitted = _samples(rows, source, options.samples) if options.fit else []
     loss = write_int4(source, options.output, fitted, options.group_size, _samples(held_out, source, _COUNTED))

@@ -271,8 +271,11 @@ class Parser:
             said = record.value if self._found.form == "csv" else "not a JSON object"
             return _faulty(record.number, said, where=record.where)
         notes = Notes.none()
-        value = self._found.convert(record.value) if self._found.convert else record.value
-        read = plain(value, self._how, self._found.known, notes)
+        try:
+            value = self._found.convert(record.value) if self._found.convert else record.value
+            read = plain(value, self._how, self._found.known, notes)
+        except RecursionError:
+            return _faulty(record.number, "nested too deep", where=record.where)
         image = self._image(read.pictures, notes)
         if self._how.strict:
             notes.faults += [Fault(f"{rule}: --strict refuses it") for rule in notes.mended]
