@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from trainer.errors import OptionError
 from trainer.tokens import END, SAID, Tokens
 
-# Sequences are padded to a multiple of so many tokens. Few lengths: oneDNN keeps its buffers for each that it has seen
-# (0.3 GB in 60 steps of any length), and a GPU's attention wants eights.
+# Sequences are padded to a multiple of so many tokens: what a GPU's attention wants, and on a CPU half of that, since
+# oneDNN remembers each length (trainer/model.py bounds how many).
 MULTIPLE = 8 if torch.cuda.is_available() else 4
 # What one more forest costs beside its tokens, in tokens. On two cores one of 80 tokens takes the embedded model 30 ms,
 # and each token of a large one 0.1 ms. A GPU starts some thousand kernels for a 7B's forest, which is taken to be as
