@@ -198,17 +198,13 @@ def test_a_command_without_options_says_what_it_needs(command: str, capsys: pyte
     ("command", "named"), [("", "publish "), ("base", "align "), ("data", "import "), ("store", "collect ")]
 )
 def test_a_command_that_has_others_says_which(command: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(command.split())
-    assert end.value.code == 0
-    assert f"    {named}" in capsys.readouterr().out
+    assert main(command.split()) == 0
+    assert f" {named}" in capsys.readouterr().out
 
 
 def test_a_command_that_is_not_there_is_told_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["trian"])
-    assert end.value.code == 2
-    assert "invalid choice: 'trian' (choose from" in capsys.readouterr().err
+    assert main(["trian"]) == 2
+    assert "did you mean train? `python -m trainer --help` lists them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
