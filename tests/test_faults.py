@@ -74,7 +74,7 @@ pytestmark = [
 REQUESTS = 10_000
 QUIET_MB = 5.0  # of 2,500: what others on the machine share of its libraries changes as much
 SLOW_SOCKETS = 500
-OVERLOAD_S = 8.0
+OVERLOAD_S = 20.0  # a batch of IN_FLIGHT answers ends together: some twenty batches make goodput exact to a twentieth
 JUMP_S = 86_400
 # Held to a schema, the answer has some two hundred tokens; by itself it has three, and a tiny model gives hundreds of
 # those in a second. So its capacity is about what a 7B on one GPU has.
@@ -322,6 +322,8 @@ async def test_47_a_start_whose_store_is_not_there(plant: Plant) -> None:
         two, told = start_in_the_box(plant), list[tuple[int, int, int]]()
 
         async def ready() -> bool:
+            # libfaketime calls getenv wherever a thread waits: a segfault where another thread calls setenv meanwhile.
+            assert two.process.poll() is None, f"it ended; where libfaketime did it, run this again: {two.log}"
             if not await status(two, "/healthz"):
                 return False
             asked = await status(two, "/v1/vqa", **question("digits"))  # first: it may be ready the moment after
