@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from trainer.errors import OptionError
 from trainer.tokens import END, SAID, Tokens
 
-# Sequences are padded to a multiple of so many tokens: what a GPU's attention wants, and on a CPU half of that, since
-# oneDNN remembers each length (trainer/model.py bounds how many).
-MULTIPLE = 8 if torch.cuda.is_available() else 4
-# What one more forest costs beside its tokens, in tokens. On two cores one of 80 tokens takes the embedded model 30 ms,
-# and each token of a large one 0.1 ms. A GPU starts some thousand kernels for a 7B's forest, which is taken to be as
-# many (not measured).
-FOREST_TOKENS = 256
+# Sequences are padded to a multiple of so many tokens: eights are what tensor cores want. On a CPU eights pad more and
+# train no faster, but oneDNN keeps its buffers for each length (0.17 GB more in 60 updates of the embedded model).
+MULTIPLE = 8 if torch.cuda.is_available() else 2
+# What one more forest costs beside its tokens, in tokens. With 256 on two cores `make bench-train` took 1.12 times as
+# long as with 1,000. A GPU starts some thousand kernels for a 7B's forest, taken to be 256 tokens (not measured).
+FOREST_TOKENS = 256 if torch.cuda.is_available() else 1000
 # An update sees about so many images at least, however many rows each has: of fewer it learns less.
 IMAGES = 12
 # Lengths of a sequence that are tried, as multiples of the longest tree, where trees are dealt evenly.
@@ -207,7 +206,8 @@ def _numbers(lengths: Sequence[int]) -> set[int]:
     longest = max(lengths)
     short = [length for length in lengths if 2 * length <= longest]
     alike = {_parts(sum(lengths), longest * stretch) for stretch in _STRETCHES}
-    apart = {len(lengths) - len(short) + _parts(sum(short), max(short) * stretch) for stretch in _STRETCHES if short}
+    shares = {max(short) * stretch for stretch in _STRETCHES} | {longest} if short else set()
+    apart = {len(lengths) - len(short) + _parts(sum(short), share) for share in shares}
     return {min(number, len(lengths)) for number in alike | apart | {len(lengths)}}
 
 

@@ -116,8 +116,6 @@ class Checkpoint:
         base, preparation = Base.of_checkpoint(path), Preparation.of_checkpoint(path)
         # Set by every launcher of several processes, each of which has a GPU of its own.
         device = f"cuda:{environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        # oneDNN reads it at its first product; each shape that it remembers keeps memory, and forests have many shapes.
-        environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
         packing = _packing(path, base, nf4)
         with _in_float32(*_FLOAT32, *learns), quick_unpacking() if base.precision == "int4" else nullcontext():
             model = LlavaForConditionalGeneration.from_pretrained(
