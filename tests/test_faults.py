@@ -464,7 +464,9 @@ async def test_two_replicas_behind_haproxy_and_one_stands_still(plant: Plant, tm
 
 async def test_43_a_second_sigterm(plant: Plant) -> None:
     with plant.card.case("43 a second SIGTERM", ends_s=at_most(2), status=exactly(1)) as measured:
-        asking = asyncio.create_task(status(plant.two, "/v1/chat/completions", **counted(MORE_NUMBERS)))
+        # So many that they are still under way when the second signal comes: one alone takes under a second.
+        long = counted(MORE_NUMBERS)
+        asking = [asyncio.create_task(status(plant.two, "/v1/chat/completions", **long)) for _ in range(IN_FLIGHT)]
         await asyncio.sleep(0.5)
         plant.two.process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.2)
@@ -472,7 +474,7 @@ async def test_43_a_second_sigterm(plant: Plant) -> None:
         began = time.monotonic()
         measured["status"] = await asyncio.to_thread(plant.two.process.wait, 30)
         measured["ends_s"] = time.monotonic() - began
-        await asking
+        await asyncio.gather(*asking)
 
 
 async def test_42_sigterm(plant: Plant) -> None:
