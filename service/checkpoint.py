@@ -8,13 +8,13 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from service.text import LFS_POINTER
+
 MODEL_TYPE = "llava"
 # Precisions that transformers and the engine both load: floats, and INT4 in these forms.
 _QUANTISED = ("compressed-tensors", "gptq", "awq")
 # A safetensors file begins with the length of its header, 8 bytes little-endian; the format allows 100 MB of header.
 _LENGTH, _LONGEST = struct.Struct("<Q"), 100_000_000
-# How a file begins that git-LFS left in another's stead.
-_LFS = b"version https://git-lfs"
 
 
 def locate(model: str) -> Path:
@@ -113,7 +113,7 @@ def _check_whole(file: Path) -> None:
     cut = FileNotFoundError(f"{file} is cut off or no safetensors file: copy it again")
     size = file.stat().st_size
     with file.open("rb") as opened:
-        if opened.read(len(_LFS)) == _LFS:
+        if opened.read(len(LFS_POINTER)) == LFS_POINTER:
             raise FileNotFoundError(f"{file} is a git-LFS pointer and not the weights: run `git lfs pull` there")
         opened.seek(0)
         start = opened.read(_LENGTH.size)

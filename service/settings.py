@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     }
     examples: ClassVar[tuple[str, ...]] = (
         "python -m service",
-        "python -m service --model models/llava-int4 --adapters s3://bucket/adapters --host 0.0.0.0 --keys keys.json",
+        "python -m service --model models/llava-int4 --adapters adapters --host 0.0.0.0 --keys keys.json",
         "python -m service --engine-args '{\"enforce_eager\": true}'",
     )
     model_config = SettingsConfigDict(

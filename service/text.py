@@ -2,6 +2,8 @@
 
 # What ends an answer in one model's data or another's: no part of an answer's text.
 ANSWER_ENDS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>")
+# How a file begins that Git left in the place of one kept in LFS, which was not fetched.
+LFS_POINTER = b"version https://git-lfs"
 
 
 def is_unicode(text: str) -> bool:

@@ -8,7 +8,6 @@ import difflib
 import re
 import types
 from collections.abc import Iterable, Iterator, Sequence
-from enum import Enum
 from pathlib import Path
 from textwrap import fill, wrap
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -122,12 +121,11 @@ def _name(name: str, field: FieldInfo) -> str:
 
 
 def _bare(annotation: Any) -> Any:
-    """A type without None and without what is annotated to it."""
+    """A type without None and without what is annotated to it; of several the first."""
     while get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) in (Union, types.UnionType):
-        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
-        return _bare(kinds[0]) if len(kinds) == 1 else Union[tuple(map(_bare, kinds))]  # noqa: UP007 - made at run time
+        return _bare(next(kind for kind in get_args(annotation) if kind is not type(None)))
     return annotation
 
 
@@ -145,10 +143,6 @@ def _word(annotation: Any) -> str:
         return "JSON"
     if origin is dict:
         return f"{_word(inner[0])}={_word(inner[1])}[,...]"
-    if origin in (Union, types.UnionType):
-        return _word(inner[0])
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return "|".join(str(each.value) for each in kind)
     word = next((word for known, word in _WORDS.items() if isinstance(kind, type) and issubclass(kind, known)), None)
     return word or ("URL" if getattr(kind, "__name__", "").endswith("Url") else "TEXT")
 

@@ -1,11 +1,15 @@
 """What --help prints and what is said of options that there are not, for every command of both programs."""
 
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from pydantic_settings import CliApp
 
 from service import usage
+from service.command import PROGRAM as SERVICE
 from service.command import run
 from service.settings import Settings
 from trainer.__main__ import PROGRAM, Trainer, main
@@ -15,6 +19,21 @@ def commands(options: type[BaseModel] = Trainer, words: tuple[str, ...] = ()) ->
     yield words
     for name, (found, _) in usage._commands(options).items():
         yield from commands(found, (*words, name))
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_examples_are_commands_that_parse(words: tuple[str, ...]) -> None:
+    _, options = usage._found(PROGRAM, Trainer, words)
+    for example in getattr(options, "examples", ()):
+        assert example.startswith(" ".join([PROGRAM, *words]))
+        CliApp.run(Trainer, cli_args=shlex.split(example.removeprefix(PROGRAM)))
+
+
+def test_the_service_s_examples_parse_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("keys.json").touch()
+    for example in Settings.examples:
+        CliApp.run(Settings, cli_args=shlex.split(example.removeprefix(SERVICE)))
 
 
 @pytest.mark.parametrize("words", list(commands()), ids=" ".join)
@@ -30,7 +49,7 @@ def test_every_command_says_what_it_does_and_what_each_option_means(words: tuple
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_options_are_grouped_and_examples_are_commands_that_parse() -> None:
+def test_options_are_grouped_and_examples_follow() -> None:
     text = usage.usage(PROGRAM, Trainer, ["train"])
     text = text[text.index("\nthe adapter:") :]
     assert text.index("--name TEXT") < text.index("\nthe rows:") < text.index("--data TEXT")

@@ -31,6 +31,7 @@ from service.errors import ServiceError
 from service.images import decode
 from service.images.decode import DEFAULT_LIMITS
 from service.memory import available
+from service.text import LFS_POINTER
 from trainer.data import files
 from trainer.data.kept import Kept
 from trainer.errors import DataError
@@ -41,8 +42,6 @@ T = TypeVar("T")
 
 # The table of what is found; another number where a field means something else.
 TABLE = "looks1"
-# What Git leaves in place of a file that was not fetched.
-_POINTER = b"version https://git-lfs"
 # LLaVA-1.5's picture: an image is decoded as for it, larger JPEGs at a part of their size.
 SIDE = 336
 # A side in pixels of the picture that copies are compared by, and of the grey one that is measured.
@@ -182,7 +181,7 @@ def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def look(data: bytes) -> Look:
     """How the image file `data` looks, by this project's own decoder."""
     sha256 = hashlib.sha256(data).hexdigest()
-    if data.startswith(_POINTER):
+    if data.startswith(LFS_POINTER):
         return Look(sha256, "is a Git LFS pointer and not the image: run `git lfs pull`")
     try:
         picture = decode(data, side=SIDE)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from service.adapters.modules import WEIGHTS
 from service.errors import AdapterRefused
+from service.text import LFS_POINTER
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ _HEADS = ("value_head.safetensors", "value_head.bin")
 _SHARD = re.compile(r"adapter_model-(?P<number>\d{5})-of-(?P<of>\d{5})\.(?P<kind>safetensors|bin)")
 # How a file begins that is not what its name says.
 _BEGINNINGS = {
-    b"version https://git-lfs": "is a git-LFS pointer, the file itself was not fetched: run `git lfs pull` there",
+    LFS_POINTER: "is a git-LFS pointer, the file itself was not fetched: run `git lfs pull` there",
     b"<": "is a web page, saved in the file's stead: download it again",
     b"Entry not found": "is the hub's answer that there is no such file: download it again",
 }

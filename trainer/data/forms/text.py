@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import IO, cast
 
+from service.text import LFS_POINTER
 from trainer.data import files
 from trainer.errors import DataError
 
@@ -27,7 +28,7 @@ _OTHERS = {
     b"BZh": "is packed with bzip2: unpack it",
     b"\xfd7zXZ": "is packed with xz: unpack it",
     b"(\xb5/\xfd": "is packed with Zstandard: unpack it",
-    b"version https://git-lfs": "is a Git LFS pointer and not the data: run `git lfs pull`",
+    LFS_POINTER: "is a Git LFS pointer and not the data: run `git lfs pull`",
     b"%PDF": "is a PDF",
 }
 
