@@ -76,7 +76,7 @@ def create_app(
     """
     app = FastAPI(
         title="Manylens",
-        summary="One LLaVA, many lenses: visual question answering through LoRA adapters.",
+        summary="Questions about pictures, answered by one LLaVA through many LoRA adapters.",
         lifespan=_lifespan,
         root_path=settings.root_path,
         responses={"default": {"model": ErrorResponse, "description": "Every failure has this shape"}},

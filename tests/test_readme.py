@@ -43,6 +43,10 @@ async def test_every_block_runs_and_answers_right(real: Running) -> None:
     assert "--learning-rate" in teaching
 
 
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 160
+
+
 def test_every_place_named_is_there() -> None:
-    for name in re.findall(r"(?:docs|models|service|trainer|loadtest|tests)/[\w./-]*", README):
+    for name in re.findall(r"(?<![\w/.])(?:docs|models|service|trainer|loadtest|tests|deploy)/[\w./-]*", README):
         assert (ROOT / name).exists(), name
