@@ -191,7 +191,7 @@ test-gpu-recipe: $(VENV)/.all-$(ENGINE) ## loadtest/gpu, which needs a GPU to sa
 	$(BIN)/python -m pytest -m slow tests/test_loadtest_gpu.py $(ARGS)
 
 test-size: $(VENV)/.all-$(ENGINE) ## two layers of the 7B's width: served with two adapters and trained, as transformers does both
-	$(BIN)/python -m pytest -m slow tests/test_size_on_vllm.py tests/test_trainer_width.py $(ARGS)
+	$(BIN)/python -m pytest -m slow tests/test_size_on_vllm.py tests/trainer/model/test_width.py $(ARGS)
 
 clean: ## remove what was set up and built
 	rm -rf $(VENV) build

@@ -11,9 +11,9 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 from loadtest.process import serving
-from trainer.config import EvaluateOptions
-from trainer.evaluate import evaluate
-from trainer.evaluation import Evaluation, table
+from trainer.commands.evaluate import evaluate
+from trainer.config.commands import EvaluateOptions
+from trainer.evaluation.result import Evaluation, table
 
 
 class Accuracy(BaseSettings):

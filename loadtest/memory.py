@@ -20,10 +20,10 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPVisionConfig, DynamicCache, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from trainer.config import TrainOptions
-from trainer.model import add_lora, embed, settle
-from trainer.plan import Peak, Shape, fake_weights, need
-from trainer.predict import KeyCache, room
+from trainer.config.commands import TrainOptions
+from trainer.evaluation.generate import KeyCache, room
+from trainer.model.checkpoint import add_lora, embed, settle
+from trainer.training.memory_plan import Peak, Shape, fake_weights, need
 
 # Hidden and intermediate size, layers, heads: as llava-hf publishes them.
 _SIZES = {"7B": (4096, 11008, 32, 32), "13B": (5120, 13824, 40, 40)}

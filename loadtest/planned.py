@@ -81,12 +81,12 @@ def drawn(folder: Path) -> None:
 
 def measured(work: Path, layers: int, tokens: int, checkpointing: bool) -> dict[str, object]:
     """Train two updates in this process, and say what was planned and what was held."""
-    from trainer.config import TrainOptions
+    from trainer.config.commands import TrainOptions
     from trainer.data.split import read_sides
-    from trainer.lessons import prepare
-    from trainer.loop import fit, uses_bfloat16
-    from trainer.meter import resident_bytes
-    from trainer.model import Checkpoint, add_lora
+    from trainer.model.checkpoint import Checkpoint, add_lora
+    from trainer.training.lessons import prepare
+    from trainer.training.loop import fit, uses_bfloat16
+    from trainer.training.meter import resident_bytes
 
     pictures = work / "pictures"
     data = pictures / ("few.jsonl" if layers else "rows.jsonl")  # the 7B's tower takes seconds for a picture

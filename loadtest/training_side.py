@@ -19,15 +19,15 @@ from typing import Any
 import torch
 
 from service.prompt import Prompt
-from trainer.config import TrainOptions
+from trainer.config.commands import TrainOptions
 from trainer.data.rows import Row, read_rows
-from trainer.forest import bend_of, collate, grow
-from trainer.lessons import TOKENS, most_branches
-from trainer.loop import Lessons, fit, uses_bfloat16
-from trainer.model import Checkpoint, add_lora, loss_sum
-from trainer.order import Order, Shares
-from trainer.states import States
-from trainer.tokens import encode
+from trainer.model.checkpoint import Checkpoint, add_lora, loss_sum
+from trainer.model.features import States
+from trainer.model.forest import bend_of, collate, grow
+from trainer.model.tokens import encode
+from trainer.training.lessons import TOKENS, most_branches
+from trainer.training.loop import Lessons, fit, uses_bfloat16
+from trainer.training.updates import Order, Shares
 
 
 def main(side: str, case: dict[str, Any]) -> dict[str, float]:

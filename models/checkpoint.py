@@ -6,7 +6,7 @@ import torch
 from transformers import CLIPImageProcessor, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
 from models.recipe import IMAGE_MEAN, IMAGE_STD, PATCH, SIDE
-from trainer.saving import rename_tower
+from trainer.model.checkpoint_files import rename_tower
 
 # llava-hf/llava-1.5-7b-hf's own, word for word.
 CHAT_TEMPLATE = (

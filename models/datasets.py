@@ -18,8 +18,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from trainer.config.data import ChartOptions
 from trainer.data.charts import make
-from trainer.data.config import ChartOptions
 
 ASKS = (
     "which digit is this?",

@@ -41,8 +41,8 @@ from models.stages import (
 )  # fmt: skip
 from models.tokenizer import train_tokenizer
 from models.tower import PREPARATION, load_tower, train_tower
-from trainer.quantize import Sample, write_int4
-from trainer.saving import new_directory
+from trainer.commands.quantize import Sample, write_int4
+from trainer.model.checkpoint_files import new_directory
 
 log = logging.getLogger(__name__)
 # Peak rates of the parts of stage 2: `compared` and `tuned` at half.

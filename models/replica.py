@@ -23,8 +23,8 @@ from tokenizers import AddedToken
 from transformers import CLIPVisionConfig, LlamaConfig, LlamaTokenizer, LlavaConfig, LlavaForConditionalGeneration
 
 from models.checkpoint import processor
-from trainer.packing import packing_config
-from trainer.saving import INDEX, new_directory, on_disk
+from trainer.model.checkpoint_files import INDEX, new_directory, on_disk
+from trainer.model.int4 import packing_config
 
 # Tokens of the SentencePiece model; llava-hf's embeddings have rows beyond it and its two added tokens.
 WORDS, IMAGE, PAD, ROWS = 32_000, 32_000, 32_001, 32_064

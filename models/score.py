@@ -6,10 +6,10 @@ from pathlib import Path
 
 from models.stages import HELD_OUT, numbered_scene
 from trainer.data.rows import Row
-from trainer.model import Checkpoint
-from trainer.predict import predict
-from trainer.score import right
-from trainer.states import States
+from trainer.evaluation.generate import predict
+from trainer.evaluation.score import right
+from trainer.model.checkpoint import Checkpoint
+from trainer.model.features import States
 
 SEED, SCENES = 0, 1500
 

@@ -23,9 +23,9 @@ from models.scenes import Scene, draw
 from models.tower import PREPARATION, normalise
 from service.prompt import Prompt
 from trainer.data.rows import Row
-from trainer.forest import Trees, collate, grow
-from trainer.model import answer_logits
-from trainer.tokens import encode
+from trainer.model.checkpoint import answer_logits
+from trainer.model.forest import Trees, collate, grow
+from trainer.model.tokens import encode
 
 QUESTIONS = 16
 LANGUAGE, PROJECTOR = ("language_model", "lm_head"), ("multi_modal_projector",)

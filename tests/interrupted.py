@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trainer.loop import TreeTrainer
+from trainer.training.loop import TreeTrainer
 
 
 class Interrupted(Exception):

@@ -24,7 +24,9 @@ PROCESSES = 2
 ONE, DDP, FSDP, ZERO2, ZERO3 = "one", "ddp", "fsdp", "zero2", "zero3"
 # Each process is forked from one that has imported all: importing takes longer than most of these trainings.
 _FORKED = get_context("forkserver")
-_FORKED.set_forkserver_preload(["tests.launched", "trainer.__main__", "trainer.train", "trainer.base"])
+_FORKED.set_forkserver_preload(
+    ["tests.launched", "trainer.__main__", "trainer.commands.train", "trainer.commands.base"]
+)
 
 
 def start(kind: str, arguments: Sequence[str], log: Path) -> list[BaseProcess]:

@@ -17,12 +17,12 @@ ROWS = [match.groups() for match in map(ROW.fullmatch, (ROOT / "docs/cases.md").
 
 def sources() -> Iterator[tuple[str, str]]:
     """Every test of the tree as the table names it, and its source."""
-    for file in (ROOT / "tests").glob("test_*.py"):
+    for file in (ROOT / "tests").rglob("test_*.py"):
         lines = file.read_text().splitlines()
         for node in ast.parse("\n".join(lines)).body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
                 first = min(decorator.lineno for decorator in [*node.decorator_list, node])
-                yield f"{file.name}::{node.name}", "\n".join(lines[first - 1 : node.end_lineno])
+                yield f"{file.relative_to(ROOT / 'tests')}::{node.name}", "\n".join(lines[first - 1 : node.end_lineno])
 
 
 def errors(kind: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:

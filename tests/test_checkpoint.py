@@ -12,7 +12,7 @@ from service.checkpoint import check_checkpoint, locate
 from tests.conftest import CHECKPOINT, ROOT
 from trainer.__main__ import main
 from trainer.errors import OptionError
-from trainer.model import Checkpoint
+from trainer.model.checkpoint import Checkpoint
 
 MODEL = ROOT / "models/tiny-llava"
 

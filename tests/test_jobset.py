@@ -17,7 +17,7 @@ import yaml
 from service.adapters.store import Store
 from tests.balancers import free_port
 from tests.conftest import ROOT
-from trainer.checkpoints import complete
+from trainer.training.checkpoints import complete
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PODS = 2

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from service.adapters.store import Store
 from tests.conftest import ROOT
 from tests.launched import DDP, FSDP, ONE, ZERO2, ZERO3, run, start
-from trainer.checkpoints import complete
+from trainer.training.checkpoints import complete
 
 pytestmark = [
     pytest.mark.slow,

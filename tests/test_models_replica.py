@@ -18,7 +18,7 @@ from service.adapters.base import Base
 from service.prompt import Prompt
 from service.types import Turn
 from tests.conftest import CHECKPOINT, ROOT
-from trainer.model import Checkpoint
+from trainer.model.checkpoint import Checkpoint
 
 pytest.importorskip("mistral_common")
 # A SentencePiece model writes spaces as "▁" and cannot tell them from it.

@@ -13,7 +13,8 @@ from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfi
 
 from service import usage
 from service.errors import ServiceError
-from trainer.config import (
+from trainer.adapter.unserved_options import refuse_options
+from trainer.config.commands import (
     AlignOptions,
     BaseOptions,
     CollectOptions,
@@ -26,13 +27,12 @@ from trainer.config import (
     TrainOptions,
     TuneOptions,
 )
-from trainer.data.config import DataOptions
+from trainer.config.data import DataOptions
+from trainer.config.file import with_file
 from trainer.errors import TrainerError, condition
-from trainer.options_file import with_file
-from trainer.unserved import refuse_options
 
 if TYPE_CHECKING:
-    from trainer.evaluation import Evaluation
+    from trainer.evaluation.result import Evaluation
 
 
 class Trainer(BaseSettings):
@@ -131,30 +131,30 @@ def _unparsed(error: SettingsError, arguments: Sequence[str]) -> str:
 def _run(options: object, arguments: list[str]) -> None:
     """Commands import torch and transformers only when they run, so that --help is quick."""
     if isinstance(options, TrainOptions):
-        from trainer.train import train
+        from trainer.commands.train import train
 
         train(options, ["python", "-m", "trainer", *arguments])
     elif isinstance(options, BaseOptions | StoreOptions):
         _run(get_subcommand(options), arguments)
     elif isinstance(options, StageOptions):
-        from trainer.base import train_base
+        from trainer.commands.base import train_base
 
         train_base(options)
     elif isinstance(options, EvaluateOptions):
-        from trainer.evaluate import evaluate
+        from trainer.commands.evaluate import evaluate
 
         _print(evaluate(options))
     elif isinstance(options, QuantizeOptions):
-        from trainer.quantize import quantize
+        from trainer.commands.quantize import quantize
 
         if cost := quantize(options):
             _print([cost])
     elif isinstance(options, PublishOptions):
-        from trainer.adopt import adopt
+        from trainer.commands.publish import adopt
 
         adopt(options, ["python", "-m", "trainer", *arguments])
     elif isinstance(options, MergeOptions):
-        from trainer.merge import merge
+        from trainer.commands.merge import merge
 
         merge(options)
     else:
@@ -164,18 +164,18 @@ def _run(options: object, arguments: list[str]) -> None:
 def _look_after(options: object) -> None:
     """Commands about data and stores, which need no model."""
     if isinstance(options, CollectOptions):
-        from trainer.collect import collect
+        from trainer.commands.collect import collect
 
         print(collect(options))
     elif isinstance(options, DataOptions):
-        from trainer.data.commands import run
+        from trainer.commands.data import run
 
         print(run(get_subcommand(options)))
 
 
 def _print(results: "list[Evaluation]") -> None:
     """A line for programs each, then a table for people."""
-    from trainer.evaluation import table
+    from trainer.evaluation.result import table
 
     for result in results:
         print(json.dumps(result.summary()))

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from trainer.config.data import CheckOptions
 from trainer.data import files
-from trainer.data.config import CheckOptions
 from trainer.data.faults import Fault, Faults
 from trainer.data.forms.reading import Reading
 from trainer.data.looks import looked_at

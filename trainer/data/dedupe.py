@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from trainer.config.data import DedupeOptions
 from trainer.data import files, progress
-from trainer.data.config import DedupeOptions
 from trainer.data.copies import Copies
 from trainer.data.looks import looks
 from trainer.data.rows import Row, rows_of

@@ -1,6 +1,6 @@
 """`data filter`: rows whose image a model could learn from; judged on the pixels the service would see."""
 
-from trainer.data.config import FilterOptions
+from trainer.config.data import FilterOptions
 from trainer.data.curation.agreement import agreed
 from trainer.data.curation.hook import load_hook
 from trainer.data.looks import Look, looks

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.data.config import DISTANCE, TOLERANCE
+from trainer.config.data import DISTANCE, TOLERANCE
 from trainer.data.copies import Copies
 from trainer.data.looks import Look
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from trainer.config.data import ImportOptions
 from trainer.data.check import images_of
-from trainer.data.config import ImportOptions
 from trainer.data.faults import Fault
 from trainer.data.forms.reading import Reading
 from trainer.data.looks import looked_at

@@ -4,7 +4,7 @@ import logging
 import posixpath
 import random
 
-from trainer.data.config import MixOptions
+from trainer.config.data import MixOptions
 from trainer.data.progress import told
 from trainer.data.stream import RowFile
 from trainer.data.write import Report, writing

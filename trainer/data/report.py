@@ -9,18 +9,18 @@ from transformers import AutoConfig
 from service.checkpoint import locate
 from service.errors import ServiceError
 from service.prompt import Prompt
+from trainer.config.data import ReportOptions
 from trainer.data import files
-from trainer.data.config import ReportOptions
 from trainer.data.forms.reading import Reading
 from trainer.data.gallery import Gallery, Pair
 from trainer.data.looks import looks
+from trainer.data.pages.pictures import thumbnail
+from trainer.data.pages.set import Card, Set, sentence, warnings, write_page
 from trainer.data.progress import told
 from trainer.data.rows import Row, scan
 from trainer.data.survey import Measured, Sample, Survey, survey
+from trainer.disk import check_file
 from trainer.errors import DataError
-from trainer.places import check_file
-from trainer.report.pictures import thumbnail
-from trainer.report.set import Card, Set, sentence, warnings, write_page
 
 # The side of a picture that is shown, in pixels; the bytes of all of them; questions about each.
 _SIDE, _MOST_BYTES, _SAID = 160, 6_000_000, 4

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.config.data import DISTANCE, TOLERANCE, SplitOptions
 from trainer.data import files, progress
-from trainer.data.config import DISTANCE, TOLERANCE, SplitOptions
 from trainer.data.copies import Copies
 from trainer.data.forms.reading import AUTO, Reading
 from trainer.data.index import image_digests

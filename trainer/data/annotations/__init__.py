@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from tqdm import tqdm
 
+from trainer.config.data import AnnotationForm, AnnotationOptions
 from trainer.data import files
 from trainer.data.annotations.coco import Coco
 from trainer.data.annotations.folders import Folders
@@ -19,7 +20,6 @@ from trainer.data.annotations.table import Table
 from trainer.data.annotations.voc import Voc
 from trainer.data.annotations.wordings import Wordings
 from trainer.data.annotations.yolo import Yolo
-from trainer.data.config import AnnotationForm, AnnotationOptions
 from trainer.data.rows import Row
 from trainer.data.write import Report, Writer, writing
 from trainer.errors import DataError

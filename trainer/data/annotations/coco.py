@@ -9,9 +9,9 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from trainer.config.data import AnnotationOptions
 from trainer.data import files
 from trainer.data.annotations.scene import Scene, Thing, box_of
-from trainer.data.config import AnnotationOptions
 from trainer.data.write import Report
 from trainer.errors import DataError
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
+from trainer.config.data import AnnotationOptions
 from trainer.data import files
 from trainer.data.annotations.pictures import PICTURES
 from trainer.data.annotations.scene import Scene
-from trainer.data.config import AnnotationOptions
 from trainer.data.write import Report
 from trainer.errors import DataError
 

@@ -3,9 +3,9 @@
 import csv
 from collections.abc import Iterator, Sequence
 
+from trainer.config.data import AnnotationOptions
 from trainer.data import files
 from trainer.data.annotations.scene import Scene
-from trainer.data.config import AnnotationOptions
 from trainer.data.write import Report
 from trainer.errors import DataError
 

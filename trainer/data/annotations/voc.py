@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
+from trainer.config.data import AnnotationOptions
 from trainer.data import files
 from trainer.data.annotations.scene import Scene, Thing, box_of
-from trainer.data.config import AnnotationOptions
 from trainer.data.write import Report
 from trainer.errors import DataError
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
+from trainer.config.data import AnnotationOptions
 from trainer.data import files
 from trainer.data.annotations.pictures import PICTURES
 from trainer.data.annotations.scene import Scene, Thing, box_of
-from trainer.data.config import AnnotationOptions
 from trainer.data.write import Report
 from trainer.errors import DataError
 

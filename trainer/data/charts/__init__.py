@@ -3,12 +3,12 @@
 import numpy as np
 from tqdm import tqdm
 
+from trainer.config.data import ChartOptions
 from trainer.data import files
 from trainer.data.charts.chart import invent
 from trainer.data.charts.drawing import draw
 from trainer.data.charts.endpoint import Endpoint
 from trainer.data.charts.questions import ask
-from trainer.data.config import ChartOptions
 from trainer.data.rows import Row
 from trainer.data.write import Report, writing
 

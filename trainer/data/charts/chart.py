@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.data.config import ChartOptions, Kind
+from trainer.config.data import ChartOptions, Kind
 
 # Short enough to stand side by side in 128 pixels.
 THEMES: dict[str, tuple[str, ...]] = {

@@ -5,9 +5,9 @@ from typing import Any
 
 import httpx
 
+from trainer.config.data import ChartOptions
 from trainer.data.charts.chart import Chart
 from trainer.data.charts.questions import Question
-from trainer.data.config import ChartOptions
 from trainer.errors import OptionError
 
 TASK = (

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trainer.config.data import Asked, Refer
 from trainer.data.charts.chart import Chart
-from trainer.data.config import Asked, Refer
 
 PARTS = {"pie": "slices", "funnel": "stages", "bar": "bars", "grouped": "bars", "line": "points", "scatter": "points"}
 # Charts whose parts stand in a row, and how the parts are called then; as many as `parts` allows.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from tqdm import tqdm
 
-from trainer.data.config import BalanceOptions
+from trainer.config.data import BalanceOptions
 from trainer.data.rows import Row, rows_of
 from trainer.data.write import Report, writing
 from trainer.errors import OptionError

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from trainer.data.config import EndpointOptions
+from trainer.config.data import EndpointOptions
 from trainer.errors import OptionError
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from functools import lru_cache
 import numpy as np
 from tqdm import tqdm
 
+from trainer.config.data import ScoreOptions
 from trainer.data import files
-from trainer.data.config import ScoreOptions
 from trainer.data.curation.embedding import Embedder
 from trainer.data.curation.neighbours import Space
 from trainer.data.looks import looks

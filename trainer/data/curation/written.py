@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from service.errors import ServiceError
 from service.images import decode
+from trainer.config.data import CaptionOptions, EndpointOptions, QuestionOptions
 from trainer.data import files
 from trainer.data.annotations.pictures import PICTURES
 from trainer.data.charts.endpoint import accept
-from trainer.data.config import CaptionOptions, EndpointOptions, QuestionOptions
 from trainer.data.curation.agreement import agreed
 from trainer.data.curation.endpoint import Said, VisionEndpoint
 from trainer.data.curation.hook import load_hook

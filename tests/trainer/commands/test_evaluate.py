@@ -1,0 +1,166 @@
+"""`trainer evaluate`: the same rows asked of base and adapters, in process and of a service, and what is warned of."""
+
+import asyncio
+import hashlib
+import json
+import shutil
+import socket
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from loadtest.stores import files_of
+from service.adapters.store import Store
+from service.errors import AdapterRefused
+from tests.conftest import ADAPTERS, ROOT, Running, png
+from trainer.__main__ import main
+from trainer.commands.evaluate import evaluate
+from trainer.config.commands import EvaluateOptions
+from trainer.data.digests import IMAGES, image_list
+from trainer.training.checkpoints import MARK
+
+MODEL = str(ROOT / "models/tiny-llava")
+COLOURS = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("held-out")
+    asked = [("what color is the shape?", None, "colour"), ("which digit is this?", "7", "digit")]
+    lines = [{"question": "what is 1 + 1?", "answer": "2", "category": "text"}]
+    for colour in COLOURS:
+        (folder / f"{colour}.png").write_bytes(png(colour))
+        lines += [
+            {"image": f"{colour}.png", "question": question, "answer": answer or colour, "category": category}
+            for question, answer, category in asked
+        ]
+    (folder / "test.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def options(data: Path, *adapters: str, **others: object) -> EvaluateOptions:
+    fields = {"adapter": adapters, "data": str(data / "test.jsonl"), "images": str(data), "store": ADAPTERS}
+    return EvaluateOptions.model_validate(fields | {"max_tokens": 8} | others)
+
+
+@pytest.fixture
+async def url(fake: Running) -> AsyncGenerator[str, None]:
+    server = uvicorn.Server(uvicorn.Config(fake.app, lifespan="off", log_config=None))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        task = asyncio.create_task(server.serve([listening]))
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        await task
+
+
+async def test_a_service_is_asked_every_row_of_the_base_once_and_of_each_adapter(url: str, data: Path) -> None:
+    found = await asyncio.to_thread(evaluate, options(data, "digits", "shapes", url=[url]))
+    assert [each.adapter for each in found] == ["digits", "shapes"]
+    assert found[0].base == found[1].base
+    assert len(found[0].base) == len(found[0].rows) == 7
+    assert found[0].answers != found[1].answers
+    assert (found[0].source.place, found[0].source.precision) == (url, "int4")
+
+
+async def test_an_adapter_that_the_service_lacks_is_named(
+    url: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = ["--data", str(data / "test.jsonl"), "--images", str(data), "--url", url]
+    assert await asyncio.to_thread(main, ["evaluate", "--adapter", "digits", "--adapter", "nothing", *paths]) == 2
+    assert "--adapter nothing" in capsys.readouterr().err
+
+
+def test_in_process_the_base_is_itself_again_behind_every_adapter(data: Path) -> None:
+    """The repository's adapters answer in their domains, in whichever order; the base's answers are its own."""
+    digits, shapes = evaluate(options(data, "digits", "shapes", model=MODEL))
+    alone, *_ = evaluate(options(data, "shapes", model=MODEL))
+    assert alone.answers == shapes.answers
+    assert alone.base == shapes.base == digits.base
+    assert shapes.answers != digits.answers
+    assert (digits.source.base_id, digits.source.precision) == ("tiny-llava", "bfloat16")
+    by_category = {found.category: found for found in shapes.measures if found.metric == "normalised"}
+    assert by_category["colour"].adapter.mean == 1
+    assert list(by_category) == ["colour", "digit", "text", "all"]
+
+
+@pytest.mark.parametrize("asked", ["run", "run/checkpoints/checkpoint-100"])
+def test_a_training_run_is_evaluated_by_its_last_complete_checkpoint(data: Path, tmp_path: Path, asked: str) -> None:
+    """As the trainer leaves it: with pickles of the optimizer beside the adapter, which nothing reads here."""
+    for step, name in ((90, "digits"), (100, "shapes"), (110, "digits")):
+        checkpoint = tmp_path / f"run/checkpoints/checkpoint-{step}"
+        shutil.copytree(Store(ADAPTERS).stable(name).path, checkpoint, copy_function=shutil.copyfile)
+        for pickle in ("optimizer.pt", "rng_state.pth", "training_args.bin"):
+            (checkpoint / pickle).write_bytes(b"PK")
+        if step != 110:
+            (checkpoint / MARK).touch()
+    known = image_list([hashlib.sha256((data / "red.png").read_bytes()).hexdigest()])
+    (tmp_path / "run" / IMAGES).write_text(known)
+    (found,) = evaluate(options(data, str(tmp_path / asked), model=MODEL, limit=2))
+    (expected,) = evaluate(options(data, "shapes", model=MODEL, limit=2))
+    assert found.adapter == Path(asked).name
+    assert found.answers == expected.answers
+    assert found.seen == (str(data / "red.png"),)
+
+
+def test_what_a_run_has_learnt_comes_before_its_checkpoints(data: Path, tmp_path: Path) -> None:
+    for place, name in (("checkpoints/checkpoint-9", "digits"), ("learnt", "shapes")):
+        shutil.copytree(Store(ADAPTERS).stable(name).path, tmp_path / place, copy_function=shutil.copyfile)
+    (tmp_path / "checkpoints/checkpoint-9" / MARK).touch()
+    (tmp_path / "learnt/training_args.bin").write_bytes(b"PK")
+    (found,) = evaluate(options(data, str(tmp_path), model=MODEL, limit=2))
+    assert found.answers == evaluate(options(data, "shapes", model=MODEL, limit=2))[0].answers
+
+
+def test_held_out_images_that_the_adapter_was_trained_on_are_told(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = files_of(Store(ADAPTERS).stable("digits"))
+    known = image_list([hashlib.sha256((data / "red.png").read_bytes()).hexdigest()]).encode()
+    Store(tmp_path).publish("digits", files | {IMAGES: known})
+    (found,) = evaluate(options(data, "digits", model=MODEL, store=tmp_path, limit=3))
+    assert found.seen == (str(data / "red.png"),)
+    assert "was trained on 1 of these images" in caplog.text
+
+
+def test_an_adapter_made_for_another_base_is_refused(data: Path, tmp_path: Path) -> None:
+    files = files_of(Store(ADAPTERS).stable("digits"))
+    manifest = json.loads(files["manifest.json"]) | {"base_digest": "0" * 64}
+    Store(tmp_path).publish("digits", files | {"manifest.json": json.dumps(manifest).encode()})
+    with pytest.raises(AdapterRefused, match="trained on base"):
+        evaluate(options(data, "digits", model=MODEL, store=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--adapter", "nothing", "--model", MODEL], "--adapter nothing"),
+        (["--adapter", "digits", "--model", MODEL, "--url", "http://127.0.0.1:9"], "--model"),
+        (["--model", MODEL], "adapter"),
+        (["--adapter", "digits", "--model", "/nowhere"], "/nowhere"),
+        (["--adapter", "digits", "--url", "http://127.0.0.1:9"], "make serve"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(
+    data: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    paths = ["--data", str(data / "test.jsonl"), "--images", str(data), "--store", str(ADAPTERS)]
+    try:
+        status: object = main(["evaluate", *paths, *arguments])
+    except SystemExit as leave:  # argparse's own way out
+        status = leave.code
+    assert status == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_command_prints_a_line_for_programs_and_a_table(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = ["--data", str(data / "test.jsonl"), "--images", str(data), "--store", str(ADAPTERS), "--limit", "3"]
+    assert main(["evaluate", "--adapter", "shapes", "--model", MODEL, *paths]) == 0
+    line, *table = capsys.readouterr().out.splitlines()
+    summary = json.loads(line)
+    assert (summary["rows"], summary["adapter"]) == (3, "shapes")
+    mean, low, high = summary["metrics"]["anls"]["gain"]
+    assert low <= mean <= high
+    assert "gain" in table[0]
+    assert len(table) == 1 + len({"colour", "digit", "text", "all"})

@@ -1,0 +1,91 @@
+"""Bootstrap intervals and the table of metrics by category, against examples worked by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.data.rows import Row
+from trainer.evaluation.intervals import DRAWS, intervals
+from trainer.evaluation.score import by_category, measure, score
+from trainer.metrics import METRICS
+
+ROWS = [
+    Row("1", "a.png", "what colour?", "red", "colour"),
+    Row("2", "a.png", "how many?", "2", "count"),
+    Row("3", "b.png", "what colour?", "blue", "colour"),
+    Row("4", "c.png", "how many?", "100", "count"),
+]
+BASE = ["red", "3", "red", "90"]
+ADAPTER = ["Red.", "two", "green", "98"]
+
+
+def test_counts_are_of_right_answers_by_normalised_match() -> None:
+    total = score(ROWS, BASE, ADAPTER)
+    assert (total.rows, total.base, total.adapter) == (4, 1, 2)
+    assert {name: (found.base, found.adapter) for name, found in by_category(ROWS, BASE, ADAPTER).items()} == {
+        "colour": (1, 1),
+        "count": (0, 1),
+    }
+
+
+def test_every_metric_has_its_mean_by_category_and_over_all() -> None:
+    found = {(each.metric, each.category): each for each in measure(ROWS, BASE, ADAPTER)}
+    assert {category for _, category in found} == {"colour", "count", "all"}
+    assert found["normalised", "all"].adapter.mean == 0.5
+    assert found["normalised", "all"].gain.mean == pytest.approx(0.25)
+    assert found["exact", "colour"].base.mean == 0.5
+    assert found["exact", "colour"].gain.mean == -0.5
+    # "98" is within 5% of 100, "90" is not, and "two" is no number.
+    assert (found["relaxed", "count"].base.mean, found["relaxed", "count"].adapter.mean) == (0, 0.5)
+    # "red" is wholly itself, "Red." has one letter more: (3/4 + 0) / 2.
+    assert found["anls", "colour"].adapter.mean == pytest.approx(0.375)
+    assert (found["anls", "all"].rows, found["anls", "all"].images) == (4, 3)
+
+
+def test_rows_that_name_no_category_are_counted_once() -> None:
+    rows = [Row(str(n), None, "?", "yes", "all") for n in range(3)]
+    assert len(measure(rows, ["no"] * 3, ["yes"] * 3)) == len(METRICS)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_the_interval_of_independent_rows_is_that_of_the_binomial(share: float) -> None:
+    count = 400
+    column = np.zeros((count, 1))
+    column[: int(share * count)] = 1
+    (found,) = intervals(column, range(count), seed=0)
+    half = 1.96 * (share * (1 - share) / count) ** 0.5
+    assert found.mean == pytest.approx(share)
+    assert (found.mean - found.low, found.high - found.mean) == pytest.approx((half, half), rel=0.12)
+
+
+def test_rows_of_one_image_count_as_one_piece_of_evidence() -> None:
+    column = np.repeat(np.arange(50) % 2, 8).astype(float)[:, None]
+    (alone,), (together,) = intervals(column, range(400), 0), intervals(column, [n // 8 for n in range(400)], 0)
+    # Eight rows that always agree tell as much as one: the interval is wider by the root of eight.
+    assert (together.high - together.low) / (alone.high - alone.low) == pytest.approx(8**0.5, rel=0.12)
+
+
+def test_a_difference_is_paired() -> None:
+    """Two models that are right on the same half but for one row differ surely, though each alone is unsure."""
+    base = np.arange(200) % 2 * 1.0
+    columns = np.stack([base, np.minimum(base + 0.1, 1.1), np.full(200, 0.1)], axis=1)
+    one, other, gain = intervals(columns, range(200), 0)
+    assert one.high > other.low
+    assert gain.low == pytest.approx(0.1)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=20), st.integers(0, 100))
+def test_an_interval_lies_around_its_mean_and_a_seed_repeats_it(values: list[float], seed: int) -> None:
+    column = np.array(values)[:, None]
+    (found,) = intervals(column, range(len(values)), seed)
+    assert min(values) <= found.low <= found.mean + 1e-9
+    assert found.mean - 1e-9 <= found.high <= max(values)
+    assert intervals(column, range(len(values)), seed) == [found]
+    assert DRAWS >= 1000
+
+
+def test_no_rows_are_refused_rather_than_scored() -> None:
+    with pytest.raises(ValueError, match="0 rows"):
+        measure([], [], [])

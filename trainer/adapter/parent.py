@@ -1,0 +1,80 @@
+"""The adapter that a training goes on from (--init-adapter): found, judged, and what its successor says of it."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.adapters import manifest as manifests
+from service.adapters.manifest import Manifest
+from service.adapters.modules import WEIGHTS
+from trainer.adapter.local import Lens
+from trainer.config.commands import TrainOptions
+from trainer.data.digests import IMAGES
+from trainer.data.rows import Row
+from trainer.errors import OptionError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """An adapter to go on from."""
+
+    lens: Lens
+
+    @classmethod
+    def of(cls, options: TrainOptions, base: Path, output: Path) -> "Parent | None":
+        """The adapter that the options name, if any, for the base checkpoint in a directory; `output` is the run's.
+
+        Raises:
+            OptionError: it is not there, or lies in the run's own directory.
+            AdapterRefused: it does not fit the base.
+        """
+        if options.init_adapter is None:
+            return None
+        lens = Lens.find(options.init_adapter, options.store, "--init-adapter")
+        if output.resolve() in lens.weights.resolve().parents:
+            raise OptionError(
+                f"--init-adapter {options.init_adapter}: lies in {output}, where this run is to write: give another"
+                " --name or --output"
+            )
+        lens.judge(base)
+        return cls(lens)
+
+    @property
+    def _sha256(self) -> str:
+        return hashlib.sha256((self.lens.weights / WEIGHTS).read_bytes()).hexdigest()
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a resumed run compares."""
+        return {"init-adapter": self._sha256}
+
+    @property
+    def said(self) -> str:
+        """What its successor's card says of it."""
+        file = self.lens.origin / manifests.FILE
+        if not file.is_file():
+            return f"{self.lens.name} (weights {self._sha256[:12]})"
+        manifest = Manifest.model_validate_json(file.read_bytes())
+        score = manifest.score
+        held_out = f", {score.adapter} of {score.rows} held-out rows right" if score.rows else ""
+        return f"{manifest.name}@{self.lens.weights.name[:12]} (data {manifest.data_digest[:12]}{held_out})"
+
+    def images(self, images: str, held_out: Sequence[Row], digests: Mapping[str, str]) -> str:
+        """The image list of what both it and its successor, which has the list `images`, were trained on.
+
+        Held-out images that it was trained on are told: they flatter the score.
+        """
+        asked = {row.image: digests[row.image] for row in held_out if row.image}
+        if seen := self.lens.trained_on(asked):
+            log.warning(
+                "%s was trained on %d of %d held-out images, %s first: the score flatters; --eval-data with others"
+                " would not",
+                *(self.lens.name, len(seen), len(asked), seen[0]),
+            )
+        file = self.lens.origin / IMAGES
+        before = file.read_text().splitlines() if file.is_file() else []
+        return "".join(f"{line}\n" for line in sorted({*images.splitlines(), *before}))

@@ -1,0 +1,113 @@
+"""`trainer train`, start to end: rows -> features -> LoRA -> scores on held-out rows -> a version in the store."""
+
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from service.adapters.base import Base
+from service.adapters.manifest import Manifest
+from service.adapters.modules import CONFIG
+from service.checkpoint import locate
+from service.types import Adapter
+from trainer.adapter.local import Lens
+from trainer.adapter.parent import Parent
+from trainer.adapter.version import now, plain_config, publish, trainer_version
+from trainer.config.commands import TrainOptions
+from trainer.data.digests import IMAGES, data_digest, image_list
+from trainer.data.forms.reading import Reading
+from trainer.data.rows import asked
+from trainer.data.split import read_sides, sample
+from trainer.disk import check_folder
+from trainer.evaluation.comparison import compare
+from trainer.evaluation.gate import check_gain
+from trainer.evaluation.probes import choose_probes
+from trainer.evaluation.report import write_report
+from trainer.evaluation.result import Source
+from trainer.model.checkpoint import Checkpoint, add_lora, alone
+from trainer.processes import here
+from trainer.training.lessons import prepare
+from trainer.training.loop import fit, uses_bfloat16
+from trainer.training.run import begin, facts, owned
+
+log = logging.getLogger(__name__)
+
+
+def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
+    """Train, evaluate, publish; of several processes only the first evaluates and publishes, the others get None.
+
+    Raises:
+        TrainerError: faulty rows or options, or an adapter that gains nothing.
+        FileNotFoundError: `options.model` is not a LLaVA checkpoint.
+    """
+    output = options.output or Path("runs") / options.name
+    check_folder("--store", options.store)
+    if options.feature_cache:
+        check_folder("--feature-cache", options.feature_cache)
+    # A plan leaves a run's directory as it is, also one that another process is training in.
+    with nullcontext() if options.plan else owned(output, "train"):
+        return _train(options, output, command)
+
+
+def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapter | None:
+    # 1. Rows, none of them on both sides.
+    sides = read_sides(
+        options.sets, options.eval_data, options.holdout, options.seed, options.feature_cache, Reading.of(options)
+    )
+    rows, held_out = sides.train, sample(sides.held_out, options.score_rows, options.seed)
+    log.info("%d training rows, %d held out, %d of these scored", len(rows), len(sides.held_out), len(held_out))
+    # 2. The base, and what its frozen half makes of every image.
+    path = locate(options.model)
+    parent = Parent.of(options, path, output)
+    if not options.plan:
+        begun_from = parent.facts if parent else {}
+        begin(output, options, begun_from | facts(options, sides, Base.of_checkpoint(path)), options.resume)
+    checkpoint = Checkpoint.load(path, options.nf4, uses_bfloat16(options))
+    lessons = prepare(checkpoint, rows, held_out, sides.digests, options, partial(add_lora, options=options))
+    if lessons is None:
+        return None
+    # 3. The adapter.
+    model = add_lora(checkpoint.model, options, parent.lens.weights if parent else None)
+    shape = model.peft_config["default"]
+    images = image_list(sides.digests[image] for image in lessons.trees.tokens.images)
+    if parent:
+        images = parent.images(images, held_out, sides.digests)
+    if here().is_main_process:
+        (output / IMAGES).write_text(images)
+    weights = fit(model, lessons, options, output)
+    if here().is_main_process:
+        (weights / CONFIG).write_bytes(plain_config(weights))
+    here().wait_for_everyone()
+    # 4. Both models on the held-out rows, the adapter as it was written; each process asks its share.
+    lens, whole = Lens(options.name, weights, output), alone(checkpoint, model, options.nf4)
+    trial = compare(lens, whole, asked(held_out), lessons.sight, options.gate, options.max_tokens)
+    if not here().is_main_process:
+        return None
+    source = Source(options.model, checkpoint.base.id, checkpoint.base.precision)
+    write_report(str(output / "report.html"), [replace(trial.evaluation(source, options.name), run=output)])
+    check_gain(trial.gate, len(trial.rows), f"it lies in {weights}")
+    # 5. A version that says how it was made.
+    manifest = Manifest(
+        name=options.name,
+        about=options.about,
+        created=now(),
+        trainer=trainer_version(),
+        **checkpoint.facts,
+        rank=max([shape.r, *shape.rank_pattern.values()]),
+        alpha=shape.lora_alpha,
+        targets=str(shape.target_modules),
+        modality=options.modality,
+        data_digest=data_digest(rows, sides.digests),
+        score=trial.score,
+        categories=trial.categories,
+        gate=trial.gate,
+        begun_from=parent.said if parent else "",
+        probes=choose_probes(trial.rows, trial.base, trial.adapter, checkpoint.prompt, checkpoint.preparation),
+    )
+    published = publish(options.store, manifest, weights, shlex.join(command or sys.argv), images)
+    log.info("published %s as %s", published.key, published.path)
+    return published

@@ -1,0 +1,386 @@
+"""Every option of every command, declared once: the command line and its --help come from these classes."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_settings import CliSubCommand
+
+from service.adapters.aliases import AliasName
+from trainer.config.data import Listed, ReadingOptions, Seed
+
+# The largest that any service may be set to allow.
+LARGEST_RANK = 512
+# The ranks vLLM has kernels for; a command line gives text, which a Literal of numbers would not take.
+Rank = Annotated[Literal[8, 16, 32, 64, 128, 256], BeforeValidator(int)]
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from error
+    return text
+
+
+Expression = Annotated[str, AfterValidator(_expression)]
+
+
+# What an adapter may change of a layer; the engine serves LoRA on all of these and on nothing else.
+Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LINEARS: tuple[Linear, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# What decides whether an adapter is better than its base: trainer/evaluation/gate.py.
+Gate = Literal["auto", "loss", "normalised", "exact", "anls", "relaxed", "f1"]
+GATE = (
+    "what has to be better than the base's on held-out rows, or nothing is published: the loss of the right answers, or"
+    " the mean of a metric over the answers given; auto: loss where answers are free text, else normalised"
+)
+MAX_TOKENS = "longest answer that is scored, in tokens [the longest held-out answer]"
+MaxTokens = Annotated[int, Field(gt=0, le=4096)]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Configured(_Options):
+    config: Path | None = Field(
+        None,
+        description="a YAML file of options by their names, as every run leaves one in options.yaml; those given beside"
+        " it on the command line come first",
+    )
+
+
+class LoopOptions(_Configured, ReadingOptions):
+    """What every training has."""
+
+    headings: ClassVar[dict[str, str]] = {
+        "data": "the rows",
+        "epochs": "how it learns",
+        "feature_cache": "what it takes of the machine",
+        "plan": "the run",
+    }
+
+    data: Listed = Field(
+        min_length=1,
+        description="training rows, a path or URL: LLaVA's, {image, question, answer}, or another form of"
+        " docs/data-forms.md; several sets are trained on together where --data is given several times",
+    )
+    images: Listed = Field(
+        [""],
+        min_length=1,
+        description="the folder, a path or URL, that the rows' image names are relative to; of several sets one for"
+        " all, or one for each in their order [the rows are text alone]",
+    )
+    eval_data: str | None = Field(
+        None,
+        description="held-out rows, named relative to the first --images; without it a share of the images is held out",
+    )
+    holdout: float = Field(0.1, gt=0, lt=1, description="share of the images held out, by seed")
+
+    epochs: float = Field(3.0, gt=0, description="passes over the training rows")
+    max_steps: int | None = Field(None, gt=0, description="end after so many updates, whatever --epochs says")
+    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate; small models want more")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the rate rises to its peak")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="how the rate falls from its peak to 0 behind the warmup; constant: it stays"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="of the weights that learn, times the rate in every update")
+    clip: float = Field(1.0, ge=0, description="longest gradient, by its norm; longer ones are shortened; 0: never")
+    optimizer: Literal["adamw", "adamw-8bit", "muon"] = Field(
+        "adamw",
+        description="adamw-8bit: a quarter of its memory, on a GPU, by bitsandbytes; muon: steps of one size in all"
+        " directions of a matrix, which teach a small base in fewer of them what it knows little of; on whole matrices,"
+        " so for LoRA alone and not under DeepSpeed or FSDP",
+    )
+    rows_per_step: int = Field(64, gt=0, description="rows whose gradients make one update, of all devices together")
+    tokens: int | None = Field(
+        None,
+        gt=0,
+        description="tokens that go through a device at once: the one number that bounds its memory; an update takes"
+        " as many such passes as its rows need [what fits, 8192 at most]",
+    )
+    patience: int | None = Field(
+        None,
+        gt=0,
+        description="stop after so many checkpoints, one an epoch or every --save-steps, without a lower held-out loss;"
+        " the best is kept",
+    )
+    feature_cache: Path = Field(
+        Path("runs/features"),
+        description="where the tower's states of images are kept for other runs, 2 bytes x tokens x tower's hidden size"
+        " an image (1.2 MB at LLaVA-1.5's size)",
+    )
+    feature_cache_gb: float | None = Field(
+        None, gt=0, description="gigabytes that the feature cache may take [all that is free]"
+    )
+    no_feature_cache: bool = Field(False, description="keep no features: the tower runs in each step")
+    group_by_modality: bool = Field(
+        False, description="an update has images or text alone, as LLaVA groups them; on by default for base tune"
+    )
+    workers: int = Field(0, ge=0, description="processes that gather the next steps' data; 0: the training does it")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of matrix products; auto: bfloat16 where the machine has it"
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="compute activations twice to hold fewer in memory; chosen anyway where they would not fit",
+    )
+    plan: bool = Field(
+        False, description="say what the training takes in memory, how many updates and how long, and end"
+    )
+    save_steps: int | None = Field(None, gt=0, description="keep a checkpoint every so many steps [every epoch]")
+    log_steps: int = Field(1, gt=0, description="steps that make a point of the loss curve")
+    track: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="also log to these")
+    seed: Seed = Field(0, description="of the split, the initial weights and the order")
+    score_rows: int = Field(
+        2000,
+        gt=0,
+        description="held-out questions asked and measured, of each category its share; 2000 are known to 2%",
+    )
+    resume: bool = Field(
+        False,
+        description="go on from the run's last complete checkpoint, as if never stopped; data and options that shape"
+        " the weights have to be the run's, and others are refused by name",
+    )
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        if len(self.images) not in (1, len(self.data)):
+            raise ValueError(
+                f"--images: {len(self.data)} sets are named by --data and {len(self.images)} folders: give one for all,"
+                " or one for each"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _installed(self) -> Self:
+        asked: dict[str, str] = {f"--track {name}": name for name in self.track}
+        if self.optimizer == "adamw-8bit":
+            asked["--optimizer adamw-8bit"] = "bitsandbytes"
+        if getattr(self, "nf4", False):
+            asked["--nf4"] = "bitsandbytes"
+        for option, package in asked.items():
+            if find_spec(package) is None:
+                raise ValueError(f"{option}: needs a package that is not installed: {package}")
+        return self
+
+    @property
+    def sets(self) -> list[tuple[str, str]]:
+        """Each file of rows with its image folder."""
+        folders = self.images if len(self.images) == len(self.data) else self.images * len(self.data)
+        return list(zip(self.data, folders, strict=True))
+
+
+class TrainOptions(LoopOptions):
+    """Train a LoRA adapter from questions about images, score it against its base, and publish it to a store."""
+
+    headings = {"name": "the adapter", **LoopOptions.headings, "rank": "LoRA", "gate": "before it is published"}
+    examples: ClassVar[tuple[str, ...]] = (
+        "python -m trainer train --name meters --data rows.jsonl --images photos",
+        "python -m trainer train --name meters --data rows.jsonl --images photos --plan",
+        "python -m trainer train --name meters --data rows.jsonl --images photos --rank 64 --epochs 5 --resume",
+    )
+    # A bad name would otherwise be found when hours of training are to be published.
+    name: AliasName = Field(description="the adapter's name: what a question's `adapter` will say")
+    about: str = Field("", description="what it is for and what it is not, for its card and GET /v1/adapters")
+    store: Path = Field(Path("adapters"), description="the adapter store to publish into")
+    model: str = Field("models/tiny-llava", description="base checkpoint: a directory, or a Hugging Face id")
+    output: Path | None = Field(None, description="where the run keeps its log and checkpoints [runs/NAME]")
+    modality: Literal["image", "text", "any"] = Field("any", description="which questions the adapter is meant for")
+
+    rank: Rank = Field(16, description="LoRA rank; above 64 returns little")
+    alpha: float | None = Field(None, gt=0, description="LoRA alpha [2 x rank]")
+    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)")
+    rank_pattern: dict[Expression, Rank] = Field(
+        default_factory=dict,
+        description="other ranks for modules whose name ends so: an expression each, as layers.0.*=32",
+    )
+    alpha_pattern: dict[Expression, float] = Field(default_factory=dict, description="other alphas, likewise")
+    nf4: bool = Field(
+        False,
+        description="hold the base's language model in 4-bit NormalFloat (QLoRA): least memory, not what serves;"
+        " an INT4 checkpoint as --model trains on the very values that serve",
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
+    targets: tuple[Linear, ...] = Field(
+        LINEARS, min_length=1, description="linears of each layer that learn, as q_proj,v_proj [all seven]"
+    )
+    init_adapter: str | None = Field(
+        None,
+        description="go on from this adapter on new data: one of the store, a run, or a directory of PEFT's files; its"
+        " rank, alpha and targets stay",
+    )
+    gate: Gate = Field("auto", description=GATE)
+    max_tokens: MaxTokens | None = Field(None, description=MAX_TOKENS)
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> Self:
+        """An adapter that is gone on from has a shape already."""
+        for name in ("rank", "alpha", "rslora", "rank_pattern", "alpha_pattern", "targets", "dropout"):
+            default = type(self).model_fields[name].get_default(call_default_factory=True)
+            if self.init_adapter is not None and getattr(self, name) != default:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option}: the adapter of --init-adapter keeps its own: leave --{option} out")
+        return self
+
+    @property
+    def lora_alpha(self) -> float:
+        """Alpha as given, or twice the rank."""
+        return self.alpha or 2 * self.rank
+
+    @property
+    def largest_rank(self) -> int:
+        """Of the rank and its pattern: what a service has to allow."""
+        return max([self.rank, *self.rank_pattern.values()])
+
+
+class StageOptions(LoopOptions):
+    """What both stages of a base's training have; defaults by stage are LLaVA-1.5's.
+
+    Liu et al., "Improved Baselines with Visual Instruction Tuning", CVPR 2024: one epoch and a cosine schedule each.
+    """
+
+    headings = {"model": "the checkpoints", **LoopOptions.headings}
+    stage: ClassVar[str]
+    learns: ClassVar[tuple[str, ...]]
+    written: ClassVar[Literal["asked", "plain"]] = "asked"
+    model: str = Field(description="checkpoint to begin with, not INT4: a directory, or a Hugging Face id")
+    output: Path = Field(
+        description="a new directory for the trained checkpoint; the run keeps its log and checkpoints in runs/NAME"
+    )
+    epochs: float = Field(1.0, gt=0, description="passes over the training rows")
+    optimizer: Literal["adamw", "adamw-8bit"] = Field(
+        "adamw", description="adamw-8bit: a quarter of its memory, on a GPU, by bitsandbytes"
+    )
+
+
+class AlignOptions(StageOptions):
+    """Stage 1: the projector alone learns, from captions of images in LLaVA's plain form, image and caption alone."""
+
+    stage = "align"
+    learns = ("multi_modal_projector",)
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    written = "plain"
+    rows_per_step: int = Field(256, gt=0, description="rows whose gradients make one update, of all devices together")
+
+
+class TuneOptions(StageOptions):
+    """Stage 2: projector and language model learn to follow instructions; the tower stays as it is."""
+
+    stage = "tune"
+    learns = ("multi_modal_projector", "language_model", "lm_head")
+    learning_rate: float = Field(2e-5, gt=0, description="peak learning rate")
+    rows_per_step: int = Field(128, gt=0, description="rows whose gradients make one update, of all devices together")
+    group_by_modality: bool = Field(True, description="an update has images or text alone, as LLaVA groups them")
+
+
+class BaseOptions(_Options):
+    """Train a base checkpoint, which adapters are then made for, in LLaVA's two stages."""
+
+    align: CliSubCommand[AlignOptions] = Field(description="stage 1: the projector, from captions")
+    tune: CliSubCommand[TuneOptions] = Field(description="stage 2: projector and language model, from instructions")
+
+
+class EvaluateOptions(_Configured, ReadingOptions):
+    """Ask held-out rows of a base and of adapters, in process or of a running service, and compare their answers."""
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "python -m trainer evaluate --adapter meters --data held-out.jsonl --images photos --report report.html",
+        "python -m trainer evaluate --adapter meters --data held-out.jsonl --images photos --model models/tiny-llava",
+    )
+    adapter: list[str] = Field(
+        min_length=1, description="adapter to compare with the base; several are compared. In process: a run too"
+    )
+    data: str = Field(description="held-out rows, in any form that training takes")
+    images: str = Field("", description="the folder that the rows' image names are relative to [they are text alone]")
+    model: str | None = Field(None, description="base checkpoint to ask in process; without it a service is asked")
+    store: Path = Field(Path("adapters"), description="in process: the adapter store")
+    url: list[str] | None = Field(
+        None, description="the service's address; several are compared [http://127.0.0.1:8000]"
+    )
+    limit: int | None = Field(None, gt=0, description="only the first rows")
+    score_rows: int = Field(2000, gt=0, description="questions asked, of each category its share; 2000 are known to 2%")
+    max_tokens: MaxTokens | None = Field(
+        None, description="longest answer, in tokens [in process the longest right answer; of a service 64]"
+    )
+    clients: int = Field(32, gt=0, description="of a service: questions asked at once")
+    seed: Seed = Field(0, description="of the 95% intervals, which are drawn")
+    report: str | None = Field(None, description="also write what was found as one HTML page to this path or URL")
+
+
+class PublishOptions(_Configured, ReadingOptions):
+    """Publish a PEFT adapter made elsewhere: convert it, or refuse it by name, and ask it against its base."""
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "python -m trainer publish --adapter saves/llava/lora --name meters --model llava-hf/llava-1.5-7b-hf",
+    )
+    adapter: Path = Field(
+        description="what a tool has left: the directory of PEFT's files, or one that holds it, as Trainer's output"
+        " does with its checkpoints; docs/foreign-adapters.md says what happens to which"
+    )
+    name: AliasName = Field(description="the adapter's name in the store: what a question's `adapter` will say")
+    about: str = Field("", description="what it is for and what it is not, for its card and GET /v1/adapters")
+    store: Path = Field(Path("adapters"), description="the adapter store to publish into")
+    model: str = Field("models/tiny-llava", description="base checkpoint: a directory, or a Hugging Face id")
+    modality: Literal["image", "text", "any"] = Field("any", description="which questions the adapter is meant for")
+    max_rank: Rank = Field(64, description="largest rank, as the service's VQA_MAX_LORA_RANK")
+    data: str | None = Field(
+        None, description="held-out rows to score it by; without them it only has to differ from its base"
+    )
+    images: str | None = Field(None, description="the folder that the rows' image names are relative to")
+    limit: int | None = Field(None, gt=0, description="only the first rows")
+    gate: Gate = Field("auto", description=GATE)
+    max_tokens: MaxTokens | None = Field(None, description=MAX_TOKENS)
+    report: str | None = Field(None, description="also write the scores as one HTML page to this path or URL")
+
+
+class QuantizeOptions(_Configured, ReadingOptions):
+    """Pack a base's language model to INT4 (W4A16), the form that the service runs, and count what it costs."""
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "python -m trainer quantize --model llava-hf/llava-1.5-7b-hf --output models/llava-int4",
+    )
+    model: str = Field(description="base checkpoint to pack: a directory, or a Hugging Face id")
+    output: Path = Field(description="a new directory for the packed checkpoint")
+    data: str | None = Field(
+        None, description="rows to fit the packing to (GPTQ), and to count its cost on; without: data-free rounding"
+    )
+    images: str | None = Field(None, description="the folder that the rows' image names are relative to")
+    fit: bool = Field(
+        True, description="fit the packing to --data; --no-fit: data-free, and the rows only count its cost"
+    )
+    samples: int = Field(512, gt=0, description="rows that GPTQ sees")
+    holdout: float = Field(0.1, gt=0, lt=1, description="share of the images kept apart to count the cost on")
+    group_size: Annotated[Literal[32, 64, 128], BeforeValidator(int)] = Field(
+        128, description="weights that share a scale; every linear's input size must be a multiple"
+    )
+    seed: Seed = Field(0, description="of the split")
+
+
+class CollectOptions(_Options):
+    """Remove versions that no alias names any more: a first run marks them, one so many days later removes them."""
+
+    store: str = Field("adapters", description="the adapter store: a directory or an fsspec URL")
+    days: float = Field(30.0, ge=0, description="days a version stays after the run that found it unnamed")
+    keep: int = Field(3, ge=0, description="versions each alias pointed at before that stay, for the way back")
+
+
+class StoreOptions(_Options):
+    """Look after an adapter store."""
+
+    collect: CliSubCommand[CollectOptions] = Field(description="remove versions that nothing names")
+
+
+class MergeOptions(_Configured):
+    """Add an adapter into its base's weights: a checkpoint that answers as both do, for tools that take no LoRA."""
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "python -m trainer merge --adapter meters --model models/tiny-llava --output models/merged",
+    )
+    adapter: str = Field(description="an adapter of the store, a run, or a directory of PEFT's files")
+    model: str = Field(description="base checkpoint, not INT4: a directory, or a Hugging Face id")
+    output: Path = Field(description="a new directory for the merged checkpoint")
+    store: Path = Field(Path("adapters"), description="the adapter store")

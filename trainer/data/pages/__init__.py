@@ -1,0 +1,1 @@
+"""HTML pages that need nothing else: the templates, and pictures within them."""

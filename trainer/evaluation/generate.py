@@ -1,0 +1,168 @@
+"""Greedy answers in process, as many rows at once as memory holds; of several processes each answers its share."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import DynamicCache, LogitsProcessor
+
+from service.adapters.manifest import PROBE_TOKENS
+from service.memory import available
+from service.prompt import Prompt
+from trainer.data.rows import Row
+from trainer.model.checkpoint import Checkpoint, embed, project, tower_states
+from trainer.model.forest import Sight
+from trainer.processes import gathered, here
+
+# Tokens at once, prompts and answers, where memory would hold more.
+_TOKENS = 16_384
+# Of what memory is free the key-value cache may take this; as much again goes to the forward pass.
+_SHARE = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model answers, and its first tokens, no more of them than the service asks of a probe.
+
+    `leads` has for each of these by how much its logit exceeds the second best's.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    leads: tuple[float, ...]
+
+
+class _Leads(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
+    """Notes by how much each chosen token leads; all logits of an answer would be gigabytes."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, _ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        best = scores.float().topk(2).values
+        self.steps.append(best[:, 0] - best[:, 1])
+        return scores
+
+
+class KeyCache(DynamicCache):  # type: ignore[misc]
+    """Keys and values in the type that attention multiplies in, which rounds them to it anyway.
+
+    transformers keeps both as rotated keys are, in float32: twice as many bytes for the same answers.
+    """
+
+    def __init__(self, config: Any, dtype: torch.dtype) -> None:
+        super().__init__(config=config)
+        self._dtype = dtype
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *place: Any, **named: Any) -> Any:
+        """See transformers."""
+        return super().update(keys.to(self._dtype), values.to(self._dtype), *place, **named)
+
+
+def predict(
+    checkpoint: Checkpoint,
+    llava: Any,
+    rows: Sequence[Row],
+    sight: Sight | None,
+    label: str,
+    max_tokens: int = PROBE_TOKENS,
+) -> list[Prediction]:
+    """Answer every row greedily, by default as far as the service asks probes; `label` names the progress bar.
+
+    `llava` is the checkpoint's model, or that model behind an adapter. All processes have to call this, with the same
+    rows, and each gets all answers.
+    """
+    prompts = [_expanded(checkpoint, row) for row in rows]
+    state = here()
+    order = sorted(range(len(rows)), key=lambda index: len(prompts[index]))[state.process_index :: state.num_processes]
+    found: list[tuple[int, Prediction]] = []
+    with (
+        torch.inference_mode(),
+        checkpoint.precision(),
+        tqdm(total=len(order), desc=label, unit="question") as progress,
+    ):
+        for batch in _batches(order, prompts, max_tokens, _room(checkpoint, llava)):
+            images = [image for image in (rows[index].image for index in batch) if image]
+            answers = _generate(checkpoint, llava, [prompts[index] for index in batch], images, sight, max_tokens)
+            found += zip(batch, answers, strict=True)
+            progress.update(len(batch))
+    return [answer for _, answer in sorted(gathered(found), key=lambda pair: pair[0])]
+
+
+def longest_answer(prompt: Prompt, rows: Sequence[Row]) -> int:
+    """Tokens that every right answer of `rows` fits in, its end too; no fewer than the service asks probes for."""
+    answers = {row.answer for row in rows if row.answer}
+    return max([PROBE_TOKENS, *(len(prompt.encode_answer("?", answer, 0)) for answer in answers)])
+
+
+def _batches(order: list[int], prompts: list[list[int]], max_tokens: int, room: int) -> Iterator[list[int]]:
+    """Rows in order, as many at once as come to `room` tokens with the longest prompt among them; at least one."""
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) + 1) * (len(prompts[index]) + max_tokens) > room:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _room(checkpoint: Checkpoint, llava: Any) -> int:
+    free = torch.cuda.mem_get_info()[0] if llava.device.type == "cuda" else available()
+    return room(llava.config.text_config, free, checkpoint.dtype)
+
+
+def room(config: Any, free: int, dtype: torch.dtype) -> int:
+    """Tokens whose keys and values of type `dtype` go into so many free bytes, for a language model's configuration."""
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * size * dtype.itemsize
+    return min(_TOKENS, int(free * _SHARE / token))
+
+
+def _generate(
+    checkpoint: Checkpoint,
+    llava: Any,
+    prompts: list[list[int]],
+    images: list[str],
+    sight: Sight | None,
+    max_tokens: int,
+) -> list[Prediction]:
+    prompt = checkpoint.prompt
+    length = max(map(len, prompts))
+    ids = torch.tensor([[prompt.pad_token_id] * (length - len(tokens)) + tokens for tokens in prompts])
+    mask = torch.tensor([[0] * (length - len(tokens)) + [1] * len(tokens) for tokens in prompts])
+    leads = _Leads()
+    output = llava.generate(
+        inputs_embeds=embed(llava, ids.to(llava.device), _features(llava, images, sight)),
+        attention_mask=mask.to(llava.device),
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        past_key_values=KeyCache(llava.config.text_config, checkpoint.dtype),
+        logits_processor=[leads],
+        pad_token_id=prompt.pad_token_id,
+        eos_token_id=prompt.end_token_id,
+    )
+    margins = torch.stack(leads.steps, dim=1).cpu()
+    return [_prediction(prompt, said, lead) for said, lead in zip(output.tolist(), margins, strict=True)]
+
+
+def _features(llava: Any, images: list[str], sight: Sight | None) -> torch.Tensor | None:
+    if not images or sight is None:
+        return None
+    seen = sight(images)
+    return project(llava, tower_states(llava, seen["pixels"]) if "pixels" in seen else seen["states"])
+
+
+def _prediction(prompt: Prompt, token_ids: list[int], leads: torch.Tensor) -> Prediction:
+    end = token_ids.index(prompt.end_token_id) + 1 if prompt.end_token_id in token_ids else len(token_ids)
+    asked = min(end, PROBE_TOKENS)
+    return Prediction(prompt.decode(token_ids[:end]), tuple(token_ids[:asked]), tuple(leads[:asked].tolist()))
+
+
+def _expanded(checkpoint: Checkpoint, row: Row) -> list[int]:
+    prompt, out = checkpoint.prompt, list[int]()
+    for token in prompt.encode(row.question, row.pictures, row.turns):
+        out += [token] * (checkpoint.sight[0] if token == prompt.image_token_id else 1)
+    return out

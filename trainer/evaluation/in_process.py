@@ -1,0 +1,45 @@
+"""Every row asked of a base checkpoint and of adapters in this process: no service, no engine."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from service.checkpoint import locate
+from trainer.adapter.local import Lens
+from trainer.config.commands import EvaluateOptions
+from trainer.data.rows import Row
+from trainer.evaluation.generate import longest_answer, predict
+from trainer.evaluation.result import Evaluation, Source
+from trainer.model.checkpoint import Checkpoint, has_bfloat16
+from trainer.model.features import States
+
+
+def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) -> list[Evaluation]:
+    """What the base `model` answers to `rows` by itself, once, and through each adapter.
+
+    Raises:
+        DataError: images that do not decode.
+        OptionError: an adapter that is neither in the store nor a directory of one.
+        AdapterRefused: one that does not fit the base; the service would refuse it too.
+        FileNotFoundError: the model is not a LLaVA checkpoint.
+    """
+    lenses = [Lens.find(name, options.store) for name in options.adapter]
+    path = locate(model)
+    for lens in lenses:
+        lens.judge(path)
+    checkpoint = Checkpoint.load(path, bfloat16=has_bfloat16())
+    states = States.of(checkpoint, rows)
+    tokens = options.max_tokens or longest_answer(checkpoint.prompt, rows)
+
+    def answers(llava: Any, label: str) -> tuple[str, ...]:
+        said = predict(checkpoint, llava, rows, states, f"{label} answers", tokens)
+        return tuple(prediction.text for prediction in said)
+
+    source = Source(model, checkpoint.base.id, checkpoint.base.precision)
+    base = answers(checkpoint.model, "base")
+    evaluations = []
+    for lens in lenses:
+        with lens.before(checkpoint.model) as llava:
+            texts = answers(llava, lens.name)
+        seen = lens.trained_on(states.digests)
+        evaluations.append(Evaluation(source, lens.name, tuple(rows), base, texts, seen, lens.origin, options.seed))
+    return evaluations

@@ -1,0 +1,110 @@
+"""Every row asked of a running service over HTTP: what is scored is what is served, routing and precision included."""
+
+import asyncio
+import base64
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+from tqdm import tqdm
+
+from service.types import Turn
+from trainer.config.commands import EvaluateOptions
+from trainer.data.files import read
+from trainer.data.rows import Row
+from trainer.errors import OptionError
+from trainer.evaluation.result import Evaluation, Source
+
+# Of a service nothing is known of its tokens: answers longer than this want --max-tokens.
+SERVICE_TOKENS = 64
+# Characters that a token stands for at least in most languages' texts.
+_CHARACTERS = 2
+
+log = logging.getLogger(__name__)
+
+
+async def ask_service(url: str, options: EvaluateOptions, rows: Sequence[Row]) -> list[Evaluation]:
+    """What the service at `url` answers to `rows`, through its base once and through each adapter.
+
+    Raises:
+        OptionError: it cannot be reached, is not ready, does not serve an adapter, or refuses a row.
+    """
+    longest = max(len(row.answer) for row in rows)
+    if options.max_tokens is None and longest > _CHARACTERS * SERVICE_TOKENS:
+        log.warning(
+            "right answers have up to %d characters and %d tokens may not hold them: --max-tokens asks for more",
+            *(longest, SERVICE_TOKENS),
+        )
+    limits = httpx.Limits(max_connections=options.clients)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+        served = await _served(client, url, options.adapter)
+        source = Source(url, served["base"]["id"], served["base"]["precision"])
+        base = tuple(await _ask_all(client, rows, None, options))
+        return [
+            Evaluation(source, name, tuple(rows), base, tuple(await _ask_all(client, rows, name, options)))
+            for name in options.adapter
+        ]
+
+
+async def _served(client: httpx.AsyncClient, url: str, adapters: Sequence[str]) -> dict[str, Any]:
+    try:
+        (await client.get("/readyz")).raise_for_status()
+        served: dict[str, Any] = (await client.get("/v1/adapters")).raise_for_status().json()
+        while served.get("next"):
+            page = (await client.get("/v1/adapters", params={"after": served["next"]})).raise_for_status().json()
+            served = page | {"adapters": served["adapters"] + page["adapters"]}
+    except httpx.HTTPError as error:
+        raise OptionError(f"--url {url}: no service is ready there ({error}); `make serve` starts one") from error
+    names = [entry["name"] for entry in served["adapters"]]
+    if unknown := [adapter for adapter in adapters if adapter not in names]:
+        raise OptionError(f"--adapter {', '.join(unknown)}: {url} serves {', '.join(names) or 'no adapter'}")
+    return served
+
+
+async def _ask_all(
+    client: httpx.AsyncClient, rows: Sequence[Row], adapter: str | None, options: EvaluateOptions
+) -> list[str]:
+    gate = asyncio.Semaphore(options.clients)
+    fields = {"max_tokens": options.max_tokens or SERVICE_TOKENS} | ({"adapter": adapter} if adapter else {})
+    with tqdm(total=len(rows), desc=f"{client.base_url} {adapter or 'base'}", unit="question") as progress:
+
+        async def ask(row: Row) -> str:
+            async with gate:
+                answer = await _ask(client, row, fields)
+            progress.update()
+            return answer
+
+        return await asyncio.gather(*map(ask, rows))
+
+
+async def _ask(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> str:
+    if row.history:
+        return await _ask_on(client, row, fields)
+    fields = {"question": row.question, **fields}
+    if row.image is None:
+        response = await client.post("/v1/vqa", json=fields)
+    else:
+        response = await client.post("/v1/vqa", data=fields, files={"image": read(row.image)})
+    if response.is_error:
+        raise OptionError(f"row {row.id}: the service answered {response.status_code}: {response.text[:300]}")
+    answer: str = response.json()["answer"]
+    return answer
+
+
+async def _ask_on(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> str:
+    """The same of a question with a history, which the service's other face takes."""
+    model = fields.get("adapter") or (await client.get("/v1/adapters")).raise_for_status().json()["base"]["id"]
+    messages = []
+    for turn in (*row.turns, Turn("user", row.question, row.pictures)):
+        parts: list[dict[str, Any]] = [{"type": "text", "text": turn.text}]
+        if turn.pictures and row.image:
+            url = f"data:;base64,{base64.b64encode(read(row.image)).decode()}"
+            parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
+        messages.append({"role": turn.role, "content": parts})
+    asked = {"model": model, "messages": messages, "max_tokens": fields["max_tokens"]}
+    response = await client.post("/v1/chat/completions", json=asked)
+    if response.is_error:
+        raise OptionError(f"row {row.id}: the service answered {response.status_code}: {response.text[:300]}")
+    answer: str = response.json()["choices"][0]["message"]["content"]
+    return answer.strip()

@@ -1,0 +1,84 @@
+"""What a base and one adapter answered to the same held-out rows, and what that comes to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from service.adapters.manifest import Score
+from trainer.data.rows import Row
+from trainer.evaluation.intervals import Interval
+from trainer.evaluation.score import ALL, Measure, measure, score
+
+MAIN_METRIC = "normalised"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where answers came from: a service's URL or a checkpoint's directory, and the base that answered there."""
+
+    place: str
+    base_id: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Answers of base and adapter in the order of `rows`.
+
+    `seen` are the rows' images that the adapter was trained on, `run` the directory of its training run, where known;
+    `seed` is of the intervals.
+    """
+
+    source: Source
+    adapter: str
+    rows: tuple[Row, ...]
+    base: tuple[str, ...]
+    answers: tuple[str, ...]
+    seen: tuple[str, ...] = ()
+    run: Path | None = None
+    seed: int = 0
+
+    @cached_property
+    def measures(self) -> tuple[Measure, ...]:
+        """Every metric by category, those over all rows last."""
+        return tuple(measure(self.rows, self.base, self.answers, self.seed))
+
+    @property
+    def total(self) -> Score:
+        """Right answers in all, by normalised match."""
+        return score(self.rows, self.base, self.answers)
+
+    def summary(self) -> dict[str, object]:
+        """One line for programs: counts, and each metric over all rows as [mean, low, high]."""
+        source = self.source
+        facts = {"source": source.place, "base": source.base_id, "precision": source.precision, "adapter": self.adapter}
+        counts = {"rows": self.total.rows, "base_right": self.total.base, "adapter_right": self.total.adapter}
+        metrics = {
+            found.metric: {name: _ends(getattr(found, name)) for name in ("base", "adapter", "gain")}
+            for found in self.measures
+            if found.category == ALL
+        }
+        return {**facts, **counts, "images_seen_in_training": len(self.seen), "metrics": metrics}
+
+
+def table(evaluations: Sequence[Evaluation]) -> str:
+    """The main metric side by side in percent, a line for each source, adapter and category."""
+    head = f"{'base model':<20} {'precision':<9} {'adapter':<12} {'rows':<12} {'count':>6}"
+    lines = [f"{head} {'base %':>20} {'adapter %':>20} {'gain, points':>20}"]
+    for each in evaluations:
+        for found in each.measures:
+            if found.metric == MAIN_METRIC:
+                ends = (f"{percent(end):>20}" for end in (found.base, found.adapter, found.gain))
+                facts = f"{each.source.base_id:<20} {each.source.precision:<9} {each.adapter:<12} {found.category:<12}"
+                lines.append(" ".join([f"{facts} {found.rows:>6}", *ends]))
+    return "\n".join(lines)
+
+
+def percent(found: Interval) -> str:
+    """A share in percent with its interval: "53.0 [49.6, 56.5]"."""
+    return f"{100 * found.mean:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+def _ends(found: Interval) -> list[float]:
+    return [round(end, 4) for end in (found.mean, found.low, found.high)]

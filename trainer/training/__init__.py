@@ -1,0 +1,1 @@
+"""How weights learn: a run's directory, what memory and time it will take, its updates, and the loop over them."""
