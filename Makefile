@@ -92,6 +92,10 @@ bench-curation: $(VENV)/.all-$(ENGINE) ## adapters trained on a bad set as it is
 bench-data: $(VENV)/.all-$(ENGINE) ## 600,000 rows over 150,000 pictures: memory and rows a second of check, filter, dedupe, split, report, import, score
 	$(BIN)/python -m loadtest.data $(ARGS)
 
+.PHONY: bench
+bench: $(VENV)/.all-$(ENGINE) ## side by side with stock vLLM, a server written by hand and the engine in process (about 20 minutes, alone)
+	$(BIN)/python -m loadtest.bench $(ARGS)
+
 bench-gateway: $(VENV)/.all-$(ENGINE) ## the gateway's own time for a request, on an engine that takes none
 	$(BIN)/python -m loadtest.gateway $(ARGS)
 

@@ -1,30 +1,35 @@
-"""A lean HTTP client that sends when a request is due, whatever came of those before.
+"""A lean HTTP client: requests are sent when they are due (`send_all`), or by so many askers in turn (`keep_asking`).
 
 Latency counts from when a request was due: a service that stalls is charged for all who came meanwhile.
 """
 
 import asyncio
 import contextlib
+import itertools
 import math
 import re
 import selectors
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import httpx
+import uvloop
 
 # select(2) knows no more files than 1,024; who waits for one of these is charged for it.
 _CONNECTIONS = 900
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 _CPU = re.compile(r"^process_cpu_seconds_total (\S+)$", re.MULTILINE)
+# An event that carries text: of /v1/vqa, of OpenAI's chat.
+_TOKEN = re.compile(rb'"(?:delta|content)": ?"(?!")')
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
     """What came of one request: the adapter it named, its HTTP status (0: none came), seconds from due to answered.
 
-    `at` is when it was due, in seconds from the start; `again` is whether its answer had a Retry-After.
+    `at` is when it was due, in seconds from the start; `again` is whether its answer had a Retry-After. Of a stream,
+    `tokens` are the events that carried text, `first` and `last` seconds from due to the first and last of them.
     """
 
     flow: str
@@ -32,6 +37,9 @@ class Sent:
     seconds: float
     at: float = 0.0
     again: bool = False
+    tokens: int = 0
+    first: float = math.nan
+    last: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,29 @@ class Due:
     content: bytes
 
 
+@dataclass(slots=True)
+class Reply:
+    """What a server answered: the head as it came, the body, and when events with text came (time.perf_counter)."""
+
+    head: bytes
+    body: bytes = b""
+    tokens: list[float] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return int(self.head.split(b" ", 2)[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What was answered within a time: seconds each unit took, statuses of its requests, and how long it was."""
+
+    took: list[float]
+    statuses: list[int]
+    seconds: float
+
+
 def encode(request: httpx.Request) -> bytes:
     """A request as it goes over the wire."""
     lines = [f"{request.method} {request.url.raw_path.decode()} HTTP/1.1".encode()]
@@ -50,56 +81,148 @@ def encode(request: httpx.Request) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n" + request.read()
 
 
+def post(path: str, content_type: str, body: bytes) -> bytes:
+    """A POST as it goes over the wire; made thousands of times a second, which `encode` is too slow for."""
+    head = f"POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def with_key(request: bytes, key: str) -> bytes:
+    """The same request from whoever has this key."""
+    return request.replace(b"\r\n", f"\r\nauthorization: Bearer {key}\r\n".encode(), 1)
+
+
 def send_all(url: str, requests: Iterable[Due]) -> list[Sent]:
     """Send each request when it is due, and return what came of them once all have been answered."""
     # select(2) wakes to the microsecond, epoll to the millisecond.
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
-        return runner.run(_Client(url).send_all(requests))
+        return runner.run(_send_all(url, requests))
 
 
-class _Client:
+def keep_asking(
+    url: str,
+    clients: int,
+    make: Callable[[], Sequence[bytes]],
+    warm_s: float,
+    seconds: float,
+    at_edge: Callable[[], object] = lambda: None,
+) -> Window:
+    """So many clients each send a unit of requests at once, await all answers, and send the next.
+
+    What ends in the first `warm_s` seconds is not counted, what ends in the `seconds` after it is. `at_edge` is called
+    as the counted time begins and as it ends. Returns when the last request that was sent is answered.
+    """
+    return uvloop.run(_keep_asking(url, clients, make, warm_s, seconds, at_edge))
+
+
+def exchange_all(url: str, requests: Sequence[bytes]) -> list[Reply]:
+    """Send requests one after the other and return what the server answered."""
+
+    async def run() -> list[Reply]:
+        async with Connections(url) as connections:
+            return [await connections.exchange(content) for content in requests]
+
+    return uvloop.run(run())
+
+
+class Connections:
+    """Connections to one server, kept open between requests."""
+
     def __init__(self, url: str) -> None:
         self._url = httpx.URL(url)
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._room = asyncio.Semaphore(_CONNECTIONS)
 
-    async def send_all(self, requests: Iterable[Due]) -> list[Sent]:
-        started, sending = time.perf_counter() + 0.1, list[asyncio.Task[Sent]]()
-        for due in requests:
-            await asyncio.sleep(max(0.0, started + due.at - time.perf_counter()))
-            sending.append(asyncio.create_task(self._send(due, started + due.at)))
-        sent = await asyncio.gather(*sending)
-        for _, writer in self._idle:
-            writer.close()
-        return sent
+    async def __aenter__(self) -> "Connections":
+        return self
 
-    async def _send(self, due: Due, at: float) -> Sent:
-        status, again = 0, False
-        with contextlib.suppress(OSError, EOFError):
-            async with self._room:
-                head = await self._exchange(due.content)
-            status, again = int(head.split(b" ", 2)[1]), b"\r\nretry-after:" in head.lower()
-        return Sent(due.flow, status, time.perf_counter() - at, due.at, again)
-
-    async def _exchange(self, content: bytes) -> bytes:
-        """Send it over a connection that is free, and return the head of the answer once all of that came."""
-        while self._idle and self._idle[-1][0].at_eof():
-            self._idle.pop()[1].close()  # the service closes what is idle for long
-        connection = reader, writer = self._idle.pop() if self._idle else await self._connect()
-        try:
-            writer.write(content)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = _LENGTH.search(head)
-            assert length is not None  # only streams have none
-            await reader.readexactly(int(length[1]))
-        except BaseException:
+    async def __aexit__(self, *_: object) -> None:
+        for _reader, writer in self._idle:
             writer.close()
-            raise
-        self._idle.append(connection)
-        return head
+
+    async def exchange(self, content: bytes) -> Reply:
+        """Send a request over a connection that is free, and return the answer once all of it came.
+
+        Raises:
+            OSError, EOFError: the server hung up, or cannot be reached.
+        """
+        async with self._room:
+            while self._idle and self._idle[-1][0].at_eof():
+                self._idle.pop()[1].close()  # the service closes what is idle for long
+            connection = reader, writer = self._idle.pop() if self._idle else await self._connect()
+            try:
+                writer.write(content)
+                reply = Reply(await reader.readuntil(b"\r\n\r\n"))
+                if (length := _LENGTH.search(reply.head)) is not None:
+                    reply.body = await reader.readexactly(int(length[1]))
+                else:
+                    await _read_chunks(reader, reply)
+            except BaseException:
+                writer.close()
+                raise
+            self._idle.append(connection)
+            return reply
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(self._url.host, self._url.port)
+
+
+async def _read_chunks(reader: asyncio.StreamReader, reply: Reply) -> None:
+    """A body in chunks, as streams have it."""
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        chunk = (await reader.readexactly(size + 2))[:-2]
+        reply.tokens += [time.perf_counter()] * len(_TOKEN.findall(chunk))
+        reply.body += chunk
+    await reader.readexactly(2)
+
+
+async def _send_all(url: str, requests: Iterable[Due]) -> list[Sent]:
+    started, sending = time.perf_counter() + 0.1, list[asyncio.Task[Sent]]()
+    async with Connections(url) as connections:
+        for due in requests:
+            await asyncio.sleep(max(0.0, started + due.at - time.perf_counter()))
+            sending.append(asyncio.create_task(_send(connections, due, started + due.at)))
+        return await asyncio.gather(*sending)
+
+
+async def _send(connections: Connections, due: Due, at: float) -> Sent:
+    reply = Reply(b"HTTP/1.1 0 none")
+    with contextlib.suppress(OSError, EOFError):
+        reply = await connections.exchange(due.content)
+    seconds, again = time.perf_counter() - at, b"\r\nretry-after:" in reply.head.lower()
+    if not reply.tokens:
+        return Sent(due.flow, reply.status, seconds, due.at, again)
+    first, last = reply.tokens[0] - at, reply.tokens[-1] - at
+    return Sent(due.flow, reply.status, seconds, due.at, again, len(reply.tokens), first, last)
+
+
+async def _keep_asking(
+    url: str,
+    clients: int,
+    make: Callable[[], Sequence[bytes]],
+    warm_s: float,
+    seconds: float,
+    at_edge: Callable[[], object],
+) -> Window:
+    began = time.perf_counter() + warm_s
+    ended = began + seconds
+    took, statuses = list[float](), list[int]()
+
+    async def ask() -> None:
+        while (at := time.perf_counter()) < ended:
+            found = await asyncio.gather(*(_send(connections, Due(0.0, "", each), at) for each in make()))
+            if began <= time.perf_counter() < ended:
+                took.append(max(each.seconds for each in found))
+                statuses.extend(each.status for each in found)
+
+    async def watch() -> None:
+        for edge in (began, ended):
+            await asyncio.sleep(max(0.0, edge - time.perf_counter()))
+            at_edge()
+
+    async with Connections(url) as connections:
+        await asyncio.gather(watch(), *itertools.starmap(ask, [()] * clients))
+    return Window(took, statuses, seconds)
 
 
 def cpu_seconds(url: str) -> float:

@@ -1,0 +1,1 @@
+"""`make bench`: Manylens side by side with what people would use instead."""

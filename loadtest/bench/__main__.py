@@ -1,0 +1,117 @@
+"""`make bench`: Manylens side by side with stock `vllm serve`, a server written by hand, and the engine in process.
+
+All are asked the same about the same pictures by the same client, in turn, round after round; who is not asked stands
+still. Writes a JSON line for each case to --output and prints its goals with what was reached: the median over rounds
+and the least and the most. `--case small-16` runs one, `--case ?` lists them.
+"""
+
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+
+from loadtest.bench import gateway
+from loadtest.bench.cases import Case, cases
+from loadtest.bench.peers import Peers
+from loadtest.bench.results import Figures, figures, line, reached, told
+from loadtest.servers import folder_of_measurement
+
+# Answers that sides are compared by, before time is taken; every adapter in use is asked once.
+_COMPARED = 8
+
+
+class Bench(BaseSettings):
+    """Compare Manylens with what people would use instead; print goals and results."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.bench"
+    )
+
+    case: list[str] = Field([], description="cases to run [all]; ? lists them")
+    rounds: int = Field(5, gt=0, description="times that each side is asked, in turn")
+    seconds: float = Field(4.0, gt=0, description="how long each time; twice as long where answers are slow")
+    warm_s: float = Field(1.0, ge=0, description="seconds before that, which do not count")
+    model: str = Field(
+        "models/tiny-llava-int4", description="checkpoint of ours, of stock and of the engine in process"
+    )
+    peer_model: str = Field("models/tiny-llava", description="the same for transformers, in bfloat16")
+    output: Path = Field(Path("build/bench.jsonl"), description="where the JSON lines go; those of this run are added")
+    port: int = Field(8400, gt=0, description="first of the ports of the servers started")
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and print; returns 1 where a goal was missed."""
+    options = CliApp.run(Bench, cli_args=arguments)
+    known = cases(options.model)
+    names = [*(case.name for case in known), gateway.NAME]
+    if unknown := sorted(set(options.case) - set(names)):
+        print(f"--case: there is no {', '.join(unknown)}: there are {', '.join(names)}", file=sys.stderr)
+        return 2
+    chosen, began = [case for case in known if case.name in (options.case or names)], time.monotonic()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    missed = 0
+    with (
+        folder_of_measurement() as folder,
+        Peers(options.model, options.peer_model, Path(folder), options.port, _tell) as peers,
+    ):
+        for number, case in enumerate(chosen):
+            _tell(f"{case.name}: case {number + 1} of {len(chosen)}, {time.monotonic() - began:.0f} s so far")
+            missed += _report(options, _run(peers, case, options))
+            peers.stop_all_but({side.server for later in chosen[number + 1 :] for side in later.sides})
+    if gateway.NAME in (options.case or names):
+        missed += _report(options, gateway.measure(options.rounds, options.seconds, options.port))
+    _tell(f"done after {time.monotonic() - began:.0f} s: {missed} goals missed; lines are in {options.output}")
+    return int(missed > 0)
+
+
+def _run(peers: Peers, case: Case, options: Bench) -> dict[str, Any]:
+    """The line of a case: each side's figures, goals, whether all gave the same answers, and what was not 200."""
+    said, memory, errors = dict[str, list[str]](), Counter[str](), Counter[str]()
+    for side in case.sides:
+        with peers.alone(side.server) as peer:
+            said[side.name] = peer.ask(side, range(_COMPARED))
+            peer.measure(side, case.clients, 0.0, options.seconds / 2)
+    rounds = list[dict[str, Figures]]()
+    for turn in range(options.rounds):
+        found = dict[str, Figures]()
+        # Who goes first goes last in the next round.
+        for side in case.sides if turn % 2 == 0 else case.sides[::-1]:
+            with peers.alone(side.server) as peer:
+                window, cpu = peer.measure(side, case.clients, options.warm_s, options.seconds * (1 + side.slow))
+                memory[side.name] = max(memory[side.name], peer.server.memory() // 1_000_000)
+            found[side.name] = figures(window, cpu)
+            errors.update(f"{side.name}: {status}" for status in window.statuses if status != 200)
+        rounds.append(found)
+    heard = [answers for answers in said.values() if answers]
+    alike = sum(len(set(each)) == 1 for each in zip(*heard, strict=True))
+    return line(
+        case.name, rounds, [reached(goal, rounds) for goal in case.goals], clients=case.clients,
+        rounds=options.rounds, seconds=options.seconds, answers_alike=f"{alike} of {len(heard[0])}",
+        errors=dict(errors), memory_mb=dict(memory),
+    )  # fmt: skip
+
+
+def _report(options: Bench, line: dict[str, Any]) -> int:
+    """Write the line, print its goals, and return how many were missed."""
+    with options.output.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    for name, found in line["sides"].items():
+        _tell(f"    {name}: " + ", ".join(f"{figure} {value:g}" for figure, value in found.items()))
+    for goal in line["goals"]:
+        print(f"{line['case']:14} {told(goal)}", flush=True)
+    for fault in line.get("errors", {}).items():
+        print(f"{line['case']:14} answers that were not 200: {fault}", flush=True)
+    return sum(not goal["reached"] for goal in line["goals"])
+
+
+def _tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,79 @@
+"""The gateway's own time for a request, on an engine that takes none, beside a constant answer by the same framework.
+
+Requests come at a constant rate, to our service on the fake engine and to a FastAPI app under uvicorn that reads the
+same body and answers with a constant: what the framework, the socket and the client take is in both.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from loadtest import faces, pictures
+from loadtest.bench.cases import Goal
+from loadtest.bench.results import Figures, bounded, line, reached
+from loadtest.client import Due, percentile, send_all
+from loadtest.servers import Server, cpu_s
+
+NAME, RATE = "gateway", 200.0
+_ABSOLUTE = (("p50_ms", 2.0), ("p99_ms", 10.0))
+
+
+def measure(rounds: int, seconds: float, port: int) -> dict[str, Any]:
+    """A JSON line as the other cases have it; each goal is told for JSON and for forms."""
+    found = list[dict[str, Figures]]()
+    with _both(port) as urls:
+        for turn in range(rounds + 1):
+            figures = {
+                f"{server}, {form}": _turn(url, pids, make, turn, seconds)
+                for form, make in (("json", _json), ("form", _form))
+                for server, (url, pids) in urls.items()
+            }
+            if turn:  # the first one warms
+                found.append(figures)
+    goals = [
+        reached(Goal(f"manylens, {form}", f"constant, {form}", figure), found)
+        for form in ("json", "form")
+        for figure in ("p50_ms", "p99_ms")
+    ]
+    goals += [
+        bounded(side, "1 ms", figure, [each[side][figure] for each in found], most=most)
+        for side in ("manylens, json", "manylens, form")
+        for figure, most in _ABSOLUTE
+    ]
+    return line(NAME, found, goals, requests_per_second=RATE, rounds=rounds, seconds=seconds)
+
+
+@contextmanager
+def _both(port: int) -> Iterator[dict[str, tuple[str, Callable[[], list[int]]]]]:
+    command = [sys.executable, "-m", "loadtest.bench.constant", "--port", str(port + 1)]
+    constant = f"http://127.0.0.1:{port + 1}"
+    service = Server(
+        [sys.executable, "-m", "loadtest.fake_service", "--port", str(port), "--lame-duck-s", "0"],
+        f"http://127.0.0.1:{port}/readyz",
+    )
+    with service, Server(command, f"{constant}/health") as peer:
+        yield {"manylens": (f"http://127.0.0.1:{port}", service.pids), "constant": (constant, peer.pids)}
+
+
+def _turn(url: str, pids: Callable[[], list[int]], make: Callable[[int], bytes], turn: int, seconds: float) -> Figures:
+    count = round(RATE * seconds)
+    due = [Due(number / RATE, "", make(turn * count + number)) for number in range(count)]
+    processes = pids()
+    before = cpu_s(processes)
+    sent = send_all(url, due)
+    used = cpu_s(processes) - before
+    took = sorted(1000 * each.seconds for each in sent)
+    return {
+        **{f"p{percent}_ms": round(percentile(took, percent), 2) for percent in (50, 95, 99)},
+        "cpu_ms": round(1000 * used / count, 2),
+        "errors": sum(each.status != 200 for each in sent),
+    }
+
+
+def _json(number: int) -> bytes:
+    return faces.vqa(pictures.small(number), "shapes", f"what is on page {number}?")[0]
+
+
+def _form(number: int) -> bytes:
+    return faces.form(pictures.small(number), "shapes", f"what is on page {number}?")[0]

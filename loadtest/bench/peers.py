@@ -1,0 +1,140 @@
+"""The servers that are compared: started when first needed, paused while others are measured, stopped at the end."""
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from loadtest.bench.cases import ADAPTERS, USED, Side
+from loadtest.bench.in_process import READY, Measure, Measured
+from loadtest.client import Window, exchange_all, keep_asking
+from loadtest.faces import answers
+from loadtest.manystore import copy_here, fill
+from loadtest.servers import Server, cpu_s, ours, stock
+from service.environment import cores
+
+# As many adapters as are in use have a slot, on every side.
+_SLOTS = ("--max-loras", str(USED))
+# A service that was paused would find that its engine has not said a word for long.
+_OURS = (*_SLOTS, "--engine-canary-s", "86400", "--log-level", "warning")
+_STARTING_S = 600.0
+
+
+class Peers:
+    """All servers by the names that cases give them."""
+
+    def __init__(self, model: str, peer_model: str, folder: Path, port: int, tell: Callable[[str], None]) -> None:
+        """`peer_model` is what transformers reads: the same weights in bfloat16; stores are made in `folder`."""
+        self._model, self._peer_model, self._folder, self._port, self._tell = model, peer_model, folder, port, tell
+        self._stack, self._running = ExitStack(), dict[str, _Peer]()
+        self._source = copy_here(Path("models/adapters"), "shapes", folder)
+
+    def __enter__(self) -> "Peers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def stop_all_but(self, names: set[str]) -> None:
+        """Stop servers that no case needs any more."""
+        for name in set(self._running) - names:
+            self._running.pop(name).close()
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator["_Peer"]:
+        """The server of that name, going; all others stand still."""
+        if name not in self._running:
+            self._running[name] = self._start(name)
+        peer = self._running[name]
+        peer.server.resume()
+        try:
+            yield peer
+        finally:
+            peer.server.pause()
+
+    def _start(self, name: str) -> "_Peer":
+        began, port = time.monotonic(), self._port + len(self._running)
+        stack = self._stack.enter_context(ExitStack())
+        used = {each.port for each in self._running.values()}
+        port = next(port for port in itertools.count(self._port) if port not in used)
+        server = stack.enter_context(self._command(name, port))
+        if name == "in process":
+            _await_line(server)
+        self._tell(f"{name} is ready after {time.monotonic() - began:.0f} s")
+        return _Peer(server, port, stack.close)
+
+    def _command(self, name: str, port: int) -> Server:
+        if name.startswith("manylens"):
+            count = int(name.rpartition(" ")[2]) if " of " in name else ADAPTERS
+            return ours(port, self._model, str(self._store(count)), *_OURS)
+        if name.startswith("stock"):
+            plugins = "manylens" if name == "stock with our LoRA" else ""
+            more = (*_SLOTS, "--max-cpu-loras", str(ADAPTERS))
+            return stock(port, self._model, str(self._store(ADAPTERS)), self._folder, *more, plugins=plugins)
+        if name.startswith("handwritten"):
+            command = [sys.executable, "-m", "loadtest.bench.handwritten", "--port", str(port)]
+            command += ["--model", self._peer_model, "--adapters", str(self._store(ADAPTERS))]
+            command += ["--mixed"] if name == "handwritten, mixed" else []
+            threads = {"OMP_NUM_THREADS": str(max(1, cores() - 1))}
+            return Server(command, f"http://127.0.0.1:{port}/health", threads)
+        command = [sys.executable, "-m", "loadtest.bench.in_process", self._model, json.dumps({"max_loras": USED})]
+        return Server(command, None, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def _store(self, count: int) -> Path:
+        root = self._folder / f"store-{count}"
+        if not root.exists():
+            fill(root, self._source, count)
+        return root
+
+
+class _Peer:
+    """A server that runs."""
+
+    def __init__(self, server: Server, port: int, close: Callable[[], None]) -> None:
+        self.server, self.port, self.close = server, port, close
+        self._numbers = itertools.count(1)
+        self._url = f"http://127.0.0.1:{port}"
+
+    def ask(self, side: Side, numbers: range) -> list[str]:
+        """The answers to units with these numbers, one after the other: all is loaded, and can be compared."""
+        if side.make is None:
+            return []
+        replies = exchange_all(self._url, [content for number in numbers for content in side.make(number)])
+        return [answer for reply in replies for answer in answers(reply.body)]
+
+    def measure(self, side: Side, clients: int, warm_s: float, seconds: float) -> tuple[Window, float]:
+        """What was answered in a time, and the CPU seconds of the server in it."""
+        pids = self.server.pids()
+        if side.make is None:
+            found = self._measure_in_process(Measure(clients, warm_s, seconds, next(self._numbers) * 100_000, pids))
+            return Window(found.took, [200] * len(found.took), seconds), found.cpu_s
+        make, spent = side.make, list[float]()
+        window = keep_asking(
+            self._url, clients, lambda: make(1000 + next(self._numbers)), warm_s, seconds,
+            lambda: spent.append(cpu_s(pids)),
+        )  # fmt: skip
+        return window, spent[1] - spent[0]
+
+    def _measure_in_process(self, wanted: Measure) -> Measured:
+        pipe: Any = self.server.process.stdin
+        pipe.write(json.dumps(asdict(wanted)).encode() + b"\n")
+        pipe.flush()
+        return Measured(**json.loads(_await_line(self.server)))
+
+
+def _await_line(server: Server) -> str:
+    """The next line that the process in which the engine is has for us; libraries may print others."""
+    pipe: Any = server.process.stdout
+    while True:
+        line = pipe.readline().decode()
+        if not line:
+            server.process.wait(_STARTING_S)
+            server.check()
+        if line.startswith((READY, "{")):
+            return str(line)

@@ -1,0 +1,62 @@
+"""From what each side took in each round to medians, ratios and goals."""
+
+import os
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from loadtest.bench.cases import Goal
+from loadtest.client import Window, percentile
+
+Figures = dict[str, float]
+"""rate (units a second), p50_ms, p95_ms, p99_ms of a unit, cpu_ms: the server's CPU time for one."""
+
+
+def figures(window: Window, cpu_s: float) -> Figures:
+    """What one side took in one round."""
+    took = sorted(1000 * each for each in window.took) or [float("nan")]
+    return {
+        "rate": round(len(window.took) / window.seconds, 2),
+        **{f"p{percent}_ms": round(percentile(took, percent), 1) for percent in (50, 95, 99)},
+        "cpu_ms": round(1000 * cpu_s / max(1, len(window.took)), 2),
+    }
+
+
+def line(
+    name: str, turns: Sequence[dict[str, Figures]], goals: Sequence[dict[str, Any]], **facts: object
+) -> dict[str, Any]:
+    """One JSON line: `facts`, the medians of each side, and goals as `reached` and `bounded` return them."""
+    sides = {
+        side: {figure: round(statistics.median(each[side][figure] for each in turns), 2) for figure in first}
+        for side, first in turns[0].items()
+    }
+    load = round(os.getloadavg()[0], 1)
+    return {"bench": "side by side", "case": name, "load": load, **facts, "sides": sides, "goals": list(goals)}
+
+
+def reached(goal: Goal, rounds: Sequence[dict[str, Figures]]) -> dict[str, Any]:
+    """A goal with its ratio's median, least and most over rounds, and whether the median keeps the bound."""
+    ratios = [each[goal.of][goal.figure] / max(1e-9, each[goal.over][goal.figure]) for each in rounds]
+    return bounded(goal.of, goal.over, goal.figure, ratios, goal.least, goal.most)
+
+
+def bounded(
+    of: str, over: str, figure: str, values: Sequence[float], least: float | None = None, most: float | None = None
+) -> dict[str, Any]:
+    """The same for values that are there already."""
+    middle = statistics.median(values)
+    bound = {"at_least": least} if least is not None else {"at_most": most}
+    kept = (least is None or middle >= least) and (most is None or middle <= most)
+    return {
+        "of": of, "over": over, "figure": figure, **bound, "median": round(middle, 3),
+        "spread": [round(min(values), 3), round(max(values), 3)], "reached": kept,
+    }  # fmt: skip
+
+
+def told(goal: dict[str, Any]) -> str:
+    """A goal in words and numbers."""
+    bound = next((f"{how.replace('_', ' ')} {goal[how]:.2f}" for how in ("at_least", "at_most") if goal.get(how)), "")
+    verdict = ("reached" if goal["reached"] else "MISSED") if bound else "told"
+    low, high = goal["spread"]
+    what = f"{goal['figure']} of {goal['of']} over {goal['over']}"
+    return f"{what:56} {goal['median']:7.2f} ({low:.2f} to {high:.2f})  {bound:14} {verdict}"

@@ -1,0 +1,177 @@
+"""Servers of any kind as groups of processes: started, paused, measured and stopped from outside.
+
+All processes of a server, however they were started, are known by a variable in their environment.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+from types import TracebackType
+
+from service.adapters.store import Store
+
+MARK = "MANYLENS_BENCH_SERVER"
+# Of what a server that failed has said, so much is told.
+_TOLD_BYTES = 4000
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Server:
+    """A command that serves; a context manager that yields it ready to answer, and stops it afterwards."""
+
+    def __init__(
+        self, command: Sequence[str], ready_url: str | None, environment: dict[str, str] | None = None, **pipes: int
+    ) -> None:
+        """`ready_url` answers 200 once it serves; None: whoever starts it finds out. `pipes` are stdin and stdout."""
+        self._command, self._ready_url, self._pipes = list(command), ready_url, pipes
+        self._mark = uuid.uuid4().hex
+        # vLLM's processes give themselves titles, which setproctitle writes over their environment unless told not to.
+        self._environment = os.environ | (environment or {}) | {MARK: self._mark, "SPT_NOENV": "1"}
+        self.ready_s = 0.0
+
+    def __enter__(self) -> "Server":
+        """Start it and wait until it serves.
+
+        Raises:
+            SystemExit: it ended before that; the message has the last of what it said.
+        """
+        self._said, began = TemporaryFile(), time.monotonic()
+        pipes = {"stdout": self._said, "stderr": self._said} | self._pipes
+        self.process = subprocess.Popen(self._command, env=self._environment, **pipes)  # type: ignore[call-overload]
+        while self._ready_url and not answers(self._ready_url):
+            self.check()
+            time.sleep(0.05)
+        self.ready_s = time.monotonic() - began
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        self.resume()
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            for pid in self.pids():
+                os.kill(pid, signal.SIGKILL)
+            self.process.wait()
+        self._said.close()
+
+    def check(self) -> None:
+        """Return if it runs.
+
+        Raises:
+            SystemExit: it ended; the message has the last of what it said.
+        """
+        if self.process.poll() is not None:
+            self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - _TOLD_BYTES))
+            told = self._said.read().decode(errors="replace")
+            raise SystemExit(f"{told}\n{' '.join(self._command)} ended with status {self.process.returncode}")
+
+    def pids(self) -> list[int]:
+        """Its processes, children of children too."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"{MARK}={self._mark}".encode() in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+        return found
+
+    def pause(self) -> None:
+        """Stop all its processes where they are: they take no CPU, and keep their memory."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def forget_peak(self) -> None:
+        """Let `peak` count from now on."""
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        """The most memory of its processes since `forget_peak`, in bytes; what several share counts for each."""
+        total = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+                total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+        return total
+
+    def memory(self) -> int:
+        """Bytes of memory that its processes have now; what several share is counted once."""
+        total = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+                total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+        return total
+
+
+def cpu_s(pids: Sequence[int]) -> float:
+    """CPU seconds of processes so far, and of the children they have waited for."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            total += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
+    return total / _TICKS
+
+
+def answers(url: str) -> bool:
+    """Whether a URL is answered with success. Costs little: servers that start share the machine with who waits."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+def ours(port: int, model: str, store: str, *options: str) -> Server:
+    """Our service."""
+    command = [sys.executable, "-m", "service", "--model", model, "--adapters", store, "--port", str(port)]
+    return Server([*command, "--lame-duck-s", "0", *options], f"http://127.0.0.1:{port}/readyz")
+
+
+def stock(port: int, model: str, store: str, folder: Path, *options: str, plugins: str = "") -> Server:
+    """`vllm serve` with the stable versions of a store's adapters; `folder` is one that goes with the measurement.
+
+    `plugins` are those of the environment that vLLM loads, by name. Weights are computed with as ours are: by default
+    vLLM would round activations to 8 bits on a CPU.
+    """
+    found = Store(store)
+    modules = [f"{name}={found.stable(name).path.resolve()}" for name in found.names()]
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, "--port", str(port), "--enable-lora"]
+    command += ["--max-lora-rank", "64", "--max-num-seqs", "64", *options, "--lora-modules", *modules]
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_INT4_W4A8": "0", "VLLM_PLUGINS": plugins}
+    return Server(command, f"http://127.0.0.1:{port}/health", environment | as_package(folder))
+
+
+def as_package(folder: Path) -> dict[str, str]:
+    """An environment in which vLLM's command finds itself: the CPU wheel goes by another name.
+
+    What PYTHONPATH holds already stays: in the image it is how torch finds service/torchvision_on_cpu.py, without which
+    vLLM's command does not start there.
+    """
+    info = folder / "vllm-0.32.0+cpu.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
+
+
+def folder_of_measurement() -> TemporaryDirectory[str]:
+    """A directory on the disk of the repository, where hard links to its files can be made."""
+    Path("build").mkdir(exist_ok=True)
+    return TemporaryDirectory(dir="build")
