@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 from loadtest.process import serving
 from trainer.commands.evaluate import evaluate
-from trainer.config.commands import EvaluateOptions
+from trainer.config.evaluation import EvaluateOptions
 from trainer.evaluation.result import Evaluation, table
 
 

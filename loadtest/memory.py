@@ -20,9 +20,11 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPVisionConfig, DynamicCache, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from trainer.config.commands import TrainOptions
+from trainer.adapter.lora import add_lora
+from trainer.config.training import TrainOptions
 from trainer.evaluation.generate import KeyCache, room
-from trainer.model.checkpoint import add_lora, embed, settle
+from trainer.model.forward import embed
+from trainer.model.precision import settle
 from trainer.training.memory_plan import Peak, Shape, fake_weights, need
 
 # Hidden and intermediate size, layers, heads: as llava-hf publishes them.
@@ -58,7 +60,13 @@ def _now(size: str) -> Iterator[dict[str, Any]]:
         for checkpointing in (True, False):
             shape = Shape(1, _TOKENS, _ANSWERS, _SEQUENCES)
             found = need(
-                config, _lora, shape, nf4=form == "nf4", checkpointing=checkpointing, on_gpu=True, seen=_SEQUENCES
+                config,
+                _lora,
+                shape,
+                nf4=form == "nf4",
+                checkpointing=checkpointing,
+                on_gpu=True,
+                tower_images=_SEQUENCES,
             )
             yield {
                 "when": "now", "base": form, "tokens": _TOKENS, "checkpointing": checkpointing,
@@ -123,12 +131,12 @@ def _trained_before(config: Any, checkpointing: bool) -> _Cost:
         weights = [weight for _, weight in learns.named_parameters()]
         ids = torch.zeros(_SEQUENCES, length, dtype=torch.long)
         features = torch.zeros(_SEQUENCES * _IMAGE, config.text_config.hidden_size)
-        seen = torch.ones(_SEQUENCES, 1, length, length, dtype=torch.bool)
+        visible = torch.ones(_SEQUENCES, 1, length, length, dtype=torch.bool)
         answers = torch.zeros(_ANSWERS, dtype=torch.long)
         with Peak(weights) as peak, sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             with torch.autocast("cpu", torch.bfloat16):
                 states = llava.model.language_model(
-                    inputs_embeds=embed(llava, ids, features), attention_mask=seen, position_ids=ids, use_cache=False
+                    inputs_embeds=embed(llava, ids, features), attention_mask=visible, position_ids=ids, use_cache=False
                 ).last_hidden_state
                 logits = llava.lm_head(states.flatten(0, 1)[answers])
                 loss = functional.cross_entropy(logits.float(), answers, reduction="sum")
@@ -144,7 +152,7 @@ def _scored(config: Any, rows: int, bfloat16: bool) -> _Cost:
     with FakeTensorMode(), torch.inference_mode():
         fake_weights(llava)
         states = torch.zeros(rows, _ROW, config.text_config.hidden_size)
-        seen = torch.zeros(rows, 1, _ROW, _ROW, dtype=torch.bool)
+        visible = torch.zeros(rows, 1, _ROW, _ROW, dtype=torch.bool)
         places = torch.zeros(rows, _ROW, dtype=torch.long)
         with (
             Peak(weight for _, weight in llava.named_parameters()) as peak,
@@ -153,7 +161,7 @@ def _scored(config: Any, rows: int, bfloat16: bool) -> _Cost:
         ):
             cache = KeyCache(config.text_config, torch.bfloat16) if bfloat16 else DynamicCache()
             said = llava.model.language_model(
-                inputs_embeds=states, attention_mask=seen, position_ids=places, past_key_values=cache, use_cache=True
+                inputs_embeds=states, attention_mask=visible, position_ids=places, past_key_values=cache, use_cache=True
             )
             llava.lm_head(said.last_hidden_state[:, -1])
     return _Cost(0, 0, 0, peak.most)

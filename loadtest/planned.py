@@ -81,12 +81,14 @@ def drawn(folder: Path) -> None:
 
 def measured(work: Path, layers: int, tokens: int, checkpointing: bool) -> dict[str, object]:
     """Train two updates in this process, and say what was planned and what was held."""
-    from trainer.config.commands import TrainOptions
+    from trainer.adapter.lora import add_lora
+    from trainer.config.training import TrainOptions
     from trainer.data.split import read_sides
-    from trainer.model.checkpoint import Checkpoint, add_lora
-    from trainer.training.lessons import prepare
-    from trainer.training.loop import fit, uses_bfloat16
+    from trainer.model.checkpoint import Checkpoint
+    from trainer.training.arguments import uses_bfloat16
+    from trainer.training.loop import fit
     from trainer.training.meter import resident_bytes
+    from trainer.training.prepare import prepare
 
     pictures = work / "pictures"
     data = pictures / ("few.jsonl" if layers else "rows.jsonl")  # the 7B's tower takes seconds for a picture

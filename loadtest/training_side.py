@@ -19,15 +19,20 @@ from typing import Any
 import torch
 
 from service.prompt import Prompt
-from trainer.config.commands import TrainOptions
-from trainer.data.rows import Row, read_rows
-from trainer.model.checkpoint import Checkpoint, add_lora, loss_sum
+from trainer.adapter.lora import add_lora
+from trainer.config.training import TrainOptions
+from trainer.data.row import Row
+from trainer.data.rows import read_rows
+from trainer.model.checkpoint import Checkpoint
 from trainer.model.features import States
 from trainer.model.forest import bend_of, collate, grow
+from trainer.model.forward import loss_sum
 from trainer.model.tokens import encode
-from trainer.training.lessons import TOKENS, most_branches
-from trainer.training.loop import Lessons, fit, uses_bfloat16
-from trainer.training.updates import Order, Shares
+from trainer.training.arguments import uses_bfloat16
+from trainer.training.lessons import Lessons
+from trainer.training.loop import fit
+from trainer.training.prepare import TOKENS, most_branches
+from trainer.training.updates import Shares, Updates
 
 
 def main(side: str, case: dict[str, Any]) -> dict[str, float]:
@@ -60,7 +65,7 @@ def padding(case: dict[str, Any]) -> dict[str, float]:
     found = {}
     for name, (image_tokens, bend) in machines.items():
         trees = grow(encode(mixed, Prompt(Path(case["model"])), image_tokens), 1, TOKENS)
-        shares = Shares(Order(trees, case["samples_per_step"], 0), trees, TOKENS, bend, None)
+        shares = Shares(Updates(trees, case["samples_per_step"], 0), trees, TOKENS, bend, None)
         updates = [shares[update] for update in range(len(shares))]
         area = sum(forest["trees"].numel() for update in updates for forest in update["forests"])
         found[name] = round(1 - sum(update["tokens"] for update in updates) / area, 4)

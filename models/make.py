@@ -11,7 +11,7 @@
       tuned     about all of those                                              models/tiny-llava/
     4 int4      GPTQ to W4A16, as `trainer quantize` does                        models/tiny-llava-int4/
 
-Only drawn scenes are seen: no easy-VQA picture, no handwritten digit.
+Only drawn scenes are used: no easy-VQA picture, no handwritten digit.
 """
 
 import logging
@@ -41,8 +41,8 @@ from models.stages import (
 )  # fmt: skip
 from models.tokenizer import train_tokenizer
 from models.tower import PREPARATION, load_tower, train_tower
-from trainer.commands.quantize import Sample, write_int4
 from trainer.model.checkpoint_files import new_directory
+from trainer.model.quantize import Sample, write_int4
 
 log = logging.getLogger(__name__)
 # Peak rates of the parts of stage 2: `compared` and `tuned` at half.
@@ -146,7 +146,7 @@ def _of(asked: list[Asked], categories: set[str]) -> list[Asked]:
 
 
 def _samples(seed: int) -> list[Sample]:
-    """Calibration: a question about each of 512 scenes that no stage has seen."""
+    """Calibration: a question about each of 512 scenes that no stage was taught."""
     drawn = (numbered_scene(seed, CALIBRATION + number) for number in range(512))
     return [Sample(PREPARATION.apply(scene.image), asked[0].question, asked[0].answer) for scene, asked in drawn]
 

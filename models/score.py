@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from models.stages import HELD_OUT, numbered_scene
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.evaluation.generate import predict
 from trainer.evaluation.score import right
 from trainer.model.checkpoint import Checkpoint

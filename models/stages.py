@@ -3,6 +3,9 @@
 LLaVA starts from a language model that talks already; ours is new, so it first reads the questions and answers as
 plain text. Then LLaVA's two stages: the projector alone on captions, then projector and language model on questions,
 those about a thing alone first. The tower stays as it was taught, so its states are computed once per scene.
+
+`trainer base` cannot make this model: it has AdamW alone, and weights that begin at random learn this by Muon
+(optimise.py); and it reads image files, where these scenes are drawn as they are needed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,9 +25,9 @@ from models.questions import Asked, ask, ask_both_ways
 from models.scenes import Scene, draw
 from models.tower import PREPARATION, normalise
 from service.prompt import Prompt
-from trainer.data.rows import Row
-from trainer.model.checkpoint import answer_logits
+from trainer.data.row import Row
 from trainer.model.forest import Trees, collate, grow
+from trainer.model.forward import answer_logits
 from trainer.model.tokens import encode
 
 QUESTIONS = 16
@@ -112,9 +115,9 @@ def start_projector(projector: Any, states: Tensor) -> None:
     A few directions hold most of the states' variance (where a thing lies), and colour is not among them: with random
     weights it is found late or never.
     """
-    seen = states[:1500].flatten(0, 1).float()
-    mean, size = seen.mean(0), seen.shape[1]
-    values, vectors = torch.linalg.eigh(torch.cov(seen.T))
+    tokens = states[:1500].flatten(0, 1).float()
+    mean, size = tokens.mean(0), tokens.shape[1]
+    values, vectors = torch.linalg.eigh(torch.cov(tokens.T))
     white = vectors @ torch.diag((values + 0.02 * values.mean()).rsqrt()) @ vectors.T
     projector.linear_1.weight.data = torch.linalg.qr(torch.randn(size, size))[0] @ white
     projector.linear_1.bias.data = -projector.linear_1.weight.data @ mean

@@ -14,21 +14,12 @@ from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfi
 from service import usage
 from service.errors import ServiceError
 from trainer.adapter.unserved_options import refuse_options
-from trainer.config.commands import (
-    AlignOptions,
-    BaseOptions,
-    CollectOptions,
-    EvaluateOptions,
-    MergeOptions,
-    PublishOptions,
-    QuantizeOptions,
-    StageOptions,
-    StoreOptions,
-    TrainOptions,
-    TuneOptions,
-)
+from trainer.config.checkpoints import MergeOptions, QuantizeOptions
 from trainer.config.data import DataOptions
+from trainer.config.evaluation import EvaluateOptions, PublishOptions
 from trainer.config.file import with_file
+from trainer.config.store import CollectOptions, StoreOptions
+from trainer.config.training import AlignOptions, BaseOptions, StageOptions, TrainOptions, TuneOptions
 from trainer.errors import TrainerError, condition
 
 if TYPE_CHECKING:
@@ -150,9 +141,9 @@ def _run(options: object, arguments: list[str]) -> None:
         if cost := quantize(options):
             _print([cost])
     elif isinstance(options, PublishOptions):
-        from trainer.commands.publish import adopt
+        from trainer.commands.publish import publish
 
-        adopt(options, ["python", "-m", "trainer", *arguments])
+        publish(options, ["python", "-m", "trainer", *arguments])
     elif isinstance(options, MergeOptions):
         from trainer.commands.merge import merge
 

@@ -54,9 +54,9 @@ def condition(error: BaseException) -> str | None:
 
     Disks and memory fail in as many classes as there are libraries between them and us, so text has to decide.
     """
-    seen: list[BaseException] = []
-    while error not in seen:
-        seen.append(error)
+    met: list[BaseException] = []
+    while error not in met:
+        met.append(error)
         if said := _condition(error):
             return said
         error = error.__cause__ or error.__context__ or error

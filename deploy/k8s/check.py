@@ -22,7 +22,7 @@ import yaml
 
 from deploy.k8s.cel import broken_rules
 from service.settings import Settings
-from trainer.config.commands import TrainOptions
+from trainer.config.training import TrainOptions
 
 HERE = Path(__file__).parent
 OVERLAYS = HERE / "overlays"

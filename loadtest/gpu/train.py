@@ -67,7 +67,7 @@ def _case(recipe: "Recipe", questions: int) -> Path:
 
 
 def _per_step(recipe: "Recipe") -> dict[str, int]:
-    from trainer.config.commands import TrainOptions
+    from trainer.config.training import TrainOptions
 
     return {"rows_per_step": recipe.rows_per_step} if "rows_per_step" in TrainOptions.model_fields else {}
 

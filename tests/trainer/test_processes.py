@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 import trainer.processes
 from tests.conftest import ROOT
-from trainer.config.commands import AlignOptions, TuneOptions
+from trainer.config.training import AlignOptions, TuneOptions
 from trainer.model.base_llava import unfreeze
 from trainer.processes import sharing
 from trainer.training.memory_plan import Need, Shape, need

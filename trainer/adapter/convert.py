@@ -77,7 +77,7 @@ def convert(source: Path, target: Path, linears: Shapes, max_rank: int) -> Conve
         base_model_name_or_path=lora.base,
         inference_mode=True,
     )
-    plain.save_pretrained(str(target))  # `publish` adds the class that AutoPeftModel loads
+    plain.save_pretrained(str(target))  # `write_version` adds the class that AutoPeftModel loads
     save_file({parts[key].key: tensor for key, tensor in tensors.items()}, target / WEIGHTS, {"format": "pt"})
     check_tensors(target, linears, max_rank)
     rank = max([lora.rank, *ranks.values()])

@@ -1,4 +1,4 @@
-"""An adapter as the trainer meets it: found in a store or a run, judged against a base, put in front of it."""
+"""An adapter on this disk: whether it fits a base, the base answering through it, and what it was trained on."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,48 +14,22 @@ from service.adapters import manifest as manifests
 from service.adapters.base import Base
 from service.adapters.manifest import Manifest
 from service.adapters.modules import CONFIG, WEIGHTS, check_tensors, language_model_linears
-from service.adapters.store import Store
 from service.errors import AdapterRefused
 from service.images import Preparation
 from service.prompt import Prompt
-from trainer.config.commands import LARGEST_RANK
+from trainer.config.fields import LARGEST_RANK
 from trainer.data.digests import IMAGES, listed
-from trainer.errors import OptionError
-from trainer.training.run import is_run, learnt
 
 
 @dataclass(frozen=True, slots=True)
-class Lens:
+class LocalAdapter:
     """An adapter's name, the directory of its PEFT files, and the one that says how it came to be (often the same)."""
 
     name: str
     weights: Path
     origin: Path
 
-    @classmethod
-    def find(cls, name: str, store: Path, option: str = "--adapter") -> "Lens":
-        """What `name` means: an adapter of the store, a directory of PEFT's files, or what a training run has learnt.
-
-        `option` is where it was given.
-
-        Raises:
-            OptionError: none of these.
-        """
-        held = Store(store).names() if store.exists() else []  # it comes to be with the first that is published
-        if name in held:
-            path = Store(store).stable(name).path
-            return cls(name, path, path)
-        origin = Path(name)
-        if (origin / CONFIG).is_file():
-            # A run's own parts know what they were trained on by the run.
-            run = next((folder for folder in origin.parents[:2] if is_run(folder)), origin)
-            return cls(origin.name, origin, run)
-        if is_run(origin):
-            return cls(origin.name, learnt(origin), origin)
-        there = ", ".join(held) or "none"
-        raise OptionError(f"{option} {name}: no directory of an adapter or a run; --store {store} holds {there}")
-
-    def judge(self, base: Path) -> None:
+    def check_fits(self, base: Path) -> None:
         """Check that this adapter fits the base checkpoint in a directory, as the service would.
 
         PEFT's two files are all that is read of it: a run's checkpoints hold pickles of the optimizer beside them.
@@ -79,7 +53,7 @@ class Lens:
             raise AdapterRefused("mismatch", f"{self.name} does not fit {base}: {difference}")
 
     @contextmanager
-    def before(self, llava: Any) -> Iterator[Any]:
+    def applied_to(self, llava: Any) -> Iterator[Any]:
         """The same model, answering through this adapter until the block ends."""
         model = PeftModel.from_pretrained(llava, str(self.weights))
         try:

@@ -9,10 +9,11 @@ from pathlib import Path
 from service.adapters import manifest as manifests
 from service.adapters.manifest import Manifest
 from service.adapters.modules import WEIGHTS
-from trainer.adapter.local import Lens
-from trainer.config.commands import TrainOptions
+from trainer.adapter.find import find
+from trainer.adapter.local import LocalAdapter
+from trainer.config.training import TrainOptions
 from trainer.data.digests import IMAGES
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.errors import OptionError
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 class Parent:
     """An adapter to go on from."""
 
-    lens: Lens
+    adapter: LocalAdapter
 
     @classmethod
     def of(cls, options: TrainOptions, base: Path, output: Path) -> "Parent | None":
@@ -34,18 +35,18 @@ class Parent:
         """
         if options.init_adapter is None:
             return None
-        lens = Lens.find(options.init_adapter, options.store, "--init-adapter")
-        if output.resolve() in lens.weights.resolve().parents:
+        adapter = find(options.init_adapter, options.store, "--init-adapter")
+        if output.resolve() in adapter.weights.resolve().parents:
             raise OptionError(
                 f"--init-adapter {options.init_adapter}: lies in {output}, where this run is to write: give another"
                 " --name or --output"
             )
-        lens.judge(base)
-        return cls(lens)
+        adapter.check_fits(base)
+        return cls(adapter)
 
     @property
     def _sha256(self) -> str:
-        return hashlib.sha256((self.lens.weights / WEIGHTS).read_bytes()).hexdigest()
+        return hashlib.sha256((self.adapter.weights / WEIGHTS).read_bytes()).hexdigest()
 
     @property
     def facts(self) -> dict[str, str]:
@@ -55,13 +56,13 @@ class Parent:
     @property
     def said(self) -> str:
         """What its successor's card says of it."""
-        file = self.lens.origin / manifests.FILE
+        file = self.adapter.origin / manifests.FILE
         if not file.is_file():
-            return f"{self.lens.name} (weights {self._sha256[:12]})"
+            return f"{self.adapter.name} (weights {self._sha256[:12]})"
         manifest = Manifest.model_validate_json(file.read_bytes())
         score = manifest.score
         held_out = f", {score.adapter} of {score.rows} held-out rows right" if score.rows else ""
-        return f"{manifest.name}@{self.lens.weights.name[:12]} (data {manifest.data_digest[:12]}{held_out})"
+        return f"{manifest.name}@{self.adapter.weights.name[:12]} (data {manifest.data_digest[:12]}{held_out})"
 
     def images(self, images: str, held_out: Sequence[Row], digests: Mapping[str, str]) -> str:
         """The image list of what both it and its successor, which has the list `images`, were trained on.
@@ -69,12 +70,12 @@ class Parent:
         Held-out images that it was trained on are told: they flatter the score.
         """
         asked = {row.image: digests[row.image] for row in held_out if row.image}
-        if seen := self.lens.trained_on(asked):
+        if seen := self.adapter.trained_on(asked):
             log.warning(
                 "%s was trained on %d of %d held-out images, %s first: the score flatters; --eval-data with others"
                 " would not",
-                *(self.lens.name, len(seen), len(asked), seen[0]),
+                *(self.adapter.name, len(seen), len(asked), seen[0]),
             )
-        file = self.lens.origin / IMAGES
+        file = self.adapter.origin / IMAGES
         before = file.read_text().splitlines() if file.is_file() else []
         return "".join(f"{line}\n" for line in sorted({*images.splitlines(), *before}))

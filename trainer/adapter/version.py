@@ -1,4 +1,4 @@
-"""A trained adapter -> an immutable version in the store: PEFT's two files, manifest, card."""
+"""PEFT's two files, a manifest and a card -> an immutable version in the store."""
 
 import json
 from datetime import UTC, datetime
@@ -12,10 +12,11 @@ from service.adapters.manifest import Manifest
 from service.adapters.modules import CONFIG, WEIGHTS
 from service.adapters.store import Store
 from service.types import Adapter
+from trainer.adapter.card import card
 from trainer.data.digests import IMAGES
 
 
-def publish(store: Path, manifest: Manifest, directory: Path, command: str, images: str = "") -> Adapter:
+def write_version(store: Path, manifest: Manifest, directory: Path, command: str, images: str = "") -> Adapter:
     """Write PEFT's two files in `directory` and what is known of them into the store as the name's stable version.
 
     `images` is the `image_list` of what it was trained on, or nothing.
@@ -47,27 +48,3 @@ def now() -> str:
 def trainer_version() -> str:
     """Who trained, for a manifest."""
     return f"manylens {package_version('manylens')}"
-
-
-def card(manifest: Manifest, command: str) -> str:
-    """The adapter card: what it is for, how well it does on held-out rows, how it was made."""
-    lines = [
-        f"# {manifest.name}",
-        "",
-        f"A LoRA adapter (rank {manifest.rank}, alpha {manifest.alpha:g}) for {manifest.base_id}.",
-        "",
-        *([manifest.about, ""] if manifest.about else []),
-    ]
-    if manifest.score.rows:
-        lines += ["| held-out rows | count | base right | adapter right |", "|---|---:|---:|---:|"]
-        for name, score in {**manifest.categories, "all": manifest.score}.items():
-            base, adapter = (f"{count} ({count / score.rows:.1%})" for count in (score.base, score.adapter))
-            lines.append(f"| {name} | {score.rows} | {base} | {adapter} |")
-    else:
-        lines.append("No held-out rows were asked of it: how well it answers is not known.")
-    if gate := manifest.gate:
-        lines += ["", f"Published by {gate.metric} on these rows: base {gate.base:.4g}, adapter {gate.adapter:.4g}."]
-    if manifest.begun_from:
-        lines += ["", f"Its training went on from {manifest.begun_from}."]
-    lines += ["", f"Made {manifest.created} by {manifest.trainer}:", "", f"    {command}", ""]
-    return "\n".join(lines)

@@ -10,7 +10,7 @@ from transformers import LlavaForConditionalGeneration
 from transformers.integrations import unset_hf_deepspeed_config
 
 from service.adapters.base import Base
-from trainer.config.commands import StageOptions
+from trainer.config.training import StageOptions
 from trainer.data.forms.reading import Reading
 from trainer.data.split import read_sides, sample
 from trainer.disk import check_folder
@@ -18,8 +18,9 @@ from trainer.model.base_llava import WEIGHTS, unfreeze
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.checkpoint_files import begin_copy, copy_companions, new_directory, rename_tower
 from trainer.processes import here
-from trainer.training.lessons import prepare
-from trainer.training.loop import fit, uses_bfloat16
+from trainer.training.arguments import uses_bfloat16
+from trainer.training.loop import fit
+from trainer.training.prepare import prepare
 from trainer.training.run import begin, facts, owned
 
 log = logging.getLogger(__name__)

@@ -3,9 +3,9 @@
 import time
 
 from service.adapters.store import Store
-from trainer.config.commands import CollectOptions
+from trainer.config.store import CollectOptions
 
-# Until then a request that began before the mark was seen may still need the files.
+# Until then a request that began before the mark was written may still need the files.
 _GRACE_S = 600.0
 
 

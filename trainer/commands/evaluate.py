@@ -3,9 +3,10 @@
 import asyncio
 import logging
 
-from trainer.config.commands import EvaluateOptions
+from trainer.config.evaluation import EvaluateOptions
 from trainer.data.forms.reading import Reading
-from trainer.data.rows import asked, read_rows
+from trainer.data.row import asked
+from trainer.data.rows import read_rows
 from trainer.data.split import sample
 from trainer.disk import check_file
 from trainer.errors import OptionError

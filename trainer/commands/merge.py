@@ -9,8 +9,8 @@ from transformers import LlavaForConditionalGeneration
 
 from service.adapters.base import MERGED
 from service.adapters.modules import WEIGHTS
-from trainer.adapter.local import Lens
-from trainer.config.commands import MergeOptions
+from trainer.adapter.find import find
+from trainer.config.checkpoints import MergeOptions
 from trainer.model.checkpoint_files import begin_copy, copy_companions, new_directory, rename_tower
 
 log = logging.getLogger(__name__)
@@ -29,15 +29,15 @@ def merge(options: MergeOptions) -> Path:
         " `trainer quantize`"
     )
     source = begin_copy(options.model, options.output, packed)
-    lens = Lens.find(options.adapter, options.store)
-    lens.judge(source)
+    adapter = find(options.adapter, options.store)
+    adapter.check_fits(source)
     model = LlavaForConditionalGeneration.from_pretrained(source, dtype="auto", local_files_only=True)
-    merged = PeftModel.from_pretrained(model, str(lens.weights)).merge_and_unload(safe_merge=True)
+    merged = PeftModel.from_pretrained(model, str(adapter.weights)).merge_and_unload(safe_merge=True)
     # Its embeddings and projector are the base's, by which adapters know theirs: those of the base do not fit this one.
-    setattr(merged.config, MERGED, hashlib.sha256((lens.weights / WEIGHTS).read_bytes()).hexdigest())
+    setattr(merged.config, MERGED, hashlib.sha256((adapter.weights / WEIGHTS).read_bytes()).hexdigest())
     with new_directory(options.output) as part:
         copy_companions(source, part)
         merged.save_pretrained(part)
         rename_tower(part)
-    log.info("wrote %s: %s with %s in it", options.output, options.model, lens.name)
+    log.info("wrote %s: %s with %s in it", options.output, options.model, adapter.name)
     return options.output

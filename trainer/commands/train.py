@@ -10,28 +10,29 @@ from functools import partial
 from pathlib import Path
 
 from service.adapters.base import Base
-from service.adapters.manifest import Manifest
 from service.adapters.modules import CONFIG
 from service.checkpoint import locate
 from service.types import Adapter
-from trainer.adapter.local import Lens
+from trainer.adapter.local import LocalAdapter
+from trainer.adapter.lora import add_lora, without_lora
 from trainer.adapter.parent import Parent
-from trainer.adapter.version import now, plain_config, publish, trainer_version
-from trainer.config.commands import TrainOptions
+from trainer.adapter.version import plain_config, trainer_version, write_version
+from trainer.config.training import TrainOptions
 from trainer.data.digests import IMAGES, data_digest, image_list
 from trainer.data.forms.reading import Reading
-from trainer.data.rows import asked
+from trainer.data.row import asked
 from trainer.data.split import read_sides, sample
 from trainer.disk import check_folder
 from trainer.evaluation.comparison import compare
 from trainer.evaluation.gate import check_gain
-from trainer.evaluation.probes import choose_probes
+from trainer.evaluation.manifest import manifest_of
 from trainer.evaluation.report import write_report
 from trainer.evaluation.result import Source
-from trainer.model.checkpoint import Checkpoint, add_lora, alone
+from trainer.model.checkpoint import Checkpoint
 from trainer.processes import here
-from trainer.training.lessons import prepare
-from trainer.training.loop import fit, uses_bfloat16
+from trainer.training.arguments import uses_bfloat16
+from trainer.training.loop import fit
+from trainer.training.prepare import prepare
 from trainer.training.run import begin, facts, owned
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
     if lessons is None:
         return None
     # 3. The adapter.
-    model = add_lora(checkpoint.model, options, parent.lens.weights if parent else None)
+    model = add_lora(checkpoint.model, options, parent.adapter.weights if parent else None)
     shape = model.peft_config["default"]
     images = image_list(sides.digests[image] for image in lessons.trees.tokens.images)
     if parent:
@@ -83,31 +84,25 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
         (weights / CONFIG).write_bytes(plain_config(weights))
     here().wait_for_everyone()
     # 4. Both models on the held-out rows, the adapter as it was written; each process asks its share.
-    lens, whole = Lens(options.name, weights, output), alone(checkpoint, model, options.nf4)
-    trial = compare(lens, whole, asked(held_out), lessons.sight, options.gate, options.max_tokens)
+    adapter, plain = LocalAdapter(options.name, weights, output), without_lora(checkpoint, model, options.nf4)
+    trial = compare(adapter, plain, asked(held_out), lessons.sight, options.gate, options.max_tokens)
     if not here().is_main_process:
         return None
     source = Source(options.model, checkpoint.base.id, checkpoint.base.precision)
     write_report(str(output / "report.html"), [replace(trial.evaluation(source, options.name), run=output)])
     check_gain(trial.gate, len(trial.rows), f"it lies in {weights}")
     # 5. A version that says how it was made.
-    manifest = Manifest(
-        name=options.name,
-        about=options.about,
-        created=now(),
+    manifest = manifest_of(
+        options,
+        checkpoint,
+        trial,
         trainer=trainer_version(),
-        **checkpoint.facts,
         rank=max([shape.r, *shape.rank_pattern.values()]),
         alpha=shape.lora_alpha,
         targets=str(shape.target_modules),
-        modality=options.modality,
         data_digest=data_digest(rows, sides.digests),
-        score=trial.score,
-        categories=trial.categories,
-        gate=trial.gate,
         begun_from=parent.said if parent else "",
-        probes=choose_probes(trial.rows, trial.base, trial.adapter, checkpoint.prompt, checkpoint.preparation),
     )
-    published = publish(options.store, manifest, weights, shlex.join(command or sys.argv), images)
+    published = write_version(options.store, manifest, weights, shlex.join(command or sys.argv), images)
     log.info("published %s as %s", published.key, published.path)
     return published

@@ -1,12 +1,13 @@
-"""Every option of the `data` commands, declared once; see trainer/config/commands.py."""
+"""Every option of the `data` commands, declared once."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import CliSubCommand
 
-from trainer.data.forms.reading import Form
+from trainer.config.fields import Options, Seed
+from trainer.config.reading import ReadingOptions
 
 Kind = Literal["pie", "funnel", "bar", "grouped", "line", "scatter"]
 Asked = Literal["value", "compare", "sum", "extreme", "trend", "count"]
@@ -15,38 +16,9 @@ KINDS: tuple[Kind, ...] = ("pie", "funnel", "bar", "grouped", "line", "scatter")
 ASKED: tuple[Asked, ...] = ("value", "compare", "sum", "extreme", "trend", "count")
 
 
-# What a command line gives once becomes a list of one.
-Listed = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
-# What every random generator in use takes.
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+class RowsOptions(ReadingOptions):
+    """Options of a command over one set."""
 
-
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ReadingOptions(_Options):
-    """How rows are read, of every command that reads some."""
-
-    form: Form = Field(
-        "auto",
-        description="what the rows are; auto tells by the file's beginning, and says by what (docs/data-forms.md)",
-    )
-    strict: bool = Field(
-        False,
-        description="refuse rows that are understood in another way than they are written, instead of counting them",
-    )
-    ignore: Listed = Field([], description="a key of the rows that need not be understood; may be given several times")
-    columns: dict[str, str] = Field(
-        {}, description="where a field has a name of your own: FIELD=KEY, question=frage,answer=antwort say"
-    )
-    annotations: str | None = Field(
-        None, description="of VQAv2's form: the file with the answers [the one beside the questions]"
-    )
-    split: str | None = Field(None, description="of Hugging Face's sets: the split to read [all, each a category]")
-
-
-class _Rows(ReadingOptions):
     data: str = Field(
         description="rows, a path or URL: LLaVA, {image, question, answer}, or any form of docs/data-forms.md"
     )
@@ -56,7 +28,7 @@ class _Rows(ReadingOptions):
     )
 
 
-class _Kept(_Options):
+class _Kept(Options):
     index: Path | None = Field(
         Path("runs/features"),
         description="where what is found out about images is kept, so that each is read once for all commands; None:"
@@ -64,7 +36,7 @@ class _Kept(_Options):
     )
 
 
-class _Looked(_Rows, _Kept):
+class _Looked(RowsOptions, _Kept):
     pass
 
 
@@ -116,7 +88,7 @@ class ReportOptions(_Judged):
     seed: Seed = Field(0, description="another seed shows other pictures")
 
 
-class SplitOptions(_Rows):
+class SplitOptions(RowsOptions):
     """Write two files that share no image; a row's side depends on its image's bytes and the seed alone."""
 
     output: str = Field(description="the JSON lines file for the larger side, usually training")
@@ -215,7 +187,7 @@ class ImportOptions(ReadingOptions, _Kept):
     output: str = Field(description="the JSON lines file to write, a path or URL")
 
 
-class MixOptions(_Options):
+class MixOptions(Options):
     """Mix several sets by weight, shuffled; give --data, --images and --weight once per set, in the same order."""
 
     data: list[str] = Field(min_length=1, description="a set's rows")
@@ -226,7 +198,7 @@ class MixOptions(_Options):
     seed: Seed = Field(0, description="of the choice and the order")
 
 
-class ChartOptions(_Options):
+class ChartOptions(Options):
     """Draw charts and ask about them: images and JSON lines with true answers, the same for the same seed."""
 
     output: str = Field(description="the folder to write, a path or URL: charts.jsonl, and the images in images/")
@@ -254,7 +226,7 @@ class ChartOptions(_Options):
 AnnotationForm = Literal["coco", "voc", "yolo", "folders", "table"]
 
 
-class AnnotationOptions(_Options):
+class AnnotationOptions(Options):
     """Make questions with true answers from boxes, classes or a table; yes and no equally often for each wording."""
 
     form: AnnotationForm = Field(
@@ -283,7 +255,7 @@ class AnnotationOptions(_Options):
     seed: Seed = Field(0, description="another seed asks other questions")
 
 
-class EndpointOptions(_Options):
+class EndpointOptions(Options):
     """What every command has that asks a vision model."""
 
     images: str = Field(description="the folder of pictures, a path or URL")
@@ -332,7 +304,7 @@ class QuestionOptions(EndpointOptions):
     agree: float = Field(0.6, gt=0, le=1, description="share of the answers that has to be the same, or the row goes")
 
 
-class DataOptions(_Options):
+class DataOptions(Options):
     """Check, clean, convert, mix and draw training rows."""
 
     check: CliSubCommand[CheckOptions] = Field(description="name every fault of a set, or say what it holds")

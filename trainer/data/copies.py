@@ -1,4 +1,4 @@
-"""Which images look like one that was seen before; knows pixels only through their looks.
+"""Which images look like one that came before; knows pixels only through their looks.
 
 A perceptual hash proposes copies, and a 16x16 picture confirms them: hashes are blind to colour and to small parts, and
 two charts that differ in one bar must stay two. Each image is compared with all before it, a row of 64-bit numbers at

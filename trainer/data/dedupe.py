@@ -15,7 +15,8 @@ from trainer.config.data import DedupeOptions
 from trainer.data import files, progress
 from trainer.data.copies import Copies
 from trainer.data.looks import looks
-from trainer.data.rows import Row, rows_of
+from trainer.data.row import Row
+from trainer.data.rows import rows_of
 from trainer.data.write import Report, writing
 from trainer.errors import DataError
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 
-from trainer.data.rows import Row
+from trainer.data.row import Row
 
 # Where a run and a version list the images they were trained on.
 IMAGES = "images.txt"

@@ -5,7 +5,8 @@ from trainer.data.curation.agreement import agreed
 from trainer.data.curation.hook import load_hook
 from trainer.data.looks import Look, looks
 from trainer.data.progress import told
-from trainer.data.rows import Row, source_of
+from trainer.data.row import Row
+from trainer.data.rows import source_of
 from trainer.data.write import Report, writing
 from trainer.errors import DataError
 

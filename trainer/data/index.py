@@ -10,7 +10,7 @@ from tqdm import tqdm
 from trainer.data import files
 from trainer.data.kept import Kept
 from trainer.data.looks import TABLE, Look, in_batches
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.errors import DataError
 
 # Where commands keep it that have no option for it.

@@ -166,8 +166,8 @@ def looked_at(
     with Looker(folder) as looker:
         for batch in in_batches(items, _ITEMS):
             named = dict.fromkeys(image for item in batch for image in images_of(item))
-            unseen = [image for image in named if image not in faults]
-            faults.update((image, look.fault) for image, look in zip(unseen, looker.begin(unseen)(), strict=True))
+            fresh = [image for image in named if image not in faults]
+            faults.update((image, look.fault) for image, look in zip(fresh, looker.begin(fresh)(), strict=True))
             yield from batch
 
 

@@ -17,7 +17,8 @@ from trainer.data.looks import looks
 from trainer.data.pages.pictures import thumbnail
 from trainer.data.pages.set import Card, Set, sentence, warnings, write_page
 from trainer.data.progress import told
-from trainer.data.rows import Row, scan
+from trainer.data.row import Row
+from trainer.data.rows import scan
 from trainer.data.survey import Measured, Sample, Survey, survey
 from trainer.disk import check_file
 from trainer.errors import DataError

@@ -11,67 +11,26 @@ Every fault of every record is found in one pass; pixels are not looked at (chec
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from service.types import Turn
+from trainer.config.data import RowsOptions
 from trainer.data import files
 from trainer.data.faults import Fault, Faults, Notes
 from trainer.data.forms.names import Images
 from trainer.data.forms.pictures import Pictures
-from trainer.data.forms.reading import AUTO, Reading, ReadingOptions
+from trainer.data.forms.reading import AUTO, Reading
 from trainer.data.forms.recognise import recognise
 from trainer.data.forms.recognised import Recognised, Record
 from trainer.data.forms.record import Plain, plain
 from trainer.data.forms.talk import GPT, HUMAN
 from trainer.data.forms.text import LONGEST
 from trainer.data.forms.values import Picture
+from trainer.data.row import Row
 from trainer.errors import DataError
 
 SPEAKERS = (HUMAN, GPT)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A conversation about an image, or about none; most are one question and its answer.
-
-    `image` is the path or URL of a file. `question` and `answer` are the last exchange, `history` the ones before it,
-    in order. `place` is where it was read, "file:line". `answers` are all right answers to the last question, each as
-    often as it was given, where there are several; `answer` is the one most gave.
-    """
-
-    id: str
-    image: str | None
-    question: str
-    answer: str
-    category: str
-    place: str = field(default="", compare=False)
-    history: tuple[tuple[str, str], ...] = ()
-    answers: tuple[str, ...] = ()
-
-    @property
-    def exchanges(self) -> tuple[tuple[str, str], ...]:
-        """All questions with their answers, in order."""
-        return (*self.history, (self.question, self.answer))
-
-    @property
-    def turns(self) -> tuple[Turn, ...]:
-        """The history as the service takes it: the first question shows the image."""
-        return tuple(
-            turn
-            for number, (question, answer) in enumerate(self.history)
-            for turn in (
-                Turn("user", question, int(self.image is not None and number == 0)),
-                Turn("assistant", answer),
-            )
-        )
-
-    @property
-    def pictures(self) -> int:
-        """How many images the last question itself shows; a history shows them earlier."""
-        return int(self.image is not None and not self.history)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +47,6 @@ class Line:
     rows: tuple[Row, ...]
     faults: tuple[Fault, ...]
     mended: tuple[str, ...] = ()
-
-
-def asked(rows: Iterable[Row]) -> list[Row]:
-    """Every question of every conversation as a row of its own, with the true answers before it as its history."""
-    return [
-        replace(
-            row,
-            id=f"{row.id}#{turn}",
-            question=question,
-            answer=answer,
-            history=row.history[:turn],
-            answers=row.answers if turn == len(row.history) else (),
-        )
-        if row.history
-        else row
-        for row in rows
-        for turn, (question, answer) in enumerate(row.exchanges)
-    ]
 
 
 class Source:
@@ -204,20 +145,6 @@ def scan(file: str | Path, images: str | Path, how: Reading = AUTO) -> Iterator[
         DataError: as `read_rows`.
     """
     yield from Source(str(file), str(images), how).rows()
-
-
-class RowsOptions(ReadingOptions, Protocol):
-    """The options of a command over one set."""
-
-    @property
-    def data(self) -> str:
-        """The set."""
-        ...
-
-    @property
-    def images(self) -> str:
-        """The folder of its images."""
-        ...
 
 
 def source_of(options: RowsOptions) -> Source:

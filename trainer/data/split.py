@@ -16,7 +16,8 @@ from trainer.data.copies import Copies
 from trainer.data.forms.reading import AUTO, Reading
 from trainer.data.index import image_digests
 from trainer.data.looks import looks
-from trainer.data.rows import Row, rows_of
+from trainer.data.row import Row
+from trainer.data.rows import rows_of
 from trainer.data.stream import Chosen, Joined, RowFile
 from trainer.data.write import Report, writing
 from trainer.errors import DataError, OptionError
@@ -60,7 +61,7 @@ def read_sides(
         return Sides(Chosen(rows, np.flatnonzero(~held)), Chosen(rows, np.flatnonzero(held)), digests)
     asked = _read([(eval_data, data[0][1])], how)
     digests = image_digests(chain(rows, asked), index)
-    return Sides(rows, _unseen(asked, rows, digests, eval_data), digests)
+    return Sides(rows, _not_trained_on(asked, rows, digests, eval_data), digests)
 
 
 def _read(data: Sequence[tuple[str, str]], how: Reading) -> Sequence[Row]:
@@ -124,25 +125,25 @@ def _content(row: Row, digests: Mapping[str, str]) -> str:
     return digests[row.image] if row.image else " ".join(row.exchanges[0][0].lower().split())
 
 
-def _unseen(asked: Sequence[Row], trained: Iterable[Row], digests: Mapping[str, str], file: str) -> list[Row]:
+def _not_trained_on(asked: Sequence[Row], trained: Iterable[Row], digests: Mapping[str, str], file: str) -> list[Row]:
     """Those of the rows `asked`, of `file`, that are about nothing that is trained on."""
     first: dict[str, str] = {}
     for row in trained:
         first.setdefault(_content(row, digests), row.place or row.id)
-    seen = [row for row in asked if _content(row, digests) in first]
-    if len(seen) == len(asked):
+    known = [row for row in asked if _content(row, digests) in first]
+    if len(known) == len(asked):
         raise OptionError(
             f"--eval-data {file}: every row is about an image or a text that --data has too, so a score on them would"
             " say nothing: hold out others, or leave --eval-data out and let --holdout part the images"
         )
-    if seen:
-        twin = first[_content(seen[0], digests)]
+    if known:
+        twin = first[_content(known[0], digests)]
         log.warning(
             "--eval-data %s: %d of %d rows are left out, their images or texts are trained on: %s is %s of --data",
             file,
-            len(seen),
+            len(known),
             len(asked),
-            seen[0].place or seen[0].id,
+            known[0].place or known[0].id,
             twin,
         )
     return [row for row in asked if _content(row, digests) not in first]

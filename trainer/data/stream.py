@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from trainer.data import files
 from trainer.data.faults import Fault, Faults
 from trainer.data.forms.reading import AUTO, Reading
-from trainer.data.rows import Line, Row, Source
+from trainer.data.row import Row
+from trainer.data.rows import Line, Source
 from trainer.errors import DataError
 
 

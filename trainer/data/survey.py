@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.metrics import normalise
 
 # Of an answer's text so much is counted by; of longer ones a digest tells the rest apart.

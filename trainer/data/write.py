@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from trainer.data import files
-from trainer.data.rows import SPEAKERS, Row
+from trainer.data.row import Row
+from trainer.data.rows import SPEAKERS
 
 SHOWN = 5
 

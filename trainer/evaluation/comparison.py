@@ -7,15 +7,16 @@ from dataclasses import dataclass
 import torch
 
 from service.adapters.manifest import Gate, Score
-from trainer.adapter.local import Lens
-from trainer.config.commands import Gate as Asked
-from trainer.data.rows import Row
+from trainer.adapter.local import LocalAdapter
+from trainer.config.fields import Gate as Asked
+from trainer.data.row import Row
 from trainer.evaluation.gate import LOSS, measure_for, weigh
 from trainer.evaluation.generate import Prediction, longest_answer, predict
 from trainer.evaluation.result import Evaluation, Source
 from trainer.evaluation.score import by_category, score
-from trainer.model.checkpoint import Checkpoint, loss_sum
+from trainer.model.checkpoint import Checkpoint
 from trainer.model.forest import Sight, collate, grow, pack
+from trainer.model.forward import loss_sum
 from trainer.model.tokens import encode
 from trainer.processes import gathered, mine
 
@@ -55,9 +56,14 @@ class Trial:
 
 
 def compare(
-    lens: Lens, checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight | None, gate: Asked, max_tokens: int | None
+    candidate: LocalAdapter,
+    checkpoint: Checkpoint,
+    rows: Sequence[Row],
+    sight: Sight | None,
+    gate: Asked,
+    max_tokens: int | None,
 ) -> Trial:
-    """Ask `rows` of the base and through the adapter, in answers of at most `max_tokens`, by default the longest.
+    """Ask `rows` of the base and through the `candidate`, in answers of at most `max_tokens`, by default the longest.
 
     What decides is `gate`, or with "auto" what fits the rows; both are logged.
     """
@@ -70,7 +76,7 @@ def compare(
         return tuple(said), mean_loss(checkpoint, asked, sight) if measure == LOSS else 0.0
 
     base, base_loss = answers("base")
-    with lens.before(checkpoint.model):  # the same modules, which answer through the adapter within
+    with candidate.applied_to(checkpoint.model):  # the same modules, which answer through the adapter within
         adapter, adapter_loss = answers("adapter")
     texts = [said.text for said in base], [said.text for said in adapter]
     found = Trial(tuple(asked), base, adapter, weigh(measure, asked, texts, (base_loss, adapter_loss)))

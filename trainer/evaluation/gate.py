@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from service.adapters.manifest import Gate
-from trainer.config.commands import Gate as Asked
-from trainer.data.rows import Row
+from trainer.config.fields import Gate as Asked
+from trainer.data.row import Row
 from trainer.errors import NoGain
 from trainer.metrics import METRICS
 

@@ -11,9 +11,10 @@ from transformers import DynamicCache, LogitsProcessor
 from service.adapters.manifest import PROBE_TOKENS
 from service.memory import available
 from service.prompt import Prompt
-from trainer.data.rows import Row
-from trainer.model.checkpoint import Checkpoint, embed, project, tower_states
+from trainer.data.row import Row
+from trainer.model.checkpoint import Checkpoint
 from trainer.model.forest import Sight
+from trainer.model.forward import embed, project, tower_states
 from trainer.processes import gathered, here
 
 # Tokens at once, prompts and answers, where memory would hold more.
@@ -151,8 +152,8 @@ def _generate(
 def _features(llava: Any, images: list[str], sight: Sight | None) -> torch.Tensor | None:
     if not images or sight is None:
         return None
-    seen = sight(images)
-    return project(llava, tower_states(llava, seen["pixels"]) if "pixels" in seen else seen["states"])
+    shown = sight(images)
+    return project(llava, tower_states(llava, shown["pixels"]) if "pixels" in shown else shown["states"])
 
 
 def _prediction(prompt: Prompt, token_ids: list[int], leads: torch.Tensor) -> Prediction:

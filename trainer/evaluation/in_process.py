@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from service.checkpoint import locate
-from trainer.adapter.local import Lens
-from trainer.config.commands import EvaluateOptions
-from trainer.data.rows import Row
+from trainer.adapter.find import find
+from trainer.config.evaluation import EvaluateOptions
+from trainer.data.row import Row
 from trainer.evaluation.generate import longest_answer, predict
 from trainer.evaluation.result import Evaluation, Source
-from trainer.model.checkpoint import Checkpoint, has_bfloat16
+from trainer.model.checkpoint import Checkpoint
 from trainer.model.features import States
+from trainer.model.precision import has_bfloat16
 
 
 def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) -> list[Evaluation]:
@@ -22,10 +23,10 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
         AdapterRefused: one that does not fit the base; the service would refuse it too.
         FileNotFoundError: the model is not a LLaVA checkpoint.
     """
-    lenses = [Lens.find(name, options.store) for name in options.adapter]
+    adapters = [find(name, options.store) for name in options.adapter]
     path = locate(model)
-    for lens in lenses:
-        lens.judge(path)
+    for adapter in adapters:
+        adapter.check_fits(path)
     checkpoint = Checkpoint.load(path, bfloat16=has_bfloat16())
     states = States.of(checkpoint, rows)
     tokens = options.max_tokens or longest_answer(checkpoint.prompt, rows)
@@ -37,9 +38,11 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
     source = Source(model, checkpoint.base.id, checkpoint.base.precision)
     base = answers(checkpoint.model, "base")
     evaluations = []
-    for lens in lenses:
-        with lens.before(checkpoint.model) as llava:
-            texts = answers(llava, lens.name)
-        seen = lens.trained_on(states.digests)
-        evaluations.append(Evaluation(source, lens.name, tuple(rows), base, texts, seen, lens.origin, options.seed))
+    for adapter in adapters:
+        with adapter.applied_to(checkpoint.model) as llava:
+            texts = answers(llava, adapter.name)
+        seen = adapter.trained_on(states.digests)
+        evaluations.append(
+            Evaluation(source, adapter.name, tuple(rows), base, texts, seen, adapter.origin, options.seed)
+        )
     return evaluations

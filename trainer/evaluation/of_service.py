@@ -10,9 +10,9 @@ import httpx
 from tqdm import tqdm
 
 from service.types import Turn
-from trainer.config.commands import EvaluateOptions
+from trainer.config.evaluation import EvaluateOptions
 from trainer.data.files import read
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.errors import OptionError
 from trainer.evaluation.result import Evaluation, Source
 

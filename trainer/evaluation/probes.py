@@ -9,7 +9,7 @@ from service.adapters.manifest import Probe
 from service.images import Preparation, picture
 from service.prompt import Prompt
 from trainer.data.files import read
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.errors import NoGain
 from trainer.evaluation.generate import Prediction
 from trainer.evaluation.score import right

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from service.adapters.manifest import Score
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.evaluation.intervals import Interval
 from trainer.evaluation.score import ALL, Measure, measure, score
 

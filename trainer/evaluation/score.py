@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.adapters.manifest import Score
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.evaluation.intervals import Interval, intervals
 from trainer.metrics import METRICS, normalised
 

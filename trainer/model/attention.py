@@ -15,7 +15,7 @@ DENSE, BLOCKS = "sdpa", "flex_attention"
 _SHORT = 1024
 
 
-def seen(batch: Batch) -> torch.Tensor:
+def visible(batch: Batch) -> torch.Tensor:
     """Whether a token (row) attends to another (column), of shape (sequences, length, length).
 
     It does to those of its tree that are not behind it and are of its branch or its branch's prefix. Padding sees
@@ -29,7 +29,7 @@ def seen(batch: Batch) -> torch.Tensor:
 
 
 def mask(batch: Batch, form: str) -> Any:
-    """`seen` as the attention of that name in transformers takes it.
+    """`visible` as the attention of that name in transformers takes it.
 
     The dense one is added to the scores, (sequences, 1, length, length) in the precision of products: made once, and
     shared by all layers. A boolean one would be made a float one by each layer, and be kept by each for backward.
@@ -37,7 +37,7 @@ def mask(batch: Batch, form: str) -> Any:
     if form != BLOCKS:
         device = batch.trees.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-        allowed = seen(batch)[:, None]
+        allowed = visible(batch)[:, None]
         return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
     trees, branches = batch.trees, batch.branches
 

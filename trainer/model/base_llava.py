@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from trainer.model.checkpoint import TreeLlava, loss_sum, project
 from trainer.model.forest import Batch
+from trainer.model.forward import TreeLlava, loss_sum, project
 
 # What transformers' Trainer looks for when it goes on.
 WEIGHTS = "model.safetensors"

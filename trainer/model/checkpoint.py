@@ -1,9 +1,8 @@
-"""The base checkpoint and the LoRA on its language model: loading, and the one forward pass that training takes."""
+"""A base checkpoint in memory, and what the service prepares its inputs with."""
 
 import json
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from os import environ
@@ -11,42 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import DistributedType
-from accelerate.state import AcceleratorState
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
-from peft.utils.other import get_pattern_key
 from PIL import Image
-from torch.nn import functional
 from transformers import AutoImageProcessor, BitsAndBytesConfig, CompressedTensorsConfig, LlavaForConditionalGeneration
-from transformers.integrations import unset_hf_deepspeed_config
 
 from service.adapters.base import Base
 from service.adapters.manifest import preparation_facts
-from service.adapters.modules import TARGETS
 from service.images import Preparation
 from service.prompt import Prompt
-from trainer.config.commands import LINEARS, TrainOptions
 from trainer.errors import OptionError
-from trainer.model.attention import mask
-from trainer.model.forest import Batch
+from trainer.model.forward import TreeLlava, tower_states
 from trainer.model.int4 import quick_unpacking
-
-# Parts of a checkpoint's names that are no matrices of products, or whose sums must not be rounded.
-_FLOAT32 = ("norm", "layrnorm", "vision_tower.*embeddings")
-
-
-class TreeLlava(LlavaForConditionalGeneration):  # type: ignore[misc]  # transformers is untyped
-    """LLaVA whose forward also takes the fields of a `Batch` and gives its `loss_sum`.
-
-    Training has to go through a model's own forward: that is where DDP, FSDP and DeepSpeed hook in.
-    """
-
-    accepts_loss_kwargs = True  # ask transformers' Trainer for the step's number of answer tokens
-
-    def forward(self, *args: Any, trees: torch.Tensor | None = None, **inputs: Any) -> Any:
-        """See transformers; with `trees`, the summed loss of a forest."""
-        return super().forward(*args, **inputs) if trees is None else loss_sum(self, Batch(trees=trees, **inputs))
+from trainer.model.precision import FLOAT32, in_float32, round_once, settle
 
 
 @dataclass(frozen=True)
@@ -117,7 +91,7 @@ class Checkpoint:
         # Set by every launcher of several processes, each of which has a GPU of its own.
         device = f"cuda:{environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
         packing = _packing(path, base, nf4)
-        with _in_float32(*_FLOAT32, *learns), quick_unpacking() if base.precision == "int4" else nullcontext():
+        with in_float32(*FLOAT32, *learns), quick_unpacking() if base.precision == "int4" else nullcontext():
             model = LlavaForConditionalGeneration.from_pretrained(
                 path,
                 dtype=torch.bfloat16 if bfloat16 else torch.float32,
@@ -128,58 +102,10 @@ class Checkpoint:
         if not nf4:  # INT4 weights are dequantised in the precision of their scales, whatever was asked
             settle(model, bfloat16, learns)
         elif bfloat16:
-            _round_once(model)
+            round_once(model)
         model.__class__ = TreeLlava  # loaded by its own name: transformers translates keys by it
         processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
         return cls(path, model.eval().to(device), processor, base, Prompt(path), preparation, bfloat16)
-
-
-@contextmanager
-def _in_float32(*names: str) -> Iterator[None]:
-    """Within the block LLaVA is loaded with the modules named so in float32, whatever is asked of the others."""
-    before = LlavaForConditionalGeneration._keep_in_fp32_modules_strict
-    LlavaForConditionalGeneration._keep_in_fp32_modules_strict = [name.replace(".*", "*") for name in names]
-    try:
-        yield
-    finally:
-        LlavaForConditionalGeneration._keep_in_fp32_modules_strict = before
-
-
-def settle(llava: Any, bfloat16: bool, learns: Sequence[str] = ()) -> Any:
-    """Have a LLaVA hold its weights as `Checkpoint` says: in float32, or its matrices in bfloat16."""
-    for name, parameter in llava.named_parameters():
-        exact = not bfloat16 or any(re.search(part, name) for part in (*_FLOAT32, *learns))
-        parameter.data = parameter.data.to(torch.float32 if exact else torch.bfloat16)
-    if bfloat16:
-        _round_once(llava)
-    return llava
-
-
-def _round_once(llava: Any) -> None:
-    """Have a layer's norms give bfloat16, which is what every product behind them rounds to, each for itself.
-
-    Losses are the same, and backward keeps one copy of these states instead of one for each of seven adapters.
-    """
-    for layer in llava.model.language_model.layers:
-        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
-            norm.register_forward_hook(lambda _, __, states: states.bfloat16())
-
-
-def has_bfloat16() -> bool:
-    """Whether this machine multiplies matrices in bfloat16 by itself."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    abilities = torch.cpu.get_capabilities()
-    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
-
-
-def alone(checkpoint: Checkpoint, lora: Any, nf4: bool) -> Checkpoint:
-    """`checkpoint` after training, the LoRA off it; loaded again where FSDP or DeepSpeed took its model apart."""
-    if AcceleratorState().distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        lora.unload()
-        return checkpoint
-    unset_hf_deepspeed_config()  # or transformers would load it in parts again
-    return Checkpoint.load(checkpoint.path, nf4, checkpoint.bfloat16)
 
 
 def _packing(path: Path, base: Base, nf4: bool) -> Any:
@@ -206,101 +132,3 @@ def _packing(path: Path, base: Base, nf4: bool) -> Any:
         bnb_4bit_quant_storage=products,  # FSDP shares out tensors of one type alone
         llm_int8_skip_modules=kept,
     )
-
-
-def add_lora(model: Any, options: TrainOptions, begun_from: Path | None = None) -> Any:
-    """Wrap a LLaVA so that only a LoRA on its language model trains; tower and projector stay frozen.
-
-    It is a new one, or that of PEFT's files in the directory `begun_from`.
-
-    Raises:
-        OptionError: a pattern that is no module's.
-    """
-    torch.manual_seed(options.seed)
-    if begun_from:
-        return _uncast(PeftModel.from_pretrained(model, str(begun_from), is_trainable=True))
-    config = LoraConfig(
-        r=options.rank,
-        lora_alpha=options.lora_alpha,
-        lora_dropout=options.dropout,
-        use_rslora=options.rslora,
-        rank_pattern=dict(options.rank_pattern),
-        alpha_pattern=dict(options.alpha_pattern),
-        target_modules=targets(options.targets),
-        bias="none",
-    )
-    wrapped = _uncast(get_peft_model(model, config))
-    for option, patterns in (("rank", options.rank_pattern), ("alpha", options.alpha_pattern)):
-        for pattern in patterns:
-            if not any(get_pattern_key([pattern], name) == pattern for name in wrapped.targeted_module_names):
-                raise OptionError(
-                    f"--{option}-pattern: {pattern!r} is no module's: it has to match the end of names such as"
-                    f" {wrapped.targeted_module_names[0]}, from behind a dot"
-                )
-    return wrapped
-
-
-def _uncast(lora: Any) -> Any:
-    """Leave it to autocast to fit a layer's input to the LoRA: PEFT's copy in float32 would be kept."""
-    for module in lora.modules():
-        if isinstance(module, LoraLayer):
-            module.cast_input_dtype_enabled = False
-    return lora
-
-
-def targets(linears: Sequence[str]) -> str:
-    """PEFT's regular expression for those linears of each layer of the language model: TARGETS if they are all."""
-    if set(linears) == set(LINEARS):
-        return TARGETS
-    return rf".*language_model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(linears)})"
-
-
-def tower_states(llava: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """What the tower makes of pixels (images, 3, side, side): states (images, image tokens, tower's hidden size)."""
-    given: list[torch.Tensor] = []
-    # LLaVA chooses the tower's layer and tokens itself; what it chose is what the projector is called with.
-    hook = llava.model.multi_modal_projector.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-    with hook, torch.no_grad():
-        llava.get_image_features(pixels.to(llava.device))
-    return given[0]
-
-
-def project(llava: Any, states: torch.Tensor) -> torch.Tensor:
-    """The tower's states of images -> what stands in the image tokens' places, (images, image tokens, hidden size)."""
-    projector = llava.model.multi_modal_projector
-    weight = projector.linear_1.weight
-    tokens: torch.Tensor = projector(states.to(weight.device, weight.dtype))
-    return tokens
-
-
-def embed(llava: Any, token_ids: torch.Tensor, features: torch.Tensor | None = None) -> torch.Tensor:
-    """Token embeddings in float32, the image tokens' places taken by `features`, any shape of (…, hidden size).
-
-    Shape (sequences, length, hidden size).
-    """
-    embeds: torch.Tensor = llava.get_input_embeddings()(token_ids).float()
-    if features is None:
-        return embeds
-    places = (token_ids == llava.config.image_token_id).unsqueeze(-1)
-    return embeds.masked_scatter(places, features.to(embeds))
-
-
-def answer_logits(llava: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits where an answer token is predicted, and those tokens: (answers, vocabulary) and (answers,).
-
-    The vocabulary projection runs for these positions only: it is most of a small model's work otherwise.
-    """
-    states = tower_states(llava, batch.pixels) if batch.pixels.numel() else batch.states
-    hidden = llava.model.language_model(
-        inputs_embeds=embed(llava, batch.token_ids, project(llava, states) if states.numel() else None),
-        attention_mask=mask(batch, llava.model.language_model.config._attn_implementation),
-        position_ids=batch.positions,
-        use_cache=False,
-    ).last_hidden_state
-    return llava.lm_head(hidden.flatten(0, 1)[batch.answers]), batch.labels
-
-
-def loss_sum(llava: Any, batch: Batch) -> torch.Tensor:
-    """Cross-entropy summed over the batch's answer tokens, in nats."""
-    logits, labels = answer_logits(llava, batch)
-    return functional.cross_entropy(logits.float(), labels, reduction="sum")

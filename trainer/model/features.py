@@ -16,14 +16,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from service.adapters.manifest import preparation_facts
-from service.errors import ServiceError
-from service.images import Preparation, picture
 from trainer.data.files import read
 from trainer.data.index import image_digests
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.errors import DataError
-from trainer.model.checkpoint import Checkpoint, tower_states
-from trainer.model.forest import Sight
+from trainer.model.checkpoint import Checkpoint
+from trainer.model.forward import tower_states
+from trainer.model.pictures import image_places, prepared
 from trainer.model.shards import Shards, filled
 from trainer.processes import agree, gathered, here, mine
 
@@ -86,43 +85,9 @@ class States:
         return cls(known, shards)
 
 
-class Shown:
-    """Images prepared and handed to the step, where the tower runs: nothing is kept."""
-
-    def __init__(self, checkpoint: Checkpoint, digests: Mapping[str, str]) -> None:
-        self.digests = digests
-        self._preparation, self._processor = checkpoint.preparation, checkpoint.processor
-
-    def __call__(self, images: Sequence[str]) -> dict[str, torch.Tensor]:
-        """See `Sight`."""
-        pictures = [prepared(read(image), image, image, self._preparation) for image in images]
-        return {"pixels": self._processor(images=pictures, return_tensors="pt").pixel_values}
-
-
 def at_once(checkpoint: Checkpoint) -> int:
     """Images that go through the tower together where their states are made before a training."""
     return max(1, _AT_ONCE // checkpoint.sight[0])
-
-
-def image_places(rows: Iterable[Row]) -> dict[str, str]:
-    """Each image of `rows`, in order, with the place or id of the row that names it first."""
-    places: dict[str, str] = {}
-    for row in rows:
-        if row.image:
-            places.setdefault(row.image, row.place or row.id)
-    return places
-
-
-def prepared(data: bytes, place: str, image: str, preparation: Preparation) -> Image.Image:
-    """The picture that the model sees of an image file; `place` is where its row was read.
-
-    Raises:
-        DataError: it is not an image that the service would take; the message names the place and the file.
-    """
-    try:
-        return picture(data, preparation).image
-    except ServiceError as error:
-        raise DataError([f"{place}: {image}: {error}"]) from error
 
 
 def _made(
@@ -176,12 +141,3 @@ def _origin(checkpoint: Checkpoint) -> str:
             digest.update(name.encode())
             digest.update(tensor.float().contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def sight_of(
-    checkpoint: Checkpoint, rows: Iterable[Row], cache: Path | None, budget: int | None, digests: Mapping[str, str]
-) -> Sight:
-    """What a training is shown of its images: states kept in `cache`, or without one pixels for each step."""
-    if cache is None:
-        return Shown(checkpoint, digests)
-    return States.of(checkpoint, rows, cache, budget, digests)

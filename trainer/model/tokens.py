@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from service.prompt import Prompt
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.errors import DataError, OptionError
 
 # Marks of a token: it is an answer's, so it is to be predicted; behind it the model has to end.

@@ -6,49 +6,28 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from os import environ
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import DistributedType
 from torch.utils.data import SequentialSampler
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from trainer.config.commands import LoopOptions
+from trainer.config.training import LoopOptions
 from trainer.disk import check_folder
 from trainer.errors import LossDiverged, OptionError
 from trainer.model.attention import kernel
-from trainer.model.checkpoint import has_bfloat16
-from trainer.model.forest import Sight, Trees
-from trainer.training.checkpoints import CHECKPOINTS, Checkpoints, last_complete
-from trainer.training.memory_plan import Need
+from trainer.training.arguments import arguments_of, in_bfloat16, one_device, uses_bfloat16
+from trainer.training.checkpoints import Checkpoints, last_complete
+from trainer.training.lessons import Lessons
 from trainer.training.meter import Bar, Meter
+from trainer.training.optimizer import muon
 from trainer.training.run import LEARNT, LOG, cut_log
-from trainer.training.updates import Epochs, Order, Shares
+from trainer.training.updates import Epochs, Shares, Updates
 
 log = logging.getLogger(__name__)
-# transformers' names; each has the warmup.
-_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-_OPTIMIZERS = {"adamw-8bit": "adamw_bnb_8bit"}
-
-
-@dataclass(frozen=True)
-class Lessons:
-    """What is trained on: trees to learn from, trees held out, and what is known of their images."""
-
-    trees: Trees
-    held_out: Trees
-    sight: Sight | None
-    # Tokens of a forest, and the length of a sequence at which attention costs as much as all else.
-    budget: int
-    bend: float
-    # Whether activations are computed twice to hold fewer.
-    checkpointing: bool = False
-    # What that was planned to take, where it was.
-    planned: Need | None = None
 
 
 class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
@@ -171,16 +150,16 @@ def fit(
         OptionError: muon where processes share out matrices, or no room for two checkpoints.
         LossDiverged: the loss is no number any more.
     """
-    arguments = one_device(_arguments(options, output, lessons.checkpointing))
-    muon = options.optimizer == "muon"
+    arguments = one_device(arguments_of(options, output, lessons.checkpointing))
+    by_muon = options.optimizer == "muon"
     last = last_complete(output) if options.resume else None
     if arguments.should_save:
         check_folder("--output", output, _bytes_of_checkpoints(model))
         cut_log(output / LOG, int(last.name.rpartition("-")[2]) if last else 0)
     stop = [EarlyStoppingCallback(options.patience)] if options.patience else []
-    shares, unseen = (
+    shares, held_out = (
         Shares(
-            Order(trees, options.rows_per_step, seed, options.group_by_modality),
+            Updates(trees, options.rows_per_step, seed, options.group_by_modality),
             trees,
             lessons.budget,
             lessons.bend,
@@ -194,12 +173,12 @@ def fit(
         model=in_bfloat16(model, arguments.device.type) if uses_bfloat16(options) else model,
         args=arguments,
         train_dataset=shares,
-        eval_dataset=unseen,
+        eval_dataset=held_out,
         data_collator=_only,
-        optimizer_cls_and_kwargs=_muon(options) if muon else None,
+        optimizer_cls_and_kwargs=muon(options) if by_muon else None,
         callbacks=[_Log(output / LOG), Checkpoints(), *stop, _Epochs(epochs)],
     )
-    if muon and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+    if by_muon and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
         raise OptionError("--optimizer muon: DeepSpeed and FSDP share out the matrices that it needs whole: use adamw")
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
@@ -229,106 +208,6 @@ def _bytes_of_checkpoints(model: Any) -> int:
     """Of two at once: each has the weights that learn and two moments of each."""
     learns = (each for each in model.parameters() if each.requires_grad)
     return 2 * 3 * sum(int(each.numel() * each.element_size()) for each in learns)
-
-
-def one_device(arguments: TrainingArguments) -> TrainingArguments:
-    """Keep transformers from splitting batches over all GPUs by DataParallel, which would part pictures and trees.
-
-    On CPUs, the device is the CPU.
-    """
-    if arguments.n_gpu > 1:  # asked before it is set: asking counts the GPUs
-        log.info(
-            "this process uses one of %d GPUs; `accelerate launch -m trainer train …` trains on all", arguments.n_gpu
-        )
-        arguments._n_gpu = 1
-    if arguments.device.type == "cpu":
-        # Of several processes on CPUs accelerate numbers the devices, and torch loads no checkpoint onto "cpu:1".
-        arguments.__dict__["_setup_devices"] = arguments.distributed_state.device = torch.device("cpu")
-    return arguments
-
-
-def in_bfloat16(model: Any, device: str) -> Any:
-    """Have a model's forward pass multiply matrices in bfloat16, by whatever it is called.
-
-    Not where it is called: DeepSpeed's engine turns autocast off before it calls the model.
-    """
-    model.forward = torch.autocast(device, torch.bfloat16)(model.forward)
-    return model
-
-
-def deepspeed_holds_bfloat16(options: LoopOptions) -> bool:
-    """Whether DeepSpeed is to hold its weights in bfloat16; the launcher's own word on precision is dropped.
-
-    All else computes by `in_bfloat16` over weights as they are: accelerate's FSDP in bfloat16 would round the loss too.
-    """
-    bfloat16 = environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and uses_bfloat16(options)
-    environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if bfloat16 else "no"  # read by transformers and accelerate
-    return bfloat16
-
-
-def _arguments(options: LoopOptions, output: Path, checkpointing: bool = False) -> TrainingArguments:
-    strategy = "steps" if options.save_steps else "epoch"
-    best = {
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "eval_loss",
-        "eval_strategy": strategy,
-        "eval_steps": options.save_steps,
-        "restore_callback_states_from_checkpoint": True,  # how long patience has lasted
-    }
-    return TrainingArguments(
-        output_dir=str(output / CHECKPOINTS),
-        run_name=output.name,
-        num_train_epochs=options.epochs,
-        max_steps=options.max_steps or -1,
-        per_device_train_batch_size=1,  # a share of an update
-        per_device_eval_batch_size=1,
-        gradient_checkpointing=checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        learning_rate=options.learning_rate,
-        lr_scheduler_type=_SCHEDULES[options.schedule],
-        warmup_steps=options.warmup,
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.clip,
-        optim=_OPTIMIZERS.get(options.optimizer, "adamw_torch_fused"),
-        logging_nan_inf_filter=False,
-        logging_steps=options.log_steps,
-        logging_first_step=True,
-        seed=options.seed,
-        data_seed=options.seed,
-        report_to=list(options.track) or "none",
-        remove_unused_columns=False,
-        use_cpu=not torch.cuda.is_available(),
-        bf16=deepspeed_holds_bfloat16(options),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        dataloader_num_workers=options.workers,
-        label_names=["answers"],
-        save_strategy=strategy,
-        save_steps=options.save_steps or 1,
-        **(best if options.patience else {"eval_strategy": "epoch"}),
-    )
-
-
-def _muon(options: LoopOptions) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """Jordan 2024, steps scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), whose rates then serve."""
-    return torch.optim.Muon, {
-        "lr": options.learning_rate,
-        "weight_decay": options.weight_decay,
-        "adjust_lr_fn": "match_rms_adamw",
-    }
-
-
-def timed_optimizer(options: LoopOptions, model: Any) -> torch.optim.Optimizer:
-    """The optimiser as a plan times it; that in 8 bits takes about what AdamW does."""
-    learns = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if options.optimizer != "muon":
-        return torch.optim.AdamW(learns, lr=options.learning_rate, fused=True)
-    kind, how = _muon(options)
-    return kind(learns, **how)
-
-
-def uses_bfloat16(options: LoopOptions) -> bool:
-    """Whether matrices multiply in bfloat16; weights of the adapter and the loss stay in float32."""
-    return has_bfloat16() if options.precision == "auto" else options.precision == "bfloat16"
 
 
 def _only(items: list[dict[str, Any]]) -> dict[str, Any]:

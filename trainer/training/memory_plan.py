@@ -119,18 +119,18 @@ def need(
     checkpointing: bool = False,
     optimizer: str = "adamw",
     on_gpu: bool = False,
-    seen: int = 0,
+    tower_images: int = 0,
 ) -> Need:
     """What training a LLaVA of `config` takes; `prepare` has parts of it learn, as it will be done.
 
-    `on_gpu` says that attention runs in a kernel that holds no weights of pairs of tokens; `seen` is how many images go
-    through the tower at once, in a step or before the first.
+    `on_gpu` says that attention runs in a kernel that holds no weights of pairs of tokens; `tower_images` is how many
+    images go through the tower at once, in a step or before the first.
     """
     few, more = (_few(config, prepare, shape, bfloat16, checkpointing, on_gpu, layers) for layers in (2, 3))
     rest = config.text_config.num_hidden_layers - 2
     frozen, learnt, linears, step = (a + rest * (b - a) for a, b in zip(few, more, strict=True))
     weights = frozen - (int(linears * (2 if bfloat16 else 4) - linears * _NF4_BYTES) if nf4 else 0)
-    return Need(weights, learnt * 4, learnt * _MOMENTS[optimizer], max(step, _tower(config, seen, bfloat16)))
+    return Need(weights, learnt * 4, learnt * _MOMENTS[optimizer], max(step, _tower(config, tower_images, bfloat16)))
 
 
 def _few(
@@ -143,7 +143,8 @@ def _few(
     layers: int,
 ) -> tuple[int, int, int, int]:
     """Bytes of frozen weights, numbers that learn, numbers in frozen linears of layers, most bytes of a step."""
-    from trainer.model.checkpoint import TreeLlava, loss_sum, settle
+    from trainer.model.forward import TreeLlava, loss_sum
+    from trainer.model.precision import settle
 
     with torch.device("meta"):
         llava = _cut(config, layers)
@@ -182,7 +183,8 @@ def _states(llava: Any, shape: Shape) -> torch.Tensor:
 
 def _tower(config: Any, images: int, bfloat16: bool) -> int:
     """The most bytes that the tower's pass over so many images takes, their pixels and states among them."""
-    from trainer.model.checkpoint import settle, tower_states
+    from trainer.model.forward import tower_states
+    from trainer.model.precision import settle
 
     if not images:
         return 0

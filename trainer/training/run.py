@@ -31,8 +31,8 @@ from pydantic import BaseModel
 
 from service.adapters.base import Base
 from service.errors import ServiceError
-from trainer.config.commands import LoopOptions
 from trainer.config.file import write_options
+from trainer.config.training import LoopOptions
 from trainer.data.digests import IMAGES, data_digest
 from trainer.data.split import Sides
 from trainer.disk import check_folder

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from trainer.model.attention import kernel
-from trainer.model.checkpoint import Checkpoint, loss_sum, tower_states
+from trainer.model.checkpoint import Checkpoint
 from trainer.model.forest import Batch
+from trainer.model.forward import loss_sum, tower_states
 from trainer.training.updates import Shares
 
 # Updates that are timed behind one that is not, in which kernels are chosen and memory is first touched; no new one

@@ -19,7 +19,7 @@ from trainer.model.forest import Sight, Trees, collate, pack
 _SPREAD = 1_000_003  # so that seed 0's second epoch is not seed 1's first
 
 
-class Order:
+class Updates:
     """Updates of about `rows` rows each, from trees shuffled by seed and epoch; each tree once an epoch.
 
     With `apart` an update has images or text alone, as LLaVA groups by modality.
@@ -69,19 +69,19 @@ class Shares(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, order: Order, trees: Trees, budget: int, bend: float, sight: Sight | None, processes: int = 1
+        self, order: Updates, trees: Trees, budget: int, bend: float, sight: Sight | None, processes: int = 1
     ) -> None:
-        self.order, self.processes = order, processes
+        self.updates, self.processes = order, processes
         self.trees, self._budget, self._bend, self._sight = trees, budget, bend, sight
 
     def __len__(self) -> int:
-        return len(self.order) * self.processes
+        return len(self.updates) * self.processes
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         """`forests`, each the fields of a `Batch`; `answers` (a tensor), `rows` and `tokens` count this share's."""
         update, rank = divmod(item, self.processes)
-        epoch, update = divmod(update, len(self.order))
-        shares = [self._forests(share) for share in self._deal(self.order.epoch(epoch)[update].tolist())]
+        epoch, update = divmod(update, len(self.updates))
+        shares = [self._forests(share) for share in self._deal(self.updates.epoch(epoch)[update].tolist())]
         mine = shares[rank] + [[]] * (max(map(len, shares)) - len(shares[rank]))
         batches = [collate(self.trees, forest, self._sight) for forest in mine]
         trees = [tree for forest in mine for sequence in forest for tree in sequence]

@@ -17,12 +17,13 @@ from service.adapters.store import Store
 from tests.conftest import ADAPTERS, CHECKPOINT, ROOT, png
 from tests.interrupted import interrupted_after
 from trainer.__main__ import main
-from trainer.adapter.local import Lens
-from trainer.config.commands import TrainOptions
+from trainer.adapter.find import find
+from trainer.adapter.lora import targets
 from trainer.config.file import read_options, with_file, write_options
-from trainer.data.rows import Row
+from trainer.config.training import TrainOptions
+from trainer.data.row import Row
 from trainer.evaluation.generate import predict
-from trainer.model.checkpoint import Checkpoint, targets
+from trainer.model.checkpoint import Checkpoint
 
 MODEL = ROOT / "models/tiny-llava"
 
@@ -83,7 +84,7 @@ def test_a_merged_checkpoint_answers_as_base_and_adapter_and_is_another_base(tmp
     rows = [row_of(question) for question in questions]
     checkpoint = Checkpoint.load(MODEL)
     base = [said.text for said in predict(checkpoint, checkpoint.model, rows, None, "base")]
-    with Lens.find("digits", ADAPTERS).before(checkpoint.model) as llava:
+    with find("digits", ADAPTERS).applied_to(checkpoint.model) as llava:
         expected = [said.text for said in predict(checkpoint, llava, rows, None, "adapter")]
     whole = Checkpoint.load(merged)
     assert [said.text for said in predict(whole, whole.model, rows, None, "merged")] == expected != base

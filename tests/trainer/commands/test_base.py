@@ -17,12 +17,14 @@ from service.prompt import Prompt
 from tests.conftest import CHECKPOINT, ROOT
 from tests.interrupted import interrupted_after
 from trainer.__main__ import main
-from trainer.config.commands import AlignOptions, TuneOptions
-from trainer.data.rows import Row, read_rows
+from trainer.config.training import AlignOptions, TuneOptions
+from trainer.data.row import Row
+from trainer.data.rows import read_rows
 from trainer.model.base_llava import WEIGHTS, unfreeze
-from trainer.model.checkpoint import Checkpoint, loss_sum
+from trainer.model.checkpoint import Checkpoint
 from trainer.model.features import States
 from trainer.model.forest import collate, grow
+from trainer.model.forward import loss_sum
 from trainer.model.tokens import encode
 
 MODEL = ROOT / "models/tiny-llava"

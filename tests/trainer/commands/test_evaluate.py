@@ -17,7 +17,7 @@ from service.errors import AdapterRefused
 from tests.conftest import ADAPTERS, ROOT, Running, png
 from trainer.__main__ import main
 from trainer.commands.evaluate import evaluate
-from trainer.config.commands import EvaluateOptions
+from trainer.config.evaluation import EvaluateOptions
 from trainer.data.digests import IMAGES, image_list
 from trainer.training.checkpoints import MARK
 

@@ -24,7 +24,7 @@ from trainer.adapter.convert import convert
 from trainer.adapter.foreign.tensors import PICKLE
 from trainer.adapter.foreign.tensors import WHOLE as WHOLES
 from trainer.commands.evaluate import evaluate
-from trainer.config.commands import EvaluateOptions
+from trainer.config.evaluation import EvaluateOptions
 from trainer.model.checkpoint import Checkpoint
 
 WHOLE = WHOLES[0]

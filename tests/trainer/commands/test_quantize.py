@@ -59,7 +59,7 @@ def test_without_rows_it_is_data_free_and_still_read_again_before_it_has_a_name(
     def other(file: Path) -> dict[str, torch.Tensor]:
         return {name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()}
 
-    monkeypatch.setattr("trainer.commands.quantize.load_file", other)
+    monkeypatch.setattr("trainer.model.quantize.load_file", other)
     with pytest.raises((OSError, ValueError, RuntimeError)):
         run(tmp_path / "broken")
     assert not (tmp_path / "broken").exists()
@@ -190,7 +190,7 @@ def test_text_rows_are_calibration_too(tmp_path: Path, monkeypatch: pytest.Monke
         packed.append(moment is not None)
         return pack(weight, moment, group_size)
 
-    monkeypatch.setattr("trainer.commands.quantize.pack", told)
+    monkeypatch.setattr("trainer.model.quantize.pack", told)
     assert run(tmp_path / "packed", "--data", str(tmp_path / "rows.jsonl")) == 0
     assert packed == [True] * 4 * 4
 

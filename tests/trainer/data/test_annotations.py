@@ -19,7 +19,8 @@ from trainer.__main__ import main
 from trainer.data.annotations.ledger import Ledger
 from trainer.data.annotations.questions import Asked
 from trainer.data.annotations.wordings import DEFAULT, Wordings
-from trainer.data.rows import Row, read_rows
+from trainer.data.row import Row
+from trainer.data.rows import read_rows
 
 COLOURS = {
     "red block": (220, 0, 0), "orange disc": (255, 165, 0), "green tie": (0, 128, 0), "blue box": (0, 0, 220),

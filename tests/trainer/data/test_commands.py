@@ -13,7 +13,8 @@ from PIL import Image
 from tests.conftest import png
 from trainer.__main__ import main
 from trainer.data.mix import common_folder, shares
-from trainer.data.rows import Row, read_rows
+from trainer.data.row import Row
+from trainer.data.rows import read_rows
 from trainer.data.write import Report, writing
 from trainer.errors import OptionError
 

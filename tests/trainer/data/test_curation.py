@@ -16,7 +16,8 @@ from models.clip import make_clip
 from trainer.__main__ import main
 from trainer.data.curation.balance import cap
 from trainer.data.curation.neighbours import Space
-from trainer.data.rows import Row, read_rows
+from trainer.data.row import Row
+from trainer.data.rows import read_rows
 
 COLOURS = ("red", "green", "blue", "yellow")
 QUESTION = "which color is it?"

@@ -28,7 +28,8 @@ from trainer.data.check import check
 from trainer.data.forms import json_values
 from trainer.data.forms.reading import Reading
 from trainer.data.import_ import import_rows
-from trainer.data.rows import Row, Source
+from trainer.data.row import Row
+from trainer.data.rows import Source
 from trainer.data.write import Report, writing
 from trainer.errors import DataError, OptionError, TrainerError
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import png
 from trainer.__main__ import main
-from trainer.data.rows import Row, read_rows
+from trainer.data.row import Row
+from trainer.data.rows import read_rows
 
 
 def bring(form: str, source: Path, images: Path, *options: str) -> list[Row]:

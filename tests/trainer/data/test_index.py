@@ -9,7 +9,7 @@ from trainer.data import files
 from trainer.data.digests import data_digest
 from trainer.data.index import image_digests
 from trainer.data.kept import FILE
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.data.split import read_sides
 from trainer.errors import DataError, OptionError
 

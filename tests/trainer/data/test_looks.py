@@ -12,7 +12,7 @@ from tests.conftest import png
 from trainer.data import files, looks
 from trainer.data.index import image_digests
 from trainer.data.looks import Look, look
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.errors import DataError
 
 

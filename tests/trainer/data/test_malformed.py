@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import trainer.commands.train
-import trainer.training.lessons
+import trainer.training.prepare
 from tests.conftest import ROOT, png
 from trainer.__main__ import main
 from trainer.errors import TrainerError
@@ -181,7 +181,7 @@ def folder(tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Checkpoint, "load", lambda *_: checkpoint)
     monkeypatch.setattr(
-        trainer.training.lessons, "need", lambda *_, **__: Need(0, 0, 0, 0)
+        trainer.training.prepare, "need", lambda *_, **__: Need(0, 0, 0, 0)
     )  # no plan before rows are read
     monkeypatch.setattr(trainer.commands.train, "add_lora", accept)
     (tmp_path / "folder").mkdir()

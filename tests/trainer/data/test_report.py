@@ -13,7 +13,7 @@ from tests.trainer.evaluation.test_report import EVIL, Page
 from trainer.__main__ import main
 from trainer.data.pages.set import _histogram
 from trainer.data.report import _Base
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.data.survey import Sample, Survey, survey
 from trainer.model.checkpoint import Checkpoint
 

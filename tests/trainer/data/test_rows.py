@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import png
-from trainer.data.rows import Row, read_rows
+from trainer.data.row import Row
+from trainer.data.rows import read_rows
 from trainer.data.split import split
 from trainer.errors import DataError, OptionError
 

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import png
-from trainer.data.rows import asked, read_rows
+from trainer.data.row import asked
+from trainer.data.rows import read_rows
 from trainer.data.split import read_sides, sample
 from trainer.data.stream import RowFile
 from trainer.data.write import Report, writing

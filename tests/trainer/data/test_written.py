@@ -19,7 +19,8 @@ from trainer.data.curation import endpoint as asking
 from trainer.data.curation.agreement import agreed
 from trainer.data.curation.endpoint import Pace
 from trainer.data.curation.written import caption, questions
-from trainer.data.rows import Row, read_rows
+from trainer.data.row import Row
+from trainer.data.rows import read_rows
 from trainer.errors import OptionError
 
 Reply = Callable[[dict[str, Any]], httpx.Response]

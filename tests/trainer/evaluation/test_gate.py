@@ -11,7 +11,7 @@ from service.adapters.store import Store
 from service.prompt import Prompt
 from tests.conftest import ROOT, png
 from trainer.__main__ import main
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.errors import NoGain
 from trainer.evaluation.gate import LOSS, check_gain, measure_for, weigh
 from trainer.metrics import f1

@@ -11,7 +11,7 @@ from service.images import Preparation
 from service.prompt import Prompt
 from tests.conftest import ROOT
 from trainer.__main__ import main
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.errors import NoGain
 from trainer.evaluation.generate import Prediction
 from trainer.evaluation.probes import PROBES, SURE, choose_probes

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.conftest import png
 from trainer.data.pages.pictures import SIDE, curve, thumbnail
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.evaluation.report import WORST, page, write_report
 from trainer.evaluation.report.confusion import confusion
 from trainer.evaluation.result import Evaluation, Source

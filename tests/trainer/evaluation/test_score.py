@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.evaluation.intervals import DRAWS, intervals
 from trainer.evaluation.score import by_category, measure, score
 from trainer.metrics import METRICS

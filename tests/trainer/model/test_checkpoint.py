@@ -11,12 +11,14 @@ from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
 
 from service.adapters.base import Base
 from tests.conftest import ROOT, png
-from trainer.config.commands import TrainOptions
-from trainer.data.rows import Row
+from trainer.adapter.lora import add_lora
+from trainer.config.training import TrainOptions
+from trainer.data.row import Row
 from trainer.errors import OptionError
-from trainer.model.checkpoint import Checkpoint, add_lora, loss_sum
+from trainer.model.checkpoint import Checkpoint
 from trainer.model.features import States
 from trainer.model.forest import collate, grow
+from trainer.model.forward import loss_sum
 from trainer.model.tokens import encode
 
 BF16, INT4 = ROOT / "models/tiny-llava", ROOT / "models/tiny-llava-int4"

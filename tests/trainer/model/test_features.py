@@ -10,11 +10,12 @@ from PIL import Image
 
 import trainer.model.shards
 from tests.conftest import ROOT, png
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.errors import DataError, OptionError
 from trainer.model.checkpoint import Checkpoint
-from trainer.model.features import Shown, States
+from trainer.model.features import States
 from trainer.model.shards import Shards, filled
+from trainer.model.sight import Shown
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_part(tmp_path: Path, monkeypatc
 
 
 def test_pixels_in_the_step_give_the_states(checkpoint: Checkpoint, rows: list[Row], fresh: torch.Tensor) -> None:
-    from trainer.model.checkpoint import tower_states
+    from trainer.model.forward import tower_states
 
     pixels = Shown(checkpoint, {})(images(rows))["pixels"]
     assert torch.allclose(tower_states(checkpoint.model, pixels), fresh, atol=1e-5)

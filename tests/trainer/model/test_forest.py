@@ -8,14 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT, png
-from trainer.config.commands import TrainOptions
+from trainer.adapter.lora import add_lora
+from trainer.config.training import TrainOptions
 from trainer.data.files import read
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.errors import DataError, OptionError
-from trainer.model.attention import BLOCKS, DENSE, mask, seen
-from trainer.model.checkpoint import Checkpoint, add_lora, loss_sum
+from trainer.model.attention import BLOCKS, DENSE, mask, visible
+from trainer.model.checkpoint import Checkpoint
 from trainer.model.features import States
 from trainer.model.forest import MULTIPLE, Batch, Trees, bend_of, collate, grow, pack
+from trainer.model.forward import loss_sum
 from trainer.model.tokens import encode
 
 
@@ -147,7 +149,7 @@ def test_a_token_sees_its_branch_and_its_prefix_and_no_other_tree() -> None:
     trees, branches = torch.tensor([[5, 5, 5, 5, 7, 7, -1, -1]]), torch.tensor([[0, 1, 1, 2, 1, 1, 0, 0]])
     empty = torch.empty(0)
     batch = Batch(trees, trees, trees, branches, empty, empty)
-    assert seen(batch)[0].int().tolist() == [
+    assert visible(batch)[0].int().tolist() == [
         [1, 0, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0, 0, 0],

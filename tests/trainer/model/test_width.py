@@ -14,9 +14,10 @@ from service.adapters.modules import TARGETS
 from service.images import Preparation, picture
 from service.prompt import Prompt
 from tests.conftest import png
-from trainer.config.commands import TrainOptions
-from trainer.data.rows import Row
-from trainer.model.checkpoint import Checkpoint, add_lora
+from trainer.adapter.lora import add_lora
+from trainer.config.training import TrainOptions
+from trainer.data.row import Row
+from trainer.model.checkpoint import Checkpoint
 from trainer.model.features import States
 from trainer.model.forest import collate, grow, pack
 from trainer.model.tokens import encode

@@ -13,14 +13,15 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from safetensors.torch import load_file
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
+import trainer.adapter.lora
 import trainer.commands.train
-import trainer.model.checkpoint
 from tests.conftest import ROOT
 from trainer.__main__ import main
-from trainer.config.commands import AlignOptions, LoopOptions
+from trainer.adapter.lora import without_lora
+from trainer.config.training import AlignOptions, LoopOptions
 from trainer.model.base_llava import WEIGHTS, unfreeze
-from trainer.model.checkpoint import Checkpoint, alone
-from trainer.training.loop import deepspeed_holds_bfloat16, in_bfloat16
+from trainer.model.checkpoint import Checkpoint
+from trainer.training.arguments import deepspeed_holds_bfloat16, in_bfloat16
 
 MODEL = ROOT / "models/tiny-llava"
 FILES = ROOT / "trainer/accelerate"
@@ -108,10 +109,10 @@ def test_answers_come_from_a_whole_model(monkeypatch: pytest.MonkeyPatch, kind: 
     again = object()
     checkpoint: Any = SimpleNamespace(path=MODEL, bfloat16=False)
     lora = SimpleNamespace(unload=lambda: taken_off.append(True))
-    monkeypatch.setattr(trainer.model.checkpoint, "AcceleratorState", lambda: SimpleNamespace(distributed_type=kind))
+    monkeypatch.setattr(trainer.adapter.lora, "AcceleratorState", lambda: SimpleNamespace(distributed_type=kind))
     monkeypatch.setattr(Checkpoint, "load", lambda *_: again)
     shared_out = kind != DistributedType.MULTI_GPU
-    assert alone(checkpoint, lora, nf4=False) is (again if shared_out else checkpoint)
+    assert without_lora(checkpoint, lora, nf4=False) is (again if shared_out else checkpoint)
     assert taken_off == ([] if shared_out else [True])
 
 
@@ -120,7 +121,7 @@ def test_of_several_processes_only_the_first_publishes(
 ) -> None:
     other = SimpleNamespace(is_main_process=False, wait_for_everyone=lambda: None)
     monkeypatch.setattr(trainer.commands.train, "here", lambda: other)
-    monkeypatch.setattr(trainer.commands.train, "alone", lambda checkpoint, *_: checkpoint)
+    monkeypatch.setattr(trainer.commands.train, "without_lora", lambda checkpoint, *_: checkpoint)
     monkeypatch.setattr(trainer.commands.train, "compare", lambda *_: None)
     monkeypatch.setattr(trainer.commands.train, "fit", lambda *_, **__: tmp_path)
     paths = ["--data", str(codes / "train.jsonl"), "--images", str(codes), "--store", str(tmp_path / "store")]

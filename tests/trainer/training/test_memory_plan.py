@@ -11,8 +11,8 @@ from transformers import AutoConfig
 
 from loadtest.planned import drawn
 from tests.conftest import ROOT
-from trainer.config.commands import TrainOptions
-from trainer.model.checkpoint import add_lora
+from trainer.adapter.lora import add_lora
+from trainer.config.training import TrainOptions
 from trainer.training.memory_plan import Need, Shape, need
 
 CONFIG = AutoConfig.from_pretrained(ROOT / "models/tiny-llava")
@@ -38,9 +38,9 @@ def test_a_step_takes_more_of_more_tokens_and_less_with_checkpointing() -> None:
 
 def test_the_tower_s_pass_counts_where_it_takes_more_than_a_step() -> None:
     """It runs before the rest of a step, or before all of them, so that the two never add up."""
-    step, tower = planned(Shape(4, 128, 64)).step, planned(Shape(1, 8, 1), seen=64).step
-    assert tower == pytest.approx(2 * planned(Shape(1, 8, 1), seen=32).step, rel=0.05)
-    assert planned(Shape(4, 128, 64), seen=64).step == max(step, tower)
+    step, tower = planned(Shape(4, 128, 64)).step, planned(Shape(1, 8, 1), tower_images=64).step
+    assert tower == pytest.approx(2 * planned(Shape(1, 8, 1), tower_images=32).step, rel=0.05)
+    assert planned(Shape(4, 128, 64), tower_images=64).step == max(step, tower)
 
 
 def test_states_of_images_are_part_of_a_step() -> None:

@@ -15,10 +15,11 @@ from transformers import TrainerControl, TrainerState
 
 from tests.interrupted import interrupted_after
 from tests.trainer.test_cli import run
-from trainer.config.commands import AlignOptions, TrainOptions, TuneOptions
+from trainer.config.training import AlignOptions, TrainOptions, TuneOptions
 from trainer.errors import OptionError
+from trainer.training.arguments import arguments_of, one_device
 from trainer.training.checkpoints import MARK, Checkpoints, complete, last_complete
-from trainer.training.loop import TreeTrainer, _arguments, one_device
+from trainer.training.loop import TreeTrainer
 from trainer.training.run import FREE, LEARNT, NAMED, WATCHED, begin, cut_log, owned
 
 QUICK = ["--max-steps", "4", "--save-steps", "2", "--rows-per-step", "16", "--holdout", "0.2", "--precision", "float32"]
@@ -254,8 +255,8 @@ def test_one_process_uses_one_gpu_and_says_so(caplog: pytest.LogCaptureFixture) 
 
 def test_the_loop_s_options_reach_transformers(tmp_path: Path) -> None:
     chosen = options(schedule="linear", weight_decay=0.1, clip=0.5, max_steps=7, warmup=0.1, seed=3)
-    arguments = _arguments(chosen, tmp_path)
+    arguments = arguments_of(chosen, tmp_path)
     assert arguments.lr_scheduler_type == "linear"
     assert (arguments.weight_decay, arguments.max_grad_norm, arguments.max_steps) == (0.1, 0.5, 7)
     assert (arguments.seed, arguments.save_total_limit) == (3, None)
-    assert _arguments(options(schedule="constant"), tmp_path).lr_scheduler_type == "constant_with_warmup"
+    assert arguments_of(options(schedule="constant"), tmp_path).lr_scheduler_type == "constant_with_warmup"

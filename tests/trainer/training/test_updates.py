@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from trainer.model.forest import Trees, grow
 from trainer.model.tokens import END, SAID, Tokens
-from trainer.training.updates import Epochs, Order, Shares
+from trainer.training.updates import Epochs, Shares, Updates
 
 
 def tokens(images: list[int], lengths: list[int] | None = None) -> Tokens:
@@ -37,11 +37,11 @@ def rows(trees: Trees, update: np.ndarray[Any, Any]) -> int:
 def test_every_tree_is_met_once_in_an_epoch_and_again_in_the_same_order(
     trees: Trees, size: int, seed: int, epoch: int, apart: bool
 ) -> None:
-    order = Order(trees, size, seed, apart)
+    order = Updates(trees, size, seed, apart)
     found = order.epoch(epoch)
     assert sorted(np.concatenate(found).tolist()) == list(range(len(trees)))
     assert len(found) == len(order)
-    again = Order(trees, size, seed, apart).epoch(epoch)
+    again = Updates(trees, size, seed, apart).epoch(epoch)
     assert [update.tolist() for update in again] == [update.tolist() for update in found]
 
 
@@ -49,7 +49,7 @@ def test_every_tree_is_met_once_in_an_epoch_and_again_in_the_same_order(
 def test_updates_have_their_number_of_rows_give_or_take_a_tree_and_on_average(
     trees: Trees, size: int, epoch: int
 ) -> None:
-    sizes = [rows(trees, update) for update in Order(trees, size, 0).epoch(epoch)]
+    sizes = [rows(trees, update) for update in Updates(trees, size, 0).epoch(epoch)]
     assert len(sizes) == max(1, round(len(trees.rows) / size))
     mean = len(trees.rows) / len(sizes)
     assert all(abs(sum(sizes[:number]) - number * mean) < 2 for number in range(1, len(sizes) + 1))
@@ -57,13 +57,15 @@ def test_updates_have_their_number_of_rows_give_or_take_a_tree_and_on_average(
 
 def test_another_epoch_and_another_seed_have_other_orders() -> None:
     trees = grow(tokens([-1] * 50), 1)
-    orders = {str([u.tolist() for u in Order(trees, 4, seed).epoch(epoch)]) for seed in range(3) for epoch in range(3)}
+    orders = {
+        str([u.tolist() for u in Updates(trees, 4, seed).epoch(epoch)]) for seed in range(3) for epoch in range(3)
+    }
     assert len(orders) == 9
 
 
 def test_modalities_can_be_kept_apart_and_come_in_turns() -> None:
     trees = grow(tokens([-1, 0, 1, 2] * 40), 1)
-    updates = Order(trees, 8, 0, apart=True).epoch(0)
+    updates = Updates(trees, 8, 0, apart=True).epoch(0)
     kinds = [set((trees.image[update] >= 0).tolist()) for update in updates]
     assert all(len(kind) == 1 for kind in kinds)
     assert len({tuple(kind) for kind in kinds[:8]}) == 2
@@ -73,7 +75,7 @@ def test_modalities_can_be_kept_apart_and_come_in_turns() -> None:
 def test_processes_share_out_an_update_and_meet_in_as_many_forward_passes(
     trees: Trees, processes: int, epoch: int
 ) -> None:
-    order = Order(trees, 12, 0)
+    order = Updates(trees, 12, 0)
     shares = Shares(order, trees, 24, 100.0, None, processes)
     assert len(shares) == len(order) * processes
     for number, update in enumerate(order.epoch(epoch)):
@@ -90,7 +92,7 @@ class Loader:
 
     def __init__(self, processes: int, rank: int) -> None:
         trees = grow(tokens([-1] * 48), 1)
-        shares = Shares(Order(trees, 4, 0), trees, 1000, 100.0, None, processes)
+        shares = Shares(Updates(trees, 4, 0), trees, 1000, 100.0, None, processes)
         self.epochs = Epochs(shares)
         plain = DataLoader(shares, batch_size=1, sampler=self.epochs, collate_fn=lambda items: items[0])
         self.prepared: Any = prepare_data_loader(

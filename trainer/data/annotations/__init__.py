@@ -20,7 +20,7 @@ from trainer.data.annotations.table import Table
 from trainer.data.annotations.voc import Voc
 from trainer.data.annotations.wordings import Wordings
 from trainer.data.annotations.yolo import Yolo
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.data.write import Report, Writer, writing
 from trainer.errors import DataError
 
@@ -50,10 +50,10 @@ def annotations(options: AnnotationOptions) -> str:
     ledger = Ledger(wordings)
     with writing(options.output, options.images, report) as writer:
         for number, scene in enumerate(tqdm(source.scenes, desc="annotations", unit="picture")):
-            seen = _seen(scene, options, wordings, report)
-            if seen:
+            kept = _kept(scene, options, wordings, report)
+            if kept:
                 rng = np.random.default_rng((options.seed, number))
-                _ask(writer, seen, questions(seen, known, rng), ledger, options, rng)
+                _ask(writer, kept, questions(kept, known, rng), ledger, options, rng)
         if not report.kept:
             raise DataError([f"{options.source}: gave no question", str(report)])
     return "\n".join([str(report), *_shares(ledger)])
@@ -88,7 +88,7 @@ def _ask(
             order.append(kind)
 
 
-def _seen(scene: Scene, options: AnnotationOptions, wordings: Wordings, report: Report) -> Scene | None:
+def _kept(scene: Scene, options: AnnotationOptions, wordings: Wordings, report: Report) -> Scene | None:
     """The scene as a model sees it: classes by their spoken names, tiny things uncertain; None: it has no picture."""
     name = posixpath.normpath(scene.image.replace("\\", "/"))
     if posixpath.isabs(name) or name.split("/")[0] == "..":

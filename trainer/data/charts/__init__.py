@@ -9,7 +9,7 @@ from trainer.data.charts.chart import invent
 from trainer.data.charts.drawing import draw
 from trainer.data.charts.endpoint import Endpoint
 from trainer.data.charts.questions import ask
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.data.write import Report, writing
 
 

@@ -7,7 +7,8 @@ import numpy as np
 from tqdm import tqdm
 
 from trainer.config.data import BalanceOptions
-from trainer.data.rows import Row, rows_of
+from trainer.data.row import Row
+from trainer.data.rows import rows_of
 from trainer.data.write import Report, writing
 from trainer.errors import OptionError
 

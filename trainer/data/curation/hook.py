@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from importlib import import_module
 
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.errors import OptionError
 
 # Why a row is left out, in a few words that are the same for all such rows; None: it stays.

@@ -25,7 +25,8 @@ from trainer.data import files
 from trainer.data.curation.embedding import Embedder
 from trainer.data.curation.neighbours import Space
 from trainer.data.looks import looks
-from trainer.data.rows import Row, rows_of
+from trainer.data.row import Row
+from trainer.data.rows import rows_of
 from trainer.data.write import Report, writing
 from trainer.errors import DataError, OptionError
 
@@ -128,13 +129,13 @@ def _similarities(asked: _Asked, embedder: Embedder, options: ScoreOptions) -> n
         question, answer, image = (int(value) for value in asked.rows[number])
         if image < 0:
             continue
-        seen = vectors[image].astype(np.float32)
-        own = float(seen @ texts(_text(row.question, row.answer, options)))
+        vector = vectors[image].astype(np.float32)
+        own = float(vector @ texts(_text(row.question, row.answer, options)))
         if options.by == "similarity":
             figures[number] = own
         elif rivals := [other for other in others.get(question, ()) if other != answer]:
             compared = [texts(_text(row.question, asked.answers[other], options)) for other in rivals]
-            figures[number] = own - max(float(seen @ each) for each in compared)
+            figures[number] = own - max(float(vector @ each) for each in compared)
     return figures
 
 

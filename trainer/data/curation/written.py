@@ -29,7 +29,8 @@ from trainer.data.curation.endpoint import Said, VisionEndpoint
 from trainer.data.curation.hook import load_hook
 from trainer.data.curation.journal import Journal
 from trainer.data.forms.talk import PLACEHOLDER
-from trainer.data.rows import Row, scan
+from trainer.data.row import Row
+from trainer.data.rows import scan
 from trainer.data.write import Report, writing
 from trainer.errors import DataError, OptionError
 

@@ -1,68 +1,8 @@
 """How rows are to be read: what the options --form, --strict, --ignore, --columns and the like say."""
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
 
-Form = Literal[
-    "auto",
-    "llava",
-    "flat",
-    "messages",
-    "alpaca",
-    "captions",
-    "vqa",
-    "a-okvqa",
-    "vizwiz",
-    "gqa",
-    "visual-genome",
-    "textvqa",
-    "docvqa",
-    "vqa-rad",
-    "slake",
-    "chartqa",
-    "scienceqa",
-    "coco-captions",
-    "csv",
-    "label-studio",
-    "roboflow",
-    "huggingface",
-    "webdataset",
-]
-FORMS: tuple[Form, ...] = get_args(Form)
-
-
-class ReadingOptions(Protocol):
-    """The options of any command that reads rows."""
-
-    @property
-    def form(self) -> Form:
-        """What the set is said to be."""
-        ...
-
-    @property
-    def strict(self) -> bool:
-        """Whether mendings are faults."""
-        ...
-
-    @property
-    def ignore(self) -> list[str]:
-        """Keys that need not be understood."""
-        ...
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Keys by the fields they hold."""
-        ...
-
-    @property
-    def annotations(self) -> str | None:
-        """The file of answers."""
-        ...
-
-    @property
-    def split(self) -> str | None:
-        """The split to read."""
-        ...
+from trainer.config.reading import Form, ReadingOptions
 
 
 @dataclass(frozen=True, slots=True)

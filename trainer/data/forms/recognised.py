@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trainer.data.forms.reading import Form
+from trainer.config.reading import Form
 
 # The first records that are looked at to tell a form.
 FIRST = 20

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.config.reading import Form
 from trainer.data.forms import label_studio
 from trainer.data.forms.keys import FIELD, fold
-from trainer.data.forms.reading import Form, Reading
+from trainer.data.forms.reading import Reading
 from trainer.errors import DataError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

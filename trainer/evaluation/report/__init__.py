@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from trainer.data import files
 from trainer.data.pages.pictures import Picture, curve, thumbnail
 from trainer.data.pages.template import render
-from trainer.data.rows import Row
+from trainer.data.row import Row
 from trainer.evaluation.report.confusion import Confusion, confusion
 from trainer.evaluation.result import MAIN_METRIC, Evaluation
 from trainer.evaluation.score import Measure, right

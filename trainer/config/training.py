@@ -1,59 +1,31 @@
-"""Every option of every command, declared once: the command line and its --help come from these classes."""
+"""Options of `train`, `base align` and `base tune`."""
 
-import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import CliSubCommand
 
 from service.adapters.aliases import AliasName
-from trainer.config.data import Listed, ReadingOptions, Seed
-
-# The largest that any service may be set to allow.
-LARGEST_RANK = 512
-# The ranks vLLM has kernels for; a command line gives text, which a Literal of numbers would not take.
-Rank = Annotated[Literal[8, 16, 32, 64, 128, 256], BeforeValidator(int)]
-
-
-def _expression(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"{text!r} is not a regular expression: {error}") from error
-    return text
-
-
-Expression = Annotated[str, AfterValidator(_expression)]
-
-
-# What an adapter may change of a layer; the engine serves LoRA on all of these and on nothing else.
-Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-LINEARS: tuple[Linear, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-# What decides whether an adapter is better than its base: trainer/evaluation/gate.py.
-Gate = Literal["auto", "loss", "normalised", "exact", "anls", "relaxed", "f1"]
-GATE = (
-    "what has to be better than the base's on held-out rows, or nothing is published: the loss of the right answers, or"
-    " the mean of a metric over the answers given; auto: loss where answers are free text, else normalised"
+from trainer.config.fields import (
+    GATE,
+    LINEARS,
+    MAX_TOKENS,
+    Configured,
+    Expression,
+    Gate,
+    Linear,
+    Listed,
+    MaxTokens,
+    Options,
+    Rank,
+    Seed,
 )
-MAX_TOKENS = "longest answer that is scored, in tokens [the longest held-out answer]"
-MaxTokens = Annotated[int, Field(gt=0, le=4096)]
+from trainer.config.reading import ReadingOptions
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class _Configured(_Options):
-    config: Path | None = Field(
-        None,
-        description="a YAML file of options by their names, as every run leaves one in options.yaml; those given beside"
-        " it on the command line come first",
-    )
-
-
-class LoopOptions(_Configured, ReadingOptions):
+class LoopOptions(Configured, ReadingOptions):
     """What every training has."""
 
     headings: ClassVar[dict[str, str]] = {
@@ -177,7 +149,12 @@ class LoopOptions(_Configured, ReadingOptions):
 class TrainOptions(LoopOptions):
     """Train a LoRA adapter from questions about images, score it against its base, and publish it to a store."""
 
-    headings = {"name": "the adapter", **LoopOptions.headings, "rank": "LoRA", "gate": "before it is published"}
+    headings: ClassVar[dict[str, str]] = {
+        "name": "the adapter",
+        **LoopOptions.headings,
+        "rank": "LoRA",
+        "gate": "before it is published",
+    }
     examples: ClassVar[tuple[str, ...]] = (
         "python -m trainer train --name meters --data rows.jsonl --images photos",
         "python -m trainer train --name meters --data rows.jsonl --images photos --plan",
@@ -243,7 +220,7 @@ class StageOptions(LoopOptions):
     Liu et al., "Improved Baselines with Visual Instruction Tuning", CVPR 2024: one epoch and a cosine schedule each.
     """
 
-    headings = {"model": "the checkpoints", **LoopOptions.headings}
+    headings: ClassVar[dict[str, str]] = {"model": "the checkpoints", **LoopOptions.headings}
     stage: ClassVar[str]
     learns: ClassVar[tuple[str, ...]]
     written: ClassVar[Literal["asked", "plain"]] = "asked"
@@ -277,110 +254,8 @@ class TuneOptions(StageOptions):
     group_by_modality: bool = Field(True, description="an update has images or text alone, as LLaVA groups them")
 
 
-class BaseOptions(_Options):
+class BaseOptions(Options):
     """Train a base checkpoint, which adapters are then made for, in LLaVA's two stages."""
 
     align: CliSubCommand[AlignOptions] = Field(description="stage 1: the projector, from captions")
     tune: CliSubCommand[TuneOptions] = Field(description="stage 2: projector and language model, from instructions")
-
-
-class EvaluateOptions(_Configured, ReadingOptions):
-    """Ask held-out rows of a base and of adapters, in process or of a running service, and compare their answers."""
-
-    examples: ClassVar[tuple[str, ...]] = (
-        "python -m trainer evaluate --adapter meters --data held-out.jsonl --images photos --report report.html",
-        "python -m trainer evaluate --adapter meters --data held-out.jsonl --images photos --model models/tiny-llava",
-    )
-    adapter: list[str] = Field(
-        min_length=1, description="adapter to compare with the base; several are compared. In process: a run too"
-    )
-    data: str = Field(description="held-out rows, in any form that training takes")
-    images: str = Field("", description="the folder that the rows' image names are relative to [they are text alone]")
-    model: str | None = Field(None, description="base checkpoint to ask in process; without it a service is asked")
-    store: Path = Field(Path("adapters"), description="in process: the adapter store")
-    url: list[str] | None = Field(
-        None, description="the service's address; several are compared [http://127.0.0.1:8000]"
-    )
-    limit: int | None = Field(None, gt=0, description="only the first rows")
-    score_rows: int = Field(2000, gt=0, description="questions asked, of each category its share; 2000 are known to 2%")
-    max_tokens: MaxTokens | None = Field(
-        None, description="longest answer, in tokens [in process the longest right answer; of a service 64]"
-    )
-    clients: int = Field(32, gt=0, description="of a service: questions asked at once")
-    seed: Seed = Field(0, description="of the 95% intervals, which are drawn")
-    report: str | None = Field(None, description="also write what was found as one HTML page to this path or URL")
-
-
-class PublishOptions(_Configured, ReadingOptions):
-    """Publish a PEFT adapter made elsewhere: convert it, or refuse it by name, and ask it against its base."""
-
-    examples: ClassVar[tuple[str, ...]] = (
-        "python -m trainer publish --adapter saves/llava/lora --name meters --model llava-hf/llava-1.5-7b-hf",
-    )
-    adapter: Path = Field(
-        description="what a tool has left: the directory of PEFT's files, or one that holds it, as Trainer's output"
-        " does with its checkpoints; docs/foreign-adapters.md says what happens to which"
-    )
-    name: AliasName = Field(description="the adapter's name in the store: what a question's `adapter` will say")
-    about: str = Field("", description="what it is for and what it is not, for its card and GET /v1/adapters")
-    store: Path = Field(Path("adapters"), description="the adapter store to publish into")
-    model: str = Field("models/tiny-llava", description="base checkpoint: a directory, or a Hugging Face id")
-    modality: Literal["image", "text", "any"] = Field("any", description="which questions the adapter is meant for")
-    max_rank: Rank = Field(64, description="largest rank, as the service's VQA_MAX_LORA_RANK")
-    data: str | None = Field(
-        None, description="held-out rows to score it by; without them it only has to differ from its base"
-    )
-    images: str | None = Field(None, description="the folder that the rows' image names are relative to")
-    limit: int | None = Field(None, gt=0, description="only the first rows")
-    gate: Gate = Field("auto", description=GATE)
-    max_tokens: MaxTokens | None = Field(None, description=MAX_TOKENS)
-    report: str | None = Field(None, description="also write the scores as one HTML page to this path or URL")
-
-
-class QuantizeOptions(_Configured, ReadingOptions):
-    """Pack a base's language model to INT4 (W4A16), the form that the service runs, and count what it costs."""
-
-    examples: ClassVar[tuple[str, ...]] = (
-        "python -m trainer quantize --model llava-hf/llava-1.5-7b-hf --output models/llava-int4",
-    )
-    model: str = Field(description="base checkpoint to pack: a directory, or a Hugging Face id")
-    output: Path = Field(description="a new directory for the packed checkpoint")
-    data: str | None = Field(
-        None, description="rows to fit the packing to (GPTQ), and to count its cost on; without: data-free rounding"
-    )
-    images: str | None = Field(None, description="the folder that the rows' image names are relative to")
-    fit: bool = Field(
-        True, description="fit the packing to --data; --no-fit: data-free, and the rows only count its cost"
-    )
-    samples: int = Field(512, gt=0, description="rows that GPTQ sees")
-    holdout: float = Field(0.1, gt=0, lt=1, description="share of the images kept apart to count the cost on")
-    group_size: Annotated[Literal[32, 64, 128], BeforeValidator(int)] = Field(
-        128, description="weights that share a scale; every linear's input size must be a multiple"
-    )
-    seed: Seed = Field(0, description="of the split")
-
-
-class CollectOptions(_Options):
-    """Remove versions that no alias names any more: a first run marks them, one so many days later removes them."""
-
-    store: str = Field("adapters", description="the adapter store: a directory or an fsspec URL")
-    days: float = Field(30.0, ge=0, description="days a version stays after the run that found it unnamed")
-    keep: int = Field(3, ge=0, description="versions each alias pointed at before that stay, for the way back")
-
-
-class StoreOptions(_Options):
-    """Look after an adapter store."""
-
-    collect: CliSubCommand[CollectOptions] = Field(description="remove versions that nothing names")
-
-
-class MergeOptions(_Configured):
-    """Add an adapter into its base's weights: a checkpoint that answers as both do, for tools that take no LoRA."""
-
-    examples: ClassVar[tuple[str, ...]] = (
-        "python -m trainer merge --adapter meters --model models/tiny-llava --output models/merged",
-    )
-    adapter: str = Field(description="an adapter of the store, a run, or a directory of PEFT's files")
-    model: str = Field(description="base checkpoint, not INT4: a directory, or a Hugging Face id")
-    output: Path = Field(description="a new directory for the merged checkpoint")
-    store: Path = Field(Path("adapters"), description="the adapter store")

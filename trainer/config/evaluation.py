@@ -1,0 +1,63 @@
+"""Options of `evaluate` and `publish`, which both ask adapters."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from service.adapters.aliases import AliasName
+from trainer.config.fields import GATE, MAX_TOKENS, Configured, Gate, MaxTokens, Rank, Seed
+from trainer.config.reading import ReadingOptions
+
+
+class EvaluateOptions(Configured, ReadingOptions):
+    """Ask held-out rows of a base and of adapters, in process or of a running service, and compare their answers."""
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "python -m trainer evaluate --adapter meters --data held-out.jsonl --images photos --report report.html",
+        "python -m trainer evaluate --adapter meters --data held-out.jsonl --images photos --model models/tiny-llava",
+    )
+    adapter: list[str] = Field(
+        min_length=1, description="adapter to compare with the base; several are compared. In process: a run too"
+    )
+    data: str = Field(description="held-out rows, in any form that training takes")
+    images: str = Field("", description="the folder that the rows' image names are relative to [they are text alone]")
+    model: str | None = Field(None, description="base checkpoint to ask in process; without it a service is asked")
+    store: Path = Field(Path("adapters"), description="in process: the adapter store")
+    url: list[str] | None = Field(
+        None, description="the service's address; several are compared [http://127.0.0.1:8000]"
+    )
+    limit: int | None = Field(None, gt=0, description="only the first rows")
+    score_rows: int = Field(2000, gt=0, description="questions asked, of each category its share; 2000 are known to 2%")
+    max_tokens: MaxTokens | None = Field(
+        None, description="longest answer, in tokens [in process the longest right answer; of a service 64]"
+    )
+    clients: int = Field(32, gt=0, description="of a service: questions asked at once")
+    seed: Seed = Field(0, description="of the 95% intervals, which are drawn")
+    report: str | None = Field(None, description="also write what was found as one HTML page to this path or URL")
+
+
+class PublishOptions(Configured, ReadingOptions):
+    """Publish a PEFT adapter made elsewhere: convert it, or refuse it by name, and ask it against its base."""
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "python -m trainer publish --adapter saves/llava/lora --name meters --model llava-hf/llava-1.5-7b-hf",
+    )
+    adapter: Path = Field(
+        description="what a tool has left: the directory of PEFT's files, or one that holds it, as Trainer's output"
+        " does with its checkpoints; docs/foreign-adapters.md says what happens to which"
+    )
+    name: AliasName = Field(description="the adapter's name in the store: what a question's `adapter` will say")
+    about: str = Field("", description="what it is for and what it is not, for its card and GET /v1/adapters")
+    store: Path = Field(Path("adapters"), description="the adapter store to publish into")
+    model: str = Field("models/tiny-llava", description="base checkpoint: a directory, or a Hugging Face id")
+    modality: Literal["image", "text", "any"] = Field("any", description="which questions the adapter is meant for")
+    max_rank: Rank = Field(64, description="largest rank, as the service's VQA_MAX_LORA_RANK")
+    data: str | None = Field(
+        None, description="held-out rows to score it by; without them it only has to differ from its base"
+    )
+    images: str | None = Field(None, description="the folder that the rows' image names are relative to")
+    limit: int | None = Field(None, gt=0, description="only the first rows")
+    gate: Gate = Field("auto", description=GATE)
+    max_tokens: MaxTokens | None = Field(None, description=MAX_TOKENS)
+    report: str | None = Field(None, description="also write the scores as one HTML page to this path or URL")

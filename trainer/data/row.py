@@ -1,0 +1,65 @@
+"""A row: a conversation about an image, or about none. Knows nothing of files."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from service.types import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A conversation about an image, or about none; most are one question and its answer.
+
+    `image` is the path or URL of a file. `question` and `answer` are the last exchange, `history` the ones before it,
+    in order. `place` is where it was read, "file:line". `answers` are all right answers to the last question, each as
+    often as it was given, where there are several; `answer` is the one most gave.
+    """
+
+    id: str
+    image: str | None
+    question: str
+    answer: str
+    category: str
+    place: str = field(default="", compare=False)
+    history: tuple[tuple[str, str], ...] = ()
+    answers: tuple[str, ...] = ()
+
+    @property
+    def exchanges(self) -> tuple[tuple[str, str], ...]:
+        """All questions with their answers, in order."""
+        return (*self.history, (self.question, self.answer))
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The history as the service takes it: the first question shows the image."""
+        return tuple(
+            turn
+            for number, (question, answer) in enumerate(self.history)
+            for turn in (
+                Turn("user", question, int(self.image is not None and number == 0)),
+                Turn("assistant", answer),
+            )
+        )
+
+    @property
+    def pictures(self) -> int:
+        """How many images the last question itself shows; a history shows them earlier."""
+        return int(self.image is not None and not self.history)
+
+
+def asked(rows: Iterable[Row]) -> list[Row]:
+    """Every question of every conversation as a row of its own, with the true answers before it as its history."""
+    return [
+        replace(
+            row,
+            id=f"{row.id}#{turn}",
+            question=question,
+            answer=answer,
+            history=row.history[:turn],
+            answers=row.answers if turn == len(row.history) else (),
+        )
+        if row.history
+        else row
+        for row in rows
+        for turn, (question, answer) in enumerate(row.exchanges)
+    ]

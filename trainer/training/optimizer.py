@@ -1,0 +1,25 @@
+"""Optimisers that are made here, not by transformers."""
+
+from typing import Any
+
+import torch
+
+from trainer.config.training import LoopOptions
+
+
+def muon(options: LoopOptions) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Jordan 2024, steps scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), whose rates then serve."""
+    return torch.optim.Muon, {
+        "lr": options.learning_rate,
+        "weight_decay": options.weight_decay,
+        "adjust_lr_fn": "match_rms_adamw",
+    }
+
+
+def timed_optimizer(options: LoopOptions, model: Any) -> torch.optim.Optimizer:
+    """The optimiser as a plan times it; that in 8 bits takes about what AdamW does."""
+    learns = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if options.optimizer != "muon":
+        return torch.optim.AdamW(learns, lr=options.learning_rate, fused=True)
+    kind, how = muon(options)
+    return kind(learns, **how)
