@@ -128,7 +128,7 @@ test-s3: $(VENV)/.all-$(ENGINE) ## a store on a real S3 API (moto's server)
 	$(BIN)/python -m pytest -m slow tests/test_adapters_on_s3.py $(ARGS)
 
 test-slow: $(VENV)/.all-$(ENGINE) ## trainings killed at random moments, and by two processes; test-restart as well
-	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' --ignore tests/test_clients.py --ignore tests/test_launchers.py --ignore tests/test_jobset.py $(ARGS)
+	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' --ignore tests/test_clients.py --ignore tests/test_launchers.py --ignore tests/test_jobset.py --ignore tests/test_page_browser.py $(ARGS)
 
 test-launchers: $(VENV)/.all-$(ENGINE) ## two processes by DDP, FSDP2, ZeRO-2 and ZeRO-3 learn what one learns, on CPUs (installs DeepSpeed)
 	DS_BUILD_OPS=0 $(INSTALL) -e '.[zero]'
@@ -184,6 +184,19 @@ test-alerts: $(VENV)/.all-$(ENGINE) ## every fault fires its alert on the real s
 build/checkov/bin/checkov: | $(VENV)/bin/uv
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/checkov
 	$(BIN)/uv pip install --quiet --python build/checkov/bin/python checkov==3.3.30
+
+# axe-core, which judges accessibility, from npm; Playwright, which drives Debian's Chromium, in the environment.
+build/page/done: pyproject.toml tests/page/package.json | $(VENV)/.all-$(ENGINE)
+	$(INSTALL) --group page
+	mkdir -p build/page
+	cp tests/page/package.json build/page/
+	npm install --prefix build/page --no-audit --no-fund --loglevel=error
+	@touch $@
+
+.PHONY: test-page
+test-page: build/page/done ## the page at / in Chromium, judged by axe-core (needs npm; as root installs chromium where there is none)
+	@test -n "$(CHROMIUM)" || which chromium chromium-browser google-chrome >/dev/null || apt-get install -y -qq chromium
+	$(BIN)/python -m pytest -m slow tests/test_page_browser.py $(ARGS)
 
 test-k8s: $(VENV)/.all-$(ENGINE) build/checkov/bin/checkov ## every overlay against Kubernetes 1.30 to 1.37, CRDS=a folder of CustomResourceDefinitions and checkov; needs kubectl
 	MANYLENS_CRDS=$(CRDS) MANYLENS_CHECKOV=build/checkov/bin/checkov $(BIN)/python -m pytest -m slow tests/test_k8s.py $(ARGS)

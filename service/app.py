@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
+from service import page
 from service.adapters.base import Base
 from service.adapters.proof import Proof
 from service.adapters.releases import Releases
@@ -40,7 +41,7 @@ from service.pictures import Pictures
 from service.places import Places
 from service.prompt import Prompt
 from service.rates import Rates
-from service.routes import adapters, batch, chat, failure, feedback, ops, vqa
+from service.routes import adapters, batch, chat, failure, feedback, me, ops, vqa
 from service.routes.state import Service, get_tenant, require_admin
 from service.schemas.errors import ErrorResponse
 from service.settings import Settings, loopback
@@ -83,11 +84,13 @@ def create_app(
     )
     app.state.give_up = give_up
     app.state.service = _assemble(settings, checkpoint, engine, sizes or Sizes.of(checkpoint, settings))
-    for router in (vqa.router, batch.router, chat.router, feedback.router, adapters.router):
+    for router in (vqa.router, batch.router, chat.router, feedback.router, adapters.router, me.router):
         app.include_router(router, dependencies=[Depends(get_tenant)])
     app.include_router(adapters.admin, dependencies=[Depends(require_admin)])
     app.include_router(ops.router)
-    app.add_middleware(Gate, life=app.state.service.life)
+    files = page.load(settings.root_path)
+    app.include_router(page.router(files))
+    app.add_middleware(Gate, life=app.state.service.life, always=files.keys())
     app.add_middleware(BodyLimit, limit=settings.body_limit, in_hand=app.state.service.vqa.in_hand)
     app.add_middleware(Head)
     app.add_middleware(Trace)

@@ -1,5 +1,7 @@
 """Lets requests in while the service serves, answers the others itself, and ends what is cut; in plain ASGI."""
 
+from collections.abc import Collection
+
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,12 +16,13 @@ ALWAYS = frozenset({"/healthz", "/readyz", "/health", "/livez", "/ping", "/metri
 class Gate:
     """Refuses, before anything of a request is read or looked up, what `life` says; counts the rest as under way."""
 
-    def __init__(self, app: ASGIApp, life: Life) -> None:
-        self.app, self.life = app, life
+    def __init__(self, app: ASGIApp, life: Life, always: Collection[str] = ()) -> None:
+        """`always` are further paths that are answered whatever the state."""
+        self.app, self.life, self._always = app, life, ALWAYS.union(always)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) in ALWAYS:
+        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) in self._always:
             await self.app(scope, receive, send)
         elif (refusal := self.life.refusal) is not None:
             await _refuse(refusal, scope, receive, send)

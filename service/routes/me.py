@@ -1,0 +1,25 @@
+"""GET /v1/me: what the asker's key may, so that a client need not try and be refused."""
+
+from fastapi import APIRouter
+
+from service.routes.state import Asker, Running
+from service.schemas.me import MeResponse
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/v1/me")
+async def show_me(service: Running, tenant: Asker) -> MeResponse:
+    """Say whose key came, what it may, and whether questions are kept."""
+    settings = service.settings
+    return MeResponse(
+        name=tenant.name,
+        keyed=settings.keys is not None,
+        admin=tenant.admin,
+        adapters=list(tenant.adapters),
+        rate=tenant.rate,
+        concurrency=tenant.concurrency,
+        keeps=service.vqa.capture is not None,
+        batch_questions=settings.batch_questions,
+        body_limit=settings.body_limit,
+    )

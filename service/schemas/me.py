@@ -1,0 +1,19 @@
+"""Wire shape of GET /v1/me: what the asker's key may, and what this service offers it."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+
+class MeResponse(BaseModel):
+    """Who the service takes the asker for, and the limits of its requests."""
+
+    name: Annotated[str, Field(description="the tenant that holds the key; empty where the service asks for none")]
+    keyed: Annotated[bool, Field(description="whether the service asks for keys")]
+    admin: Annotated[bool, Field(description="whether it may move aliases, roll back, pin and delete")]
+    adapters: Annotated[list[str], Field(description="names or shell patterns of the adapters it may ask")]
+    rate: Annotated[str | None, Field(description="questions it may ask in a time, as 10/second; null: no limit")]
+    concurrency: Annotated[int | None, Field(description="questions of it that are worked on at once; null: no limit")]
+    keeps: Annotated[bool, Field(description="whether questions are kept as training data, so that feedback is taken")]
+    batch_questions: Annotated[int, Field(description="most questions of one batch")]
+    body_limit: Annotated[int, Field(description="most bytes of one request")]
