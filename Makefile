@@ -96,6 +96,33 @@ bench-data: $(VENV)/.all-$(ENGINE) ## 600,000 rows over 150,000 pictures: memory
 bench: $(VENV)/.all-$(ENGINE) ## side by side with stock vLLM, a server written by hand and the engine in process (about 20 minutes, alone)
 	$(BIN)/python -m loadtest.bench $(ARGS)
 
+.PHONY: bench-load bench-curves bench-tools explore fleet
+bench-load: $(VENV)/.all-$(ENGINE) ## every scenario at random arrivals: throughput, latencies, errors, CPU, memory, goodput
+	$(BIN)/python -m loadtest.load $(ARGS)
+
+bench-curves: $(VENV)/.all-$(ENGINE) ## throughput and latency as askers, adapters, pictures, answers and questions grow
+	$(BIN)/python -m loadtest.load.curves $(ARGS)
+
+fleet: $(VENV)/.all-$(ENGINE) ## a fleet on paper: routing by adapter against round robin, and what a slow start costs
+	$(BIN)/python -m loadtest.fleet $(ARGS)
+
+# Locust patches the standard library: an environment of its own.
+build/locust/done: pyproject.toml | $(VENV)/bin/uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/locust/venv
+	$(BIN)/uv pip install --quiet --python build/locust/venv/bin/python --group locust
+	@touch $@
+
+build/aiperf/done: pyproject.toml | $(VENV)/bin/uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/aiperf/venv
+	$(BIN)/uv pip install --quiet --python build/aiperf/venv/bin/python --group aiperf
+	@touch $@
+
+bench-tools: $(VENV)/.all-$(ENGINE) build/aiperf/done ## the OpenAI face asked by `vllm bench serve` and by NVIDIA's AIPerf
+	$(BIN)/python -m loadtest.tools $(ARGS)
+
+explore: build/locust/done ## Locust's page at http://127.0.0.1:8089, to ask `make serve` by the scenarios by hand
+	PYTHONPATH=. build/locust/venv/bin/locust -f loadtest/load/locustfile.py --host http://127.0.0.1:8000 $(ARGS)
+
 bench-gateway: $(VENV)/.all-$(ENGINE) ## the gateway's own time for a request, on an engine that takes none
 	$(BIN)/python -m loadtest.gateway $(ARGS)
 

@@ -20,13 +20,14 @@ import uvloop
 _CONNECTIONS = 900
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 _CPU = re.compile(r"^process_cpu_seconds_total (\S+)$", re.MULTILINE)
-# An event that carries text: of /v1/vqa, of OpenAI's chat.
+# An error among the answers of a batch or the events of a stream; an event that carries text, of /v1/vqa or of chat.
+_ERROR = re.compile(rb'"error": ?\{')
 _TOKEN = re.compile(rb'"(?:delta|content)": ?"(?!")')
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What came of one request: the adapter it named, its HTTP status (0: none came), seconds from due to answered.
+    """What came of one request: the adapter it named, its status (0: none came), seconds from due to answered.
 
     `at` is when it was due, in seconds from the start; `again` is whether its answer had a Retry-After. Of a stream,
     `tokens` are the events that carried text, `first` and `last` seconds from due to the first and last of them.
@@ -61,8 +62,9 @@ class Reply:
 
     @property
     def status(self) -> int:
-        """The HTTP status."""
-        return int(self.head.split(b" ", 2)[1])
+        """The HTTP status; 207 for a 200 with an error inside, as batches and streams have them."""
+        status = int(self.head.split(b" ", 2)[1])
+        return 207 if status == 200 and _ERROR.search(self.body) else status
 
 
 @dataclass(frozen=True, slots=True)

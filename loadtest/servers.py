@@ -12,6 +12,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from types import TracebackType
@@ -160,11 +161,14 @@ def stock(port: int, model: str, store: str, folder: Path, *options: str, plugin
 
 
 def as_package(folder: Path) -> dict[str, str]:
-    """An environment in which vLLM's command finds itself: the CPU wheel goes by another name.
+    """An environment in which vLLM's command finds itself: the CPU wheel goes by another name. Else there is none.
 
     What PYTHONPATH holds already stays: in the image it is how torch finds service/torchvision_on_cpu.py, without which
     vLLM's command does not start there.
     """
+    with contextlib.suppress(PackageNotFoundError):
+        version("vllm")
+        return {}
     info = folder / "vllm-0.32.0+cpu.dist-info"
     info.mkdir(exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")

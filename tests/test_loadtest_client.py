@@ -5,7 +5,7 @@ import time
 
 import httpx
 
-from loadtest.client import Due, encode, percentile, send_all
+from loadtest.client import Due, Reply, encode, percentile, send_all
 
 ASKED = encode(httpx.Request("POST", "http://127.0.0.1/v1/vqa", json={"question": "what?"}))
 
@@ -34,6 +34,13 @@ async def test_a_service_that_hangs_up_is_an_outcome_and_no_latency() -> None:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         (sent,) = await asyncio.to_thread(send_all, url, [Due(0.0, "a", ASKED)])
     assert (sent.flow, sent.status) == ("a", 0)
+
+
+def test_an_error_within_an_answer_is_no_success() -> None:
+    head = b"HTTP/1.1 200 OK\r\n\r\n"
+    assert Reply(head, b'{"results": [{"answer": "red"}]}').status == 200
+    assert Reply(head, b'{"results": [{"answer": "red"}, {"error": {"code": "overloaded"}}]}').status == 207
+    assert Reply(head, b'event: error\ndata: {"error":{"code": "engine_unavailable"}}').status == 207
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:

@@ -9,7 +9,22 @@ import pytest
 from loadtest.gpu import parts
 from loadtest.gpu.__main__ import main, read, steps
 
-SMALL = ["--size", "small", "--rank", "8", "--adapters", "2", "--answer", "4", "--clients", "2", "--rounds", "1"]
+SMALL = [
+    "--size",
+    "small",
+    "--rank",
+    "8",
+    "--adapters",
+    "2",
+    "--answer",
+    "4",
+    "--clients",
+    "2",
+    "--rounds",
+    "1",
+    "--load-s",
+    "1",
+]
 # A busy machine took over 300 s for the training of 32 rows.
 TRAINING = ["--rows", "32", "--rows-per-step", "16", "--step-s", "1500"]
 
@@ -26,6 +41,9 @@ def test_every_step_runs_and_none_runs_twice(tmp_path: Path, capsys: pytest.Capt
     assert found["weights"]["ratio"] < 1
     assert found["serve-int4"]["adapters_over_base"] > 0
     assert found["serve-int4"]["first_token_ms"] > 0
+    assert {line["scenario"] for line in found["load-int4"]["scenarios"]} >= {"small", "photo-form", "ten", "stream"}
+    assert all(line["throughput"] > 0 for line in found["load-int4"]["scenarios"])
+    assert list(found["side-by-side"]["goals"]) == ["small-1", "small-16", "adapters", "photos"]
     assert all(found[f"train-{count}"]["rows_per_second"] > 0 for count in (1, 4, 16))
     assert (tmp_path / "gpu.png").stat().st_size > 1000
     capsys.readouterr()

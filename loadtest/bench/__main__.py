@@ -1,8 +1,8 @@
 """`make bench`: Manylens side by side with stock `vllm serve`, a server written by hand, and the engine in process.
 
 All are asked the same about the same pictures by the same client, in turn, round after round; who is not asked stands
-still. Writes a JSON line for each case to --output and prints its goals with what was reached: the median over rounds
-and the least and the most. `--case small-16` runs one, `--case ?` lists them.
+still. Writes a JSON line for each case to --output and prints its goals with what was reached: the median over rounds,
+the least and the most. A table and a picture of them lie beside it. `--case '["small-16"]'` runs one.
 """
 
 import json
@@ -17,8 +17,10 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 from loadtest.bench import gateway
 from loadtest.bench.cases import Case, cases
-from loadtest.bench.peers import Peers
-from loadtest.bench.results import Figures, figures, line, reached, told
+from loadtest.bench.peers import Peers, Setting
+from loadtest.bench.picture import draw
+from loadtest.bench.results import Figures, figures, line, reached, table, told
+from loadtest.manystore import copy_here
 from loadtest.servers import folder_of_measurement
 
 # Answers that sides are compared by, before time is taken; every adapter in use is asked once.
@@ -32,7 +34,7 @@ class Bench(BaseSettings):
         frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.bench"
     )
 
-    case: list[str] = Field([], description="cases to run [all]; ? lists them")
+    case: list[str] = Field([], description="cases to run, as JSON [all]; a name that there is not lists them")
     rounds: int = Field(5, gt=0, description="times that each side is asked, in turn")
     seconds: float = Field(4.0, gt=0, description="how long each time; twice as long where answers are slow")
     warm_s: float = Field(1.0, ge=0, description="seconds before that, which do not count")
@@ -40,6 +42,9 @@ class Bench(BaseSettings):
         "models/tiny-llava-int4", description="checkpoint of ours, of stock and of the engine in process"
     )
     peer_model: str = Field("models/tiny-llava", description="the same for transformers, in bfloat16")
+    adapters: Path = Field(Path("models/adapters"), description="store with the adapter that all are copies of")
+    adapter: str = Field("shapes", description="its name there")
+    gpu_share: float | None = Field(None, gt=0, le=1, description="share of a GPU that each server may take")
     output: Path = Field(Path("build/bench.jsonl"), description="where the JSON lines go; those of this run are added")
     port: int = Field(8400, gt=0, description="first of the ports of the servers started")
 
@@ -54,19 +59,27 @@ def main(arguments: list[str]) -> int:
         return 2
     chosen, began = [case for case in known if case.name in (options.case or names)], time.monotonic()
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    missed = 0
+    lines = list[dict[str, Any]]()
     with (
         folder_of_measurement() as folder,
-        Peers(options.model, options.peer_model, Path(folder), options.port, _tell) as peers,
+        _peers(options, Path(folder)) as peers,
     ):
         for number, case in enumerate(chosen):
             _tell(f"{case.name}: case {number + 1} of {len(chosen)}, {time.monotonic() - began:.0f} s so far")
-            missed += _report(options, _run(peers, case, options))
+            lines.append(_report(options, _run(peers, case, options)))
             peers.stop_all_but({side.server for later in chosen[number + 1 :] for side in later.sides})
     if gateway.NAME in (options.case or names):
-        missed += _report(options, gateway.measure(options.rounds, options.seconds, options.port))
+        lines.append(_report(options, gateway.measure(options.rounds, options.seconds, options.port)))
+    draw(lines, options.output.with_suffix(".png"))
+    options.output.with_suffix(".md").write_text(table(lines))
+    missed = sum(not goal["reached"] for line in lines for goal in line["goals"])
     _tell(f"done after {time.monotonic() - began:.0f} s: {missed} goals missed; lines are in {options.output}")
     return int(missed > 0)
+
+
+def _peers(options: Bench, folder: Path) -> Peers:
+    source = copy_here(options.adapters, options.adapter, folder)
+    return Peers(Setting(options.model, options.peer_model, source, folder, options.gpu_share), options.port, _tell)
 
 
 def _run(peers: Peers, case: Case, options: Bench) -> dict[str, Any]:
@@ -96,8 +109,8 @@ def _run(peers: Peers, case: Case, options: Bench) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _report(options: Bench, line: dict[str, Any]) -> int:
-    """Write the line, print its goals, and return how many were missed."""
+def _report(options: Bench, line: dict[str, Any]) -> dict[str, Any]:
+    """Write the line, print its goals, and return it."""
     with options.output.open("a") as file:
         file.write(json.dumps(line) + "\n")
     for name, found in line["sides"].items():
@@ -106,7 +119,7 @@ def _report(options: Bench, line: dict[str, Any]) -> int:
         print(f"{line['case']:14} {told(goal)}", flush=True)
     for fault in line.get("errors", {}).items():
         print(f"{line['case']:14} answers that were not 200: {fault}", flush=True)
-    return sum(not goal["reached"] for goal in line["goals"])
+    return line
 
 
 def _tell(what: str) -> None:

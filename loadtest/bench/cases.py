@@ -71,10 +71,11 @@ def _small(clients: int, model: str) -> Case:
         Side("stock", "stock", lambda number: faces.chat(pictures.small(number), model)),
     ]
     goals = [Goal("manylens", "stock", least=1.0), Goal("manylens", "stock", "p95_ms", most=1.0)]
+    goals.append(Goal("manylens", "stock", "cpu_ms"))
     if clients >= 16:
         sides.append(Side("in process", "in process", None))
         goals.append(Goal("manylens", "in process", least=0.95))
-        goals.append(Goal("stock", "in process"))
+        goals += [Goal("stock", "in process"), Goal("manylens", "in process", "cpu_ms")]
     return Case(f"small-{clients}", clients, tuple(sides), tuple(goals))
 
 

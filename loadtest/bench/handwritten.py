@@ -44,7 +44,8 @@ class Model:
     def __init__(self, model: str, adapters: str, dtype: torch.dtype, mixed: bool) -> None:
         self.processor = AutoProcessor.from_pretrained(model)
         self.processor.tokenizer.padding_side = "left"
-        base = LlavaForConditionalGeneration.from_pretrained(model, dtype=dtype).eval()
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        base = LlavaForConditionalGeneration.from_pretrained(model, dtype=dtype).to(self._device).eval()
         store = Store(adapters)
         first, *others = store.names()
         self._model: Any = PeftModelForCausalLM.from_pretrained(base, store.stable(first).path, adapter_name=first)
@@ -68,6 +69,7 @@ class Model:
         count = self._model.config.image_seq_length
         texts = [row.prompt.replace(image, image * count) for row in rows]
         tokens = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=True)
+        tokens = tokens.to(self._device)
         whose: dict[str, Any] = {}
         if self.mixed:
             whose["adapter_names"] = [row.adapter or "__base__" for row in rows]
@@ -77,7 +79,7 @@ class Model:
             generated = self._model.generate(
                 **tokens,
                 **whose,
-                pixel_values=torch.stack([row.pixels for row in rows]).to(self._dtype),
+                pixel_values=torch.stack([row.pixels for row in rows]).to(self._device, self._dtype),
                 max_new_tokens=max(row.max_tokens for row in rows),
                 do_sample=False,
             )

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from loadtest.bench.cases import ADAPTERS, USED, Side
 from loadtest.bench.in_process import READY, Measure, Measured
 from loadtest.client import Window, exchange_all, keep_asking
 from loadtest.faces import answers
-from loadtest.manystore import copy_here, fill
+from loadtest.manystore import fill
 from loadtest.servers import Server, cpu_s, ours, stock
+from service.adapters.manifest import FILE
 from service.environment import cores
+from service.types import Adapter
 
 # As many adapters as are in use have a slot, on every side.
 _SLOTS = ("--max-loras", str(USED))
@@ -26,14 +28,27 @@ _OURS = (*_SLOTS, "--engine-canary-s", "86400", "--log-level", "warning")
 _STARTING_S = 600.0
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What all serve: the checkpoint, the same for transformers, copies of one adapter in stores made in `folder`.
+
+    `gpu_share` is the share of a GPU that each may take, since all are there at once.
+    """
+
+    model: str
+    peer_model: str
+    source: Adapter
+    folder: Path
+    gpu_share: float | None = None
+
+
 class Peers:
     """All servers by the names that cases give them."""
 
-    def __init__(self, model: str, peer_model: str, folder: Path, port: int, tell: Callable[[str], None]) -> None:
-        """`peer_model` is what transformers reads: the same weights in bfloat16; stores are made in `folder`."""
-        self._model, self._peer_model, self._folder, self._port, self._tell = model, peer_model, folder, port, tell
+    def __init__(self, setting: Setting, port: int, tell: Callable[[str], None]) -> None:
+        """Ports are taken from `port` on; `tell` is told of starts."""
+        self._setting, self._port, self._tell = setting, port, tell
         self._stack, self._running = ExitStack(), dict[str, _Peer]()
-        self._source = copy_here(Path("models/adapters"), "shapes", folder)
 
     def __enter__(self) -> "Peers":
         return self
@@ -59,7 +74,7 @@ class Peers:
             peer.server.pause()
 
     def _start(self, name: str) -> "_Peer":
-        began, port = time.monotonic(), self._port + len(self._running)
+        began = time.monotonic()
         stack = self._stack.enter_context(ExitStack())
         used = {each.port for each in self._running.values()}
         port = next(port for port in itertools.count(self._port) if port not in used)
@@ -70,26 +85,30 @@ class Peers:
         return _Peer(server, port, stack.close)
 
     def _command(self, name: str, port: int) -> Server:
+        model, share = self._setting.model, self._setting.gpu_share
+        gpu = ("--gpu-memory-utilization", str(share)) if share else ()
         if name.startswith("manylens"):
             count = int(name.rpartition(" ")[2]) if " of " in name else ADAPTERS
-            return ours(port, self._model, str(self._store(count)), *_OURS)
+            unproven = not (self._setting.source.path / FILE).exists()
+            return ours(port, model, str(self._store(count)), *_OURS, "--adapters-unproven", str(unproven), *gpu)
         if name.startswith("stock"):
             plugins = "manylens" if name == "stock with our LoRA" else ""
-            more = (*_SLOTS, "--max-cpu-loras", str(ADAPTERS))
-            return stock(port, self._model, str(self._store(ADAPTERS)), self._folder, *more, plugins=plugins)
+            more = (*_SLOTS, "--max-cpu-loras", str(ADAPTERS), *gpu)
+            return stock(port, model, str(self._store(ADAPTERS)), self._setting.folder, *more, plugins=plugins)
         if name.startswith("handwritten"):
             command = [sys.executable, "-m", "loadtest.bench.handwritten", "--port", str(port)]
-            command += ["--model", self._peer_model, "--adapters", str(self._store(ADAPTERS))]
+            command += ["--model", self._setting.peer_model, "--adapters", str(self._store(ADAPTERS))]
             command += ["--mixed"] if name == "handwritten, mixed" else []
             threads = {"OMP_NUM_THREADS": str(max(1, cores() - 1))}
             return Server(command, f"http://127.0.0.1:{port}/health", threads)
-        command = [sys.executable, "-m", "loadtest.bench.in_process", self._model, json.dumps({"max_loras": USED})]
+        options = {"max_loras": USED} | ({"gpu_memory_utilization": share} if share else {})
+        command = [sys.executable, "-m", "loadtest.bench.in_process", model, json.dumps(options)]
         return Server(command, None, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def _store(self, count: int) -> Path:
-        root = self._folder / f"store-{count}"
+        root = self._setting.folder / f"store-{count}"
         if not root.exists():
-            fill(root, self._source, count)
+            fill(root, self._setting.source, count)
         return root
 
 

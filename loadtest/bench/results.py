@@ -53,6 +53,22 @@ def bounded(
     }  # fmt: skip
 
 
+def table(lines: Sequence[dict[str, Any]]) -> str:
+    """All goals as a table in Markdown."""
+    rows = ["| case | figure | of | over | median | spread | goal | |", "|---|---|---|---|---:|---|---:|---|"]
+    for line in lines:
+        for goal in line["goals"]:
+            bound = goal.get("at_least") or goal.get("at_most")
+            sign = "≥" if goal.get("at_least") else "≤"
+            low, high = goal["spread"]
+            rows.append(
+                f"| {line['case']} | {goal['figure']} | {goal['of']} | {goal['over']} | {goal['median']:.2f} "
+                f"| {low:.2f} to {high:.2f} | {f'{sign} {bound:.2f}' if bound else ''} "
+                f"| {('reached' if goal['reached'] else 'missed') if bound else ''} |"
+            )
+    return "\n".join(rows) + "\n"
+
+
 def told(goal: dict[str, Any]) -> str:
     """A goal in words and numbers."""
     bound = next((f"{how.replace('_', ' ')} {goal[how]:.2f}" for how in ("at_least", "at_most") if goal.get(how)), "")

@@ -37,6 +37,7 @@ class Recipe(BaseSettings):
     answer: int = Field(64, gt=1, description="tokens of an answer")
     clients: int = Field(64, gt=0, description="questions asked at once, where throughput is measured")
     rounds: int = Field(3, gt=0, description="times that base and adapters are asked in turn")
+    load_s: float = Field(4.0, gt=0, description="seconds of each scenario at each rate, and of each side in a round")
     rows: int = Field(512, gt=0, description="training rows of each case")
     rows_per_step: int = Field(64, gt=0, description="rows of one update, on both sides")
     step_s: float = Field(300.0, gt=0, description="seconds that one step may take")
@@ -57,7 +58,7 @@ Step = Callable[[Recipe], dict[str, Any]]
 
 def steps() -> dict[str, Step]:
     """Every step by its name, in order."""
-    from loadtest.gpu import make, picture, serve, train
+    from loadtest.gpu import load, make, picture, serve, train
 
     return {
         "machine": make.machine,
@@ -67,6 +68,8 @@ def steps() -> dict[str, Step]:
         "adapters": make.adapters,
         "serve-int4": partial(serve.measure, precision="int4"),
         "serve-bfloat16": partial(serve.measure, precision="bfloat16"),
+        "load-int4": load.arrive,
+        "side-by-side": load.beside,
         **{f"train-{count}": partial(train.measure, questions=count) for count in QUESTIONS},
         "picture": picture.draw,
     }

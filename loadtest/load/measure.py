@@ -1,0 +1,93 @@
+"""An open loop: requests come at random times at a given rate, whatever came of those before, and what came of them."""
+
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from loadtest.client import Due, Sent, exchange_all, keep_asking, percentile, send_all
+from loadtest.load.scenarios import Scenario
+from loadtest.servers import Server, cpu_s
+
+_PERCENTS = (50, 95, 99)
+# Askers by whom a service's capacity is found, and the least time for it, in seconds.
+_FULL, _LEAST_S = 16, 3.0
+
+
+def capacity(url: str, scenario: Scenario, seconds: float) -> float:
+    """Requests a second that are answered while 16 are always asked, found in `seconds` and half as many before."""
+    numbers, dice = iter(range(1_000_000, 2_000_000)), random.Random(0)
+    seconds = max(_LEAST_S, seconds)
+    window = keep_asking(url, _FULL, lambda: (scenario.make(next(numbers), dice).content,), seconds / 2, seconds)
+    return max(0.5, sum(status == 200 for status in window.statuses) / seconds)
+
+
+def ask_first(url: str, scenario: Scenario) -> dict[str, float]:
+    """Ask what comes before the measurement, one after the other; the median of what it took, where there is any."""
+    took = list[float]()
+    for content in tqdm(scenario.first, desc=f"{scenario.name}: first asked", disable=len(scenario.first) < 10):
+        began = time.perf_counter()
+        exchange_all(url, [content])
+        took.append(1000 * (time.perf_counter() - began))
+    return {"first_asked_p50_ms": round(percentile(sorted(took), 50), 1)} if took else {}
+
+
+def arrivals(scenario: Scenario, rate: float, seconds: float, seed: int) -> Iterator[Due]:
+    """Poisson arrivals: intervals are exponential of mean 1/rate seconds. Each is made as it is sent."""
+    dice, at, number = random.Random(seed), 0.0, seed * 100_000
+    while (at := at + dice.expovariate(rate)) < seconds:
+        asked, number = scenario.make(number, dice), number + 1
+        yield Due(at, asked.flow, asked.content)
+
+
+def measure(
+    url: str, scenario: Scenario, rate: float, seconds: float, seed: int = 1, server: Server | None = None
+) -> dict[str, Any]:
+    """What came of a scenario at a rate; `server`, where it is ours to look at, tells CPU time and memory."""
+    pids = server.pids() if server else []
+    if server:
+        server.forget_peak()
+    before = cpu_s(pids)
+    sent = send_all(url, arrivals(scenario, rate, seconds, seed))
+    used = cpu_s(pids) - before
+    found = summary(sent, seconds, scenario.bound_s)
+    if server:
+        found |= {"cpu_s_per_request": round(used / max(1, len(sent)), 4), "peak_mb": server.peak() // 1_000_000}
+    return {"scenario": scenario.name, "rate": round(rate, 2), "seconds": seconds, **found}
+
+
+def summary(sent: Sequence[Sent], seconds: float, bound_s: float) -> dict[str, Any]:
+    """Throughput and goodput in requests a second, latencies in milliseconds from due to answered, errors by code.
+
+    Goodput counts answers within `bound_s`. Of streams there are also the time to the first token and the time for
+    each token after it.
+    """
+    good = [each for each in sent if each.status == 200]
+    streams = [each for each in good if each.tokens]
+    return {
+        "requests": len(sent),
+        "throughput": round(len(good) / max(seconds, *(each.at + each.seconds for each in sent)), 2),
+        "bound_s": bound_s,
+        "goodput": round(sum(each.seconds <= bound_s for each in good) / seconds, 2),
+        **_percentiles("", good, lambda each: each.seconds),
+        **_percentiles("first_token_", streams, lambda each: each.first),
+        **_percentiles(
+            "token_", [each for each in streams if each.tokens > 1],
+            lambda each: (each.last - each.first) / (each.tokens - 1),
+        ),
+        "errors": dict(Counter(str(each.status) for each in sent if each.status != 200)),
+    }  # fmt: skip
+
+
+def _percentiles(prefix: str, sent: Sequence[Sent], seconds: Callable[[Sent], float]) -> dict[str, float]:
+    took = sorted(1000 * seconds(each) for each in sent)
+    return {f"{prefix}p{percent}_ms": round(percentile(took, percent), 1) for percent in _PERCENTS} if took else {}
+
+
+def knee(lines: Sequence[dict[str, Any]]) -> float:
+    """The largest rate at which nine of ten requests were answered in time; nan where there is none."""
+    return max((line["rate"] for line in lines if line["goodput"] >= 0.9 * line["rate"]), default=math.nan)

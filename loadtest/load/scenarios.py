@@ -1,0 +1,96 @@
+"""What is asked in each scenario. Used by the generator, by Locust and by the recipe for a GPU."""
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from loadtest import faces, pictures
+from loadtest.client import with_key
+
+# The exponent of Zipf's law: the most asked adapter of 200 gets 17% of the requests, the first ten half of them.
+_SKEW = 1.0
+QUESTIONS = ("what color is the shape?", "what shape is in the image?", "is there a circle?", "what is in the picture?")
+TENANTS = {"shop": "key-of-shop", "lab": "key-of-lab", "archive": "key-of-archive"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request as it goes over the wire, and whose it is in the results: an adapter, a tenant, or nobody."""
+
+    content: bytes
+    flow: str = ""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is asked: `make` takes a request's number and dice, and says what it is; `bound_s` is a good latency.
+
+    `first` is asked once before anything is measured: an adapter is proven when somebody first asks it.
+    """
+
+    name: str
+    what: str
+    make: Callable[[int, random.Random], Asked]
+    bound_s: float = 1.0
+    keys: bool = False
+    first: tuple[bytes, ...] = ()
+
+
+def scenarios(names: Sequence[str] = ("shapes",)) -> dict[str, Scenario]:
+    """All scenarios; `names` are the adapters of the store, and those that need more of them are left out."""
+    found = [
+        Scenario("small", "one small picture, the base", lambda n, _: Asked(faces.vqa(pictures.small(n))[0])),
+        Scenario(
+            "photo-form", "12-megapixel JPEGs as a form", lambda n, _: Asked(faces.form(pictures.photo(n))[0]), 2.0
+        ),
+        Scenario("photo-base64", "the same in JSON", lambda n, _: Asked(faces.vqa(pictures.photo(n))[0]), 2.0),
+        Scenario("ten", "ten questions about one picture", lambda n, _: Asked(_ten(n)), 2.0),
+        Scenario(
+            "text", "questions without a picture", lambda n, _: Asked(faces.vqa(None, question=f"what is {n}?")[0])
+        ),
+        Scenario("stream", "one small picture, the answer as it comes", lambda n, _: Asked(_stream(n))),
+        Scenario("tenants", "three tenants: streams, photographs, batches", _mixed, 2.0, keys=True),
+    ]
+    for count in (1, 8, 24, 200):
+        if count <= len(names):
+            found += [_adapters(names[:count], zipf) for zipf in ((False, True) if count > 1 else (False,))]
+    return {each.name: each for each in found}
+
+
+def keys_file() -> str:
+    """The tenants of the scenario that has some, as the service reads them."""
+    entries = (f'"{name}": {{"keys": ["{hashlib.sha256(key.encode()).hexdigest()}"]}}' for name, key in TENANTS.items())
+    return "{" + ", ".join(entries) + "}"
+
+
+def _adapters(names: Sequence[str], zipf: bool) -> Scenario:
+    weights = [1 / (place + 1) ** _SKEW if zipf else 1.0 for place in range(len(names))]
+
+    def make(number: int, dice: random.Random) -> Asked:
+        name = dice.choices(names, weights)[0]
+        return Asked(faces.vqa(pictures.small(number), name)[0], name)
+
+    how = "by Zipf's law" if zipf else "uniformly"
+    name = f"adapters-{len(names)}{'-zipf' if zipf else ''}"
+    first = tuple(faces.vqa(pictures.small(place), each)[0] for place, each in enumerate(names))
+    return Scenario(name, f"one small picture, {len(names)} adapters {how}", make, first=first)
+
+
+def _ten(number: int) -> bytes:
+    questions = [f"{question} ({place})" for place, question in enumerate((QUESTIONS * 3)[:10])]
+    return faces.batch(pictures.small(number), questions)[0]
+
+
+def _stream(number: int) -> bytes:
+    return faces.vqa(pictures.small(number), question=QUESTIONS[3], stream=True)[0]
+
+
+def _archive(number: int) -> bytes:
+    return faces.form(pictures.photo(number))[0]
+
+
+def _mixed(number: int, dice: random.Random) -> Asked:
+    asks: dict[str, Callable[[int], bytes]] = {"shop": _stream, "lab": _ten, "archive": _archive}
+    tenant = dice.choices(list(TENANTS), (8, 1, 1))[0]
+    return Asked(with_key(asks[tenant](number), TENANTS[tenant]), tenant)
