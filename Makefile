@@ -96,7 +96,7 @@ bench-data: $(VENV)/.all-$(ENGINE) ## 600,000 rows over 150,000 pictures: memory
 bench: $(VENV)/.all-$(ENGINE) ## side by side with stock vLLM, a server written by hand and the engine in process (about 20 minutes, alone)
 	$(BIN)/python -m loadtest.bench $(ARGS)
 
-.PHONY: bench-load bench-curves bench-tools explore fleet
+.PHONY: bench-load bench-curves bench-tools bench-flame explore fleet
 bench-load: $(VENV)/.all-$(ENGINE) ## every scenario at random arrivals: throughput, latencies, errors, CPU, memory, goodput
 	$(BIN)/python -m loadtest.load $(ARGS)
 
@@ -112,6 +112,13 @@ build/locust/done: pyproject.toml | $(VENV)/bin/uv
 	$(BIN)/uv pip install --quiet --python build/locust/venv/bin/python --group locust
 	@touch $@
 
+build/py-spy/bin/py-spy: | $(VENV)/bin/uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/py-spy
+	$(BIN)/uv pip install --quiet --python build/py-spy/bin/python "py-spy>=0.4"
+
+bench-flame: $(VENV)/.all-$(ENGINE) build/py-spy/bin/py-spy ## build/gateway.svg: where the gateway's own time goes (py-spy)
+	$(BIN)/python -m loadtest.flame $(ARGS)
+
 build/aiperf/done: pyproject.toml | $(VENV)/bin/uv
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/aiperf/venv
 	$(BIN)/uv pip install --quiet --python build/aiperf/venv/bin/python --group aiperf
@@ -123,8 +130,8 @@ bench-tools: $(VENV)/.all-$(ENGINE) build/aiperf/done ## the OpenAI face asked b
 explore: build/locust/done ## Locust's page at http://127.0.0.1:8089, to ask `make serve` by the scenarios by hand
 	PYTHONPATH=. build/locust/venv/bin/locust -f loadtest/load/locustfile.py --host http://127.0.0.1:8000 $(ARGS)
 
-bench-gateway: $(VENV)/.all-$(ENGINE) ## the gateway's own time for a request, on an engine that takes none
-	$(BIN)/python -m loadtest.gateway $(ARGS)
+bench-gateway: $(VENV)/.all-$(ENGINE) ## the gateway's own time for a request, on an engine that takes none, beside a constant answer
+	$(BIN)/python -m loadtest.bench --case '["gateway"]' $(ARGS)
 
 .PHONY: bench-hostile
 bench-hostile: $(VENV)/.all-$(ENGINE) ## bodies made to hurt, on the real engine: another client, the probe, memory

@@ -19,7 +19,6 @@ import uvloop
 # select(2) knows no more files than 1,024; who waits for one of these is charged for it.
 _CONNECTIONS = 900
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
-_CPU = re.compile(r"^process_cpu_seconds_total (\S+)$", re.MULTILINE)
 # An error among the answers of a batch or the events of a stream; an event that carries text, of /v1/vqa or of chat.
 _ERROR = re.compile(rb'"error": ?\{')
 _TOKEN = re.compile(rb'"(?:delta|content)": ?"(?!")')
@@ -225,12 +224,6 @@ async def _keep_asking(
     async with Connections(url) as connections:
         await asyncio.gather(watch(), *itertools.starmap(ask, [()] * clients))
     return Window(took, statuses, seconds)
-
-
-def cpu_seconds(url: str) -> float:
-    """CPU time that the service's process has used, by its own /metrics."""
-    found = _CPU.search(httpx.get(f"{url}/metrics").text)
-    return float(found[1]) if found else float("nan")
 
 
 def percentile(sorted_: list[float], percent: float) -> float:

@@ -44,15 +44,17 @@ def measure(rounds: int, seconds: float, port: int) -> dict[str, Any]:
     return line(NAME, found, goals, requests_per_second=RATE, rounds=rounds, seconds=seconds)
 
 
+def fake(port: int) -> Server:
+    """Our service on the engine that takes no time."""
+    command = [sys.executable, "-m", "loadtest.fake_service", "--port", str(port), "--lame-duck-s", "0"]
+    return Server(command, f"http://127.0.0.1:{port}/readyz")
+
+
 @contextmanager
 def _both(port: int) -> Iterator[dict[str, tuple[str, Callable[[], list[int]]]]]:
     command = [sys.executable, "-m", "loadtest.bench.constant", "--port", str(port + 1)]
     constant = f"http://127.0.0.1:{port + 1}"
-    service = Server(
-        [sys.executable, "-m", "loadtest.fake_service", "--port", str(port), "--lame-duck-s", "0"],
-        f"http://127.0.0.1:{port}/readyz",
-    )
-    with service, Server(command, f"{constant}/health") as peer:
+    with fake(port) as service, Server(command, f"{constant}/health") as peer:
         yield {"manylens": (f"http://127.0.0.1:{port}", service.pids), "constant": (constant, peer.pids)}
 
 
