@@ -55,6 +55,14 @@ class Replica:
                         return
                 await asyncio.sleep(0.05)
 
+    async def asked(self) -> None:
+        """Wait until it has answered a question since it was started."""
+        async with httpx.AsyncClient() as client, asyncio.timeout(120):
+            while True:
+                if 'outcome="ok"' in (await client.get(f"{self.url}/metrics")).text:
+                    return
+                await asyncio.sleep(0.25)
+
     async def restart(self) -> None:
         assert self.process.pid is not None
         self.process.terminate()
@@ -125,7 +133,7 @@ async def drain_in_turns(replicas: list[Replica], urls: tuple[str, ...], drains:
         await asyncio.sleep(1)
         for turn in range(drains):
             await replicas[turn % len(replicas)].restart()
-            await asyncio.sleep(2.5)  # until a balancer has seen that it is back
+            await replicas[turn % len(replicas)].asked()  # so a balancer has seen that it is back
     print(f"{drains} drains: {dict(load.outcomes)}, statuses {[replica.statuses for replica in replicas]}")
     assert set(load.outcomes) == {"ok"}, load.outcomes
     assert load.outcomes["ok"] > 25 * drains

@@ -18,6 +18,7 @@ from trainer.config.checkpoints import MergeOptions, QuantizeOptions
 from trainer.config.data import DataOptions
 from trainer.config.evaluation import EvaluateOptions, PublishOptions
 from trainer.config.file import with_file
+from trainer.config.recipes import RecipesOptions, told
 from trainer.config.store import CollectOptions, StoreOptions
 from trainer.config.training import AlignOptions, BaseOptions, StageOptions, TrainOptions, TuneOptions
 from trainer.errors import TrainerError, condition
@@ -40,6 +41,7 @@ class Trainer(BaseSettings):
 
     train: CliSubCommand[TrainOptions] = Field(description="train an adapter, score it and publish it")
     base: CliSubCommand[BaseOptions] = Field(description="train a base checkpoint, in LLaVA's two stages")
+    recipes: CliSubCommand[RecipesOptions] = Field(description="print the sets of options that --recipe knows")
     evaluate: CliSubCommand[EvaluateOptions] = Field(description="compare a base and adapters on held-out rows")
     quantize: CliSubCommand[QuantizeOptions] = Field(description="pack a base to INT4, the form that serves")
     publish: CliSubCommand[PublishOptions] = Field(description="take in a PEFT adapter made elsewhere")
@@ -153,8 +155,10 @@ def _run(options: object, arguments: list[str]) -> None:
 
 
 def _look_after(options: object) -> None:
-    """Commands about data and stores, which need no model."""
-    if isinstance(options, CollectOptions):
+    """Commands about data, stores and options, which need no model."""
+    if isinstance(options, RecipesOptions):
+        print(told(options.name))
+    elif isinstance(options, CollectOptions):
         from trainer.commands.collect import collect
 
         print(collect(options))

@@ -62,8 +62,7 @@ def convert(source: Path, target: Path, linears: Shapes, max_rank: int) -> Conve
     folder = find(source)
     lora = _read_config(folder)
     refuse_whole_weights(folder)
-    largest = 4 * max_rank * sum(map(sum, linears.values()))
-    tensors = read_tensors(folder, _TIMES * largest + _BESIDE)
+    tensors = read_tensors(folder, largest(linears, max_rank))
     parts = meanings(tensors)
     modules = {part.old: part.module for part in parts.values()}
     ranks, alphas = _patterned(lora.ranks, parts.values()), _patterned(lora.alphas, parts.values())
@@ -73,7 +72,7 @@ def convert(source: Path, target: Path, linears: Shapes, max_rank: int) -> Conve
         use_rslora=lora.rslora,
         rank_pattern=ranks,
         alpha_pattern=alphas,
-        target_modules=_targets(modules.values()),
+        target_modules=exactly(modules.values()),
         base_model_name_or_path=lora.base,
         inference_mode=True,
     )
@@ -82,6 +81,11 @@ def convert(source: Path, target: Path, linears: Shapes, max_rank: int) -> Conve
     check_tensors(target, linears, max_rank)
     rank = max([lora.rank, *ranks.values()])
     return Converted(rank, float(lora.alpha), str(plain.target_modules), lora.peft, lora.base or "unknown")
+
+
+def largest(linears: Shapes, max_rank: int) -> int:
+    """Bytes that the files of an adapter for a base with these linears may have."""
+    return _TIMES * 4 * max_rank * sum(map(sum, linears.values())) + _BESIDE
 
 
 def _read_config(folder: Path) -> _Lora:
@@ -166,7 +170,7 @@ def _patterned(patterns: Mapping[str, Any], parts: Iterable[Part]) -> dict[str, 
     return {new: patterns[key] for new, key in keys.items() if key in patterns}
 
 
-def _targets(modules: Iterable[str]) -> str:
+def exactly(modules: Iterable[str]) -> str:
     """One regular expression for exactly these modules: PEFT would add empty pairs to any other it matches."""
     layers: dict[str, list[str]] = {}
     for name in modules:

@@ -9,8 +9,11 @@ from tempfile import TemporaryDirectory
 from service.adapters.modules import CONFIG, language_model_linears
 from service.checkpoint import locate
 from service.types import Adapter
-from trainer.adapter.convert import convert
+from trainer.adapter.convert import convert, largest
+from trainer.adapter.foreign.folder import find
+from trainer.adapter.foreign.hub import fetch, is_id
 from trainer.adapter.local import LocalAdapter
+from trainer.adapter.tuners import to_lora, tuner_of
 from trainer.adapter.version import trainer_version, write_version
 from trainer.config.evaluation import PublishOptions
 from trainer.data.forms.reading import Reading
@@ -50,11 +53,12 @@ def publish(options: PublishOptions, command: Sequence[str]) -> Adapter:
     base_path = locate(options.model)
     with TemporaryDirectory() as directory:
         # 1. PEFT's two files as the engine takes them.
-        weights = Path(directory) / "adapter"
-        ours = is_run(options.adapter) and not (options.adapter / CONFIG).is_file()
-        source = learnt(options.adapter) if ours else options.adapter
-        converted = convert(source, weights, language_model_linears(base_path), options.max_rank)
-        log.info("made for %s by PEFT %s; published for %s", converted.base, converted.peft, options.model)
+        weights, linears = Path(directory) / "adapter", language_model_linears(base_path)
+        source = find(_folder(options.adapter, largest(linears, options.max_rank)))
+        tuner = tuner_of(source)
+        if tuner is None:
+            converted = convert(source, weights, linears, options.max_rank)
+            log.info("made for %s by PEFT %s; published for %s", converted.base, converted.peft, options.model)
         # 2. Rows to ask, those given or some of our own.
         held_out = (
             asked(read_rows(options.data, options.images or "", Reading.of(options)))
@@ -64,8 +68,13 @@ def publish(options: PublishOptions, command: Sequence[str]) -> Adapter:
         rows = held_out[: options.limit]
         # 3. Both models on these rows.
         checkpoint = Checkpoint.load(base_path, bfloat16=has_bfloat16())
+        states, how = States.of(checkpoint, rows), ""
+        if tuner is not None:  # converted by what it answers
+            plain = Path(directory) / "plain"
+            how = f", {to_lora(source, tuner, plain, checkpoint, rows, states, options.max_rank)}"
+            converted = convert(plain, weights, linears, options.max_rank)
         adapter = LocalAdapter(options.name, weights, weights)
-        trial = compare(adapter, checkpoint, rows, States.of(checkpoint, rows), options.gate, options.max_tokens)
+        trial = compare(adapter, checkpoint, rows, states, options.gate, options.max_tokens)
         if options.data:
             if options.report:
                 place = Source(options.model, checkpoint.base.id, checkpoint.base.precision)
@@ -76,7 +85,7 @@ def publish(options: PublishOptions, command: Sequence[str]) -> Adapter:
             options,
             checkpoint,
             trial,
-            trainer=f"PEFT {converted.peft}, published by {trainer_version()}",
+            trainer=f"PEFT {converted.peft}{how}, published by {trainer_version()}",
             rank=converted.rank,
             alpha=converted.alpha,
             targets=converted.targets,
@@ -86,3 +95,11 @@ def publish(options: PublishOptions, command: Sequence[str]) -> Adapter:
         published = write_version(options.store, manifest, weights, shlex.join(command))
     log.info("published %s as %s", published.key, published.path)
     return published
+
+
+def _folder(adapter: str, most: int) -> Path:
+    """What --adapter names: files here, what a run has learnt, or an adapter of the hub, of `most` bytes."""
+    if is_id(adapter):
+        return fetch(adapter, most)
+    folder = Path(adapter)
+    return learnt(folder) if is_run(folder) and not (folder / CONFIG).is_file() else folder

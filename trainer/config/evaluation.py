@@ -43,9 +43,9 @@ class PublishOptions(Configured, ReadingOptions):
     examples: ClassVar[tuple[str, ...]] = (
         "python -m trainer publish --adapter saves/llava/lora --name meters --model llava-hf/llava-1.5-7b-hf",
     )
-    adapter: Path = Field(
+    adapter: str = Field(
         description="what a tool has left: the directory of PEFT's files, or one that holds it, as Trainer's output"
-        " does with its checkpoints; docs/foreign-adapters.md says what happens to which"
+        " does with its checkpoints; or a Hugging Face id, ORG/NAME (docs/foreign-adapters.md: what happens to which)"
     )
     name: AliasName = Field(description="the adapter's name in the store: what a question's `adapter` will say")
     about: str = Field("", description="what it is for and what it is not, for its card and GET /v1/adapters")

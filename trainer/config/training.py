@@ -152,12 +152,13 @@ class TrainOptions(LoopOptions):
     headings: ClassVar[dict[str, str]] = {
         "name": "the adapter",
         **LoopOptions.headings,
-        "rank": "LoRA",
+        "recipe": "LoRA",
         "gate": "before it is published",
     }
     examples: ClassVar[tuple[str, ...]] = (
         "python -m trainer train --name meters --data rows.jsonl --images photos",
         "python -m trainer train --name meters --data rows.jsonl --images photos --plan",
+        "python -m trainer train --name meters --data rows.jsonl --images photos --recipe domain",
         "python -m trainer train --name meters --data rows.jsonl --images photos --rank 64 --epochs 5 --resume",
     )
     # A bad name would otherwise be found when hours of training are to be published.
@@ -168,6 +169,11 @@ class TrainOptions(LoopOptions):
     output: Path | None = Field(None, description="where the run keeps its log and checkpoints [runs/NAME]")
     modality: Literal["image", "text", "any"] = Field("any", description="which questions the adapter is meant for")
 
+    recipe: str | None = Field(
+        None,
+        description="options as somebody's study or practice has them (`python -m trainer recipes` prints them); those"
+        " given here and in --config come first",
+    )
     rank: Rank = Field(16, description="LoRA rank; above 64 returns little")
     alpha: float | None = Field(None, gt=0, description="LoRA alpha [2 x rank]")
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)")

@@ -48,7 +48,7 @@ _KEPT = (CHECKPOINTS, LEARNT, LOG, OPTIONS, IMAGES, _FACTS, "report.html")
 # Options that leave the weights as they are. Any that is in none of these sets shapes them, and may not change.
 FREE = frozenset(
     (
-        *("config", "resume", "plan", "name", "about", "modality", "store", "output", "track", "log_steps"),
+        *("config", "recipe", "resume", "plan", "name", "about", "modality", "store", "output", "track", "log_steps"),
         *("feature_cache", "feature_cache_gb", "workers", "gradient_checkpointing", "gate", "max_tokens"),
     )
 )

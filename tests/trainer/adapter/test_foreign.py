@@ -381,8 +381,6 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "tensors of DeepSpeed ZeRO-3": (keys(emptied), r"tensors are empty.*ZeRO-3.*stage3_gather_16bit"),
     "PiSSA of LLaMA-Factory": (pissa, r"PiSSA.*pissa_converted is the plain LoRA of it: name that"),
     "LoRA-GA": (fields(init_lora_weights="lora_ga"), "LoRA-GA change the base"),
-    "DoRA": (fields(use_dora=True), "use_dora: DoRA"),
-    "IA3": (fields(peft_type="IA3"), "holds IA3"),
     "a field of a later PEFT": (fields(use_sora=True), "use_sora: not a field of PEFT's LoRA known here.*take it out"),
     "a setting of a later PEFT": (fields(sora_config={"x": 1}), "sora_config: not a field"),
     "a later part of LoRA": (also(f"{LAYER}.self_attn.q_proj.lora_C.weight"), "lora_C: save a plain LoRA"),

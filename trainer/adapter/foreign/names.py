@@ -82,11 +82,10 @@ def meanings(keys: Iterable[str]) -> dict[str, Part]:
         pair = _PAIR.fullmatch(_unwrapped(key))
         linear = _LINEAR.fullmatch(pair["module"]) if pair else None
         if pair and linear:
-            module = f"model.language_model.layers.{int(linear['layer'])}.{linear['part']}"
-            parts[key] = Part(module, pair["module"], pair["side"])
+            parts[key] = Part(_module(linear), pair["module"], pair["side"])
             adapters.add(pair["adapter"] or "default")
         else:
-            foreign.setdefault(_kind(key), []).append(key)
+            foreign.setdefault(kind_of(key), []).append(key)
     if foreign:
         named = "; ".join(f"{keys[0]!r} and {len(keys) - 1} more: {kind}" for kind, keys in foreign.items())
         raise AdapterRefused("features", f"tensors that cannot be served: {named}")
@@ -101,15 +100,29 @@ def meanings(keys: Iterable[str]) -> dict[str, Part]:
     return parts
 
 
-def _unwrapped(key: str) -> str:
-    """A tensor's name as PEFT has it within `base_model.model.`, without what wrappers added."""
-    name = ".".join(word for word in key.split(".") if word not in _WRAPPERS)
-    return name.rpartition(_PEFT)[2]
+def linear_of(key: str) -> tuple[str, str] | None:
+    """The linear of the language model that a name begins with, by today's name, and what follows; None: with none."""
+    name = _unwrapped(key)
+    found = _LINEAR.match(name)
+    if not found or name[found.end() :][:1] not in ("", "."):
+        return None
+    return _module(found), name[found.end() :]
 
 
-def _kind(key: str) -> str:
+def kind_of(key: str) -> str:
+    """What a tensor is that is of no linear of the language model, and why it is not served."""
     if named := next((says for mark, says in _FOREIGN.items() if mark in key), None):
         return named
     if newer := _NEWER.search(key):
         return f"a part of LoRA that is not known here, {newer[0].removeprefix('.')}: save a plain LoRA"
     return "no module of a LLaVA known here"
+
+
+def _module(linear: re.Match[str]) -> str:
+    return f"model.language_model.layers.{int(linear['layer'])}.{linear['part']}"
+
+
+def _unwrapped(key: str) -> str:
+    """A tensor's name as PEFT has it within `base_model.model.`, without what wrappers added."""
+    name = ".".join(word for word in key.split(".") if word not in _WRAPPERS)
+    return name.rpartition(_PEFT)[2]
