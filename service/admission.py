@@ -101,6 +101,25 @@ class Admission:
         finally:
             self._depart(tenant)
 
+    @property
+    def full(self) -> bool:
+        """Whether who comes now is refused, or pushes another out of the queue."""
+        return not self._free and len(self._queue) >= self._room
+
+    def turn_away(self, tenant: Tenant, adapter: str, priority: int) -> None:
+        """Raise what `slot`, without `first`, would raise at once where all is full; otherwise do nothing.
+
+        Raises:
+            Overloaded: the newcomer itself would be pushed out.
+        """
+        ticket = Ticket(tenant.name, adapter, priority)
+        limited = tenant.concurrency is not None or priority > tenant.priority
+        if self.full and not limited and not self._queue.spares(ticket):
+            # As `_wait` does: that somebody comes tells the queue who floods it.
+            self._queue.push(ticket)
+            self._queue.drop(ticket)
+            raise self._overloaded()
+
     def _crowds(self, tenant: Tenant) -> bool:
         """Whether there is no room and its tenant has no fewer requests here than others: another would be dropped."""
         full = self.here >= self._in_flight + self._room

@@ -84,7 +84,9 @@ def create_app(
     )
     app.state.give_up = give_up
     app.state.service = _assemble(settings, checkpoint, engine, sizes or Sizes.of(checkpoint, settings))
-    for router in (vqa.router, batch.router, chat.router, feedback.router, adapters.router, me.router):
+    # Looked through in this order: what is asked most comes first.
+    asking, others = (vqa.router, chat.router, batch.router), (chat.others, feedback.router, adapters.router, me.router)
+    for router in (*asking, *others):
         app.include_router(router, dependencies=[Depends(get_tenant)])
     app.include_router(adapters.admin, dependencies=[Depends(require_admin)])
     app.include_router(ops.router)

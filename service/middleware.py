@@ -1,8 +1,9 @@
 """What wraps every request, in plain ASGI: its id, its span, its method, and what its body may be while it is read."""
 
 import asyncio
+import os
 import re
-import uuid
+from collections.abc import Iterator
 
 from opentelemetry import propagate
 from opentelemetry.trace import Span, SpanKind, StatusCode
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import logs
 from service.errors import BodyTooLarge, BodyTypeRefused
 from service.in_hand import InHand
-from service.tracing import tracer
+from service.tracing import recording, tracer
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 # Bytes of a body that are taken ahead of their coming: more than a connection reads at once.
@@ -21,7 +22,18 @@ _STEP = 512 << 10
 _PAUSE_S = 0.002
 # An image is sent as it is: to decompress it would let a few bytes become many.
 _ENCODINGS = ("", "identity")
+_PARENT = "traceparent"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def _ids() -> Iterator[str]:
+    """Ids that nobody can guess. The system is asked for many at once: each time gives the interpreter away."""
+    while True:
+        drawn = os.urandom(4096).hex()
+        yield from (drawn[at : at + 32] for at in range(0, len(drawn), 32))
+
+
+_IDS = _ids()
 
 
 def route_path(scope: Scope) -> str:
@@ -42,7 +54,7 @@ class RequestId:
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _ID.fullmatch(given) else next(_IDS)
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
@@ -58,7 +70,10 @@ class RequestId:
 
 
 class Trace:
-    """A span for each request under /v1/, in the trace its `traceparent` names (W3C), if it names one."""
+    """A span for each request under /v1/, in the trace its `traceparent` names (W3C), if it names one.
+
+    Log lines name that trace, whether or not spans are recorded.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -68,8 +83,12 @@ class Trace:
         if scope["type"] != "http" or not route_path(scope).startswith("/v1/"):
             await self.app(scope, receive, send)
             return
+        headers = Headers(scope=scope)
+        if not recording() and _PARENT not in headers:
+            await self.app(scope, receive, send)
+            return
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
-        parent = propagate.extract(Headers(scope=scope))
+        parent = propagate.extract(headers)
         with tracer.start_as_current_span(method, parent, SpanKind.SERVER) as span:
             span.set_attributes({"http.request.method": method, "vqa.request_id": scope["state"]["request_id"]})
 

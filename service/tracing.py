@@ -16,6 +16,12 @@ T = TypeVar("T")
 tracer = trace.get_tracer("manylens")
 
 
+def recording() -> bool:
+    """Whether spans are kept: somebody named an exporter, or a library that keeps them set itself up."""
+    unset = isinstance(tracer, trace.ProxyTracer) and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    return not unset
+
+
 def export(url: str) -> None:
     """Send spans to an OTLP collector over HTTP, from now on and for the whole process.
 

@@ -44,6 +44,7 @@ class _Queue(Protocol):
     def take(self) -> Ticket: ...
     def settle(self, ticket: Ticket, cost: float) -> None: ...
     def drop(self, newcomer: Ticket) -> Ticket: ...
+    def spares(self, newcomer: Ticket) -> bool: ...
     def remove(self, ticket: Ticket) -> None: ...
 
 
@@ -72,6 +73,9 @@ class _Line:
 
     def drop(self, newcomer: Ticket) -> Ticket:  # noqa: ARG002 - a line has one last ticket
         return self._waiting.pop()[2]
+
+    def spares(self, newcomer: Ticket) -> bool:
+        return bool(self) and self._waiting[-1][0] > self._arrived + 1 - HEAD_START * newcomer.priority
 
     def remove(self, ticket: Ticket) -> None:
         self._waiting = [place for place in self._waiting if place[2] is not ticket]
@@ -133,6 +137,14 @@ class _Turns:
         own = getattr(newcomer, self._field)
         name = max(self._waiting, key=lambda name: (len(self._waiting[name]), name == own))
         return self._leave(name, self._waiting[name].drop(newcomer))
+
+    def spares(self, newcomer: Ticket) -> bool:
+        """Whether `drop` would take another ticket, had the newcomer been pushed; it changes nothing."""
+        own = getattr(newcomer, self._field)
+        length = len(self._waiting.get(own, ())) + 1
+        if any(len(queue) > length for queue in self._waiting.values()):
+            return True
+        return own in self._queues and self._queues[own].spares(newcomer)
 
     def remove(self, ticket: Ticket) -> None:
         """Take a ticket out, wherever it stands, at no cost to its queue; one that does not wait is no error."""

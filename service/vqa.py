@@ -14,7 +14,15 @@ from service.adapters.routing import some
 from service.admission import Admission
 from service.capture import Capture
 from service.engine import Engine
-from service.errors import AdapterNotFound, AdapterUnknown, Cancelled, DeadlineExceeded, EngineUnavailable, ServiceError
+from service.errors import (
+    AdapterNotFound,
+    AdapterUnknown,
+    Cancelled,
+    DeadlineExceeded,
+    EngineUnavailable,
+    Overloaded,
+    ServiceError,
+)
 from service.in_hand import InHand
 from service.lifetime import Life
 from service.metrics import Metrics
@@ -53,6 +61,29 @@ class VQA:
         names = self.residency.served.names()
         sees_all = tenant.adapters == ANYONE.adapters
         return [self.base, *(names if sees_all else filter(tenant.sees, names))]
+
+    def turn_away(self, question: Question) -> None:
+        """Raise at once what `answer` would raise at once where all is full, and tell it as `answer` does.
+
+        Most of what comes to a service that is asked for more than it can do ends here, without a task of its own.
+
+        Raises:
+            Overloaded: see Admission.turn_away.
+        """
+        if not self.admission.full or _links(question):
+            return
+        progress = Progress(question)
+        try:
+            with self._lease(question) as lease:
+                progress.adapter, progress.release = lease.adapter, lease.release
+                name = lease.adapter.name if lease.adapter else ""
+                self.admission.turn_away(question.tenant, name, question.priority)
+        except Overloaded as error:
+            error.recorded = True
+            progress.record(error.code, self.metrics)
+            raise
+        except ServiceError:  # which `answer` meets too
+            return
 
     async def stream(self, question: Question) -> AsyncGenerator[str | Answer, None]:
         """The pieces of the answer as they come, then the Answer whose text they add up to; closing it aborts.

@@ -20,21 +20,23 @@ TENANTS = {name: Tenant(name) for name in "ab"}
 
 @dataclass(frozen=True)
 class Visit:
-    """A request of the simulation; times in whole seconds, `leaves` after which its caller hangs up."""
+    """A request of the simulation; times in seconds, `leaves` after which its caller hangs up."""
 
-    at: int
+    at: float
     tenant: str
     adapter: str
     hold: int
-    deadline: int
-    leaves: int
+    deadline: float
+    leaves: float
     fails: bool
 
-    async def make(self, admission: Admission, log: list[str], holding: list[int]) -> None:
+    async def make(self, admission: Admission, log: list[str], holding: list[int], early: bool = False) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(self.at)
         deadline = loop.time() + self.deadline
         try:
+            if early:
+                admission.turn_away(TENANTS[self.tenant], self.adapter, 0)
             async with (
                 asyncio.timeout(self.leaves),
                 admission.slot(TENANTS[self.tenant], self.adapter, 0, deadline),
@@ -92,6 +94,27 @@ def test_slots_are_never_exceeded_lost_or_idle_while_somebody_waits(
                 group.create_task(Visit(0, "a", "x", 1, 9, 9, False).make(admission, log, holding))
 
     simulate(scenario())
+
+
+@settings(deadline=None)
+@given(st.lists(visits, max_size=40), st.integers(1, 3), st.integers(0, 6))
+def test_who_is_turned_away_is_whoever_would_have_been_refused(visits: list[Visit], in_flight: int, room: int) -> None:
+    # No two things at the same time, which a loop's timers put in no order.
+    apart = [
+        replace(visit, at=visit.at + number / 64, deadline=visit.deadline + 1 / 512, leaves=visit.leaves + 1 / 256)
+        for number, visit in enumerate(visits)
+    ]
+
+    async def scenario(early: bool) -> list[tuple[Visit, list[str], float]]:
+        admission, loop = Admission(in_flight, room), asyncio.get_running_loop()
+
+        async def ends(visit: Visit) -> tuple[Visit, list[str], float]:
+            await visit.make(admission, log := list[str](), list[int](), early)
+            return visit, log, loop.time()
+
+        return await asyncio.gather(*map(ends, apart))
+
+    assert simulate(scenario(True)) == simulate(scenario(False))
 
 
 def test_more_than_slots_and_queue_is_overloaded_and_says_when_to_come_again() -> None:

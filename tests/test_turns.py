@@ -1,5 +1,6 @@
 """Whose turn it is: every ticket comes once, nobody is passed without bound, the longest queue gives way."""
 
+import copy
 from collections import Counter
 from itertools import groupby
 
@@ -43,6 +44,19 @@ def test_every_ticket_leaves_exactly_once(events: list[Ticket | str]) -> None:
         assert len(queue) == len(waiting)
     assert set(taken(queue, len(waiting))) == set(waiting)
     assert len(queue) == 0
+
+
+@given(events)
+def test_a_newcomer_knows_before_it_comes_whether_it_would_be_dropped(events: list[Ticket | str]) -> None:
+    queue = FairQueue()
+    for event in events:
+        if isinstance(event, Ticket):
+            spared = queue.spares(event)
+            queue.push(event)
+            trial = copy.deepcopy(queue, {id(event): event})
+            assert (trial.drop(event) is not event) == spared
+        elif len(queue):
+            queue.take()
 
 
 @given(events, st.integers(2, 6))

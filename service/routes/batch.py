@@ -2,23 +2,24 @@
 
 from dataclasses import replace
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from service.batch import answer_all
 from service.routes import failure, listening
 from service.routes.bodies import documented, read_json
+from service.routes.direct import Direct
 from service.routes.state import Asker, RequestKey, Running
 from service.schemas.batch import BatchRequest, BatchResponse
 from service.schemas.errors import ErrorResponse
 from service.schemas.vqa import VQAResponse
 from service.types import Answer, Question
 
-router = APIRouter(tags=["questions"])
+router = APIRouter(tags=["questions"], route_class=Direct)
 _PATH = "/v1/vqa/batch"
 
 
-@router.post(_PATH, openapi_extra=documented(_PATH, BatchRequest))
-async def ask_all(request: Request, service: Running, tenant: Asker, key: RequestKey = None) -> BatchResponse:
+@router.post(_PATH, openapi_extra=documented(_PATH, BatchRequest), response_model=BatchResponse)
+async def ask_all(request: Request, service: Running, tenant: Asker, key: RequestKey = None) -> Response:
     """Answer each question, or say what is wrong with it; each counts as a request of its own.
 
     They wait for one another where your key may have fewer requests at once.
@@ -32,7 +33,8 @@ async def ask_all(request: Request, service: Running, tenant: Asker, key: Reques
     questions = (await read_json(request, BatchRequest, service.reading, mean))[1]
     await service.tenants.charge(tenant, len(questions) - 1)  # one was charged when it came
     found = await listening.unless_gone(request.receive, answer_all(service.vqa, questions))
-    return BatchResponse(id=id_, results=[_result(each, request.state.request_id) for each in found])
+    results = [_result(each, request.state.request_id) for each in found]
+    return Response(BatchResponse(id=id_, results=results).model_dump_json(), media_type="application/json")
 
 
 def _result(found: Answer | BaseException, request_id: str) -> VQAResponse | ErrorResponse:

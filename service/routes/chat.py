@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
 from service.adapters.routing import some
 from service.errors import AdapterNotFound, NotServed
 from service.routes import failure, listening
 from service.routes.bodies import documented, read_json
+from service.routes.direct import Direct
 from service.routes.state import Asker, RequestKey, Running, Service
 from service.schemas.chat import ChatRequest
 from service.schemas.openai import (
@@ -29,7 +29,8 @@ from service.types import Answer, Question
 _FAILURE: dict[int | str, dict[str, Any]] = {
     "default": {"model": OpenAIErrorResponse, "description": "Every failure has this shape"}
 }
-router = APIRouter(tags=["openai"], responses=_FAILURE)
+router = APIRouter(tags=["openai"], responses=_FAILURE, route_class=Direct)
+others = APIRouter(tags=["openai"], responses=_FAILURE)
 _CHAT = "/v1/chat/completions"
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
@@ -42,8 +43,8 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/v1/models/", include_in_schema=False)  # else a model of no name
-@router.get("/v1/models", response_model=ModelsResponse)
+@others.get("/v1/models/", include_in_schema=False)  # else a model of no name
+@others.get("/v1/models", response_model=ModelsResponse)
 async def list_models(service: Running, tenant: Asker) -> Response:
     """List the base and the adapters that serve."""
     names = service.vqa.names(tenant)
@@ -54,7 +55,7 @@ async def list_models(service: Running, tenant: Asker) -> Response:
     return Response(await service.workers.run(written), media_type="application/json")
 
 
-@router.get("/v1/models/{model:path}")
+@others.get("/v1/models/{model:path}")
 async def get_model(model: str, service: Running, tenant: Asker) -> ModelOut:
     """Look one model up by its id."""
     names = service.vqa.names(tenant)
@@ -68,9 +69,9 @@ def _model(service: Service, name: str) -> ModelOut:
     return ModelOut(id=name, created=service.began, parent=parent, max_model_len=service.engine.max_model_len)
 
 
-@router.api_route("/v1/completions", methods=["GET", "POST"], include_in_schema=False)
-@router.api_route("/v1/responses", methods=["GET", "POST"], include_in_schema=False)
-@router.api_route("/v1/embeddings", methods=["GET", "POST"], include_in_schema=False)
+@others.api_route("/v1/completions", methods=["GET", "POST"], include_in_schema=False)
+@others.api_route("/v1/responses", methods=["GET", "POST"], include_in_schema=False)
+@others.api_route("/v1/embeddings", methods=["GET", "POST"], include_in_schema=False)
 async def refuse(request: Request) -> None:
     """Say what to use instead of those of OpenAI's routes that clients try, and that make no sense here."""
     raise NotServed(
@@ -79,9 +80,7 @@ async def refuse(request: Request) -> None:
 
 
 @router.post(_CHAT, openapi_extra=documented(_CHAT, ChatRequest), response_model=ChatResponse, responses=_STREAM)
-async def chat(
-    request: Request, service: Running, tenant: Asker, key: RequestKey = None
-) -> ChatResponse | StreamingResponse:
+async def chat(request: Request, service: Running, tenant: Asker, key: RequestKey = None) -> Response:
     """Answer the question a conversation ends in."""
     id_ = f"chatcmpl-{request.state.request_id}"
 
@@ -89,12 +88,13 @@ async def chat(
         return replace(body.to_question(id_, service.deadline_s), tenant=tenant, key=key)
 
     body, question = await read_json(request, ChatRequest, service.reading, mean)
+    service.vqa.turn_away(question)
     body = body.model_copy(update={"messages": []})  # which have the images as text
     if body.stream:
         writer = _Writer(id_, body, request.state.request_id)
         return await listening.stream(request, service.vqa.stream(question), writer.write, writer.fail)
     answer = await listening.unless_gone(request.receive, service.vqa.answer(question))
-    return ChatResponse(
+    said = ChatResponse(
         id=id_,
         created=int(time.time()),
         model=body.model,
@@ -108,6 +108,7 @@ async def chat(
         ],
         usage=ChatUsage.of(answer),
     )
+    return Response(said.model_dump_json(), media_type="application/json")
 
 
 @dataclass

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fastapi import Request
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
@@ -52,18 +51,18 @@ def describe(error: BaseException, request_id: str) -> Failure:
     return _failure(500, ServiceError.code, "something went wrong on our side", request_id)
 
 
-async def reply(request: Request, error: Exception) -> JSONResponse:
+async def reply(request: Request, error: Exception) -> Response:
     """The one handler: every failure that comes before an answer's first byte leaves here, and is counted."""
     failure, path = describe(error, request.state.request_id), route_path(request.scope)
     if not getattr(error, "recorded", False) and not (path in PROBES and request.method == "GET"):
         request.app.state.service.metrics.requests.labels("", failure.body.code).inc()
     if failure.status == 405:
         failure.headers["allow"] = _allowed(request)
-    status, body = failure.status, ErrorResponse(error=failure.body).model_dump()
+    status, body = failure.status, ErrorResponse(error=failure.body).model_dump_json
     if path.startswith(_OPENAI):
         status, told = OpenAIErrorResponse.of(failure.status, failure.body)
-        body = told.model_dump()
-    return JSONResponse(body, status, failure.headers)
+        body = told.model_dump_json
+    return Response(body(), status, failure.headers, "application/json")
 
 
 def worded(faults: Sequence[Mapping[str, Any]], whole: str) -> str:

@@ -24,17 +24,25 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         Cancelled: the client hung up.
     """
     working, leaving = asyncio.create_task(work), asyncio.create_task(_disconnect(receive))
+    gone = False
+
+    def leave(left: "asyncio.Task[None]") -> None:
+        nonlocal gone
+        if not left.cancelled():
+            left.exception()  # else asyncio says that nobody looked
+            gone = working.cancel()
+
+    leaving.add_done_callback(leave)
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            gone = Cancelled("the client hung up")
-            gone.recorded = True  # where the work is cancelled
-            raise gone
-        return working.result()
+        return await working  # which is cancelled with us
+    except BaseException as error:
+        if not gone:
+            raise
+        cancelled = Cancelled("the client hung up")
+        cancelled.recorded = True  # where the work is cancelled
+        raise cancelled from error
     finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        leaving.cancel()
 
 
 async def stream(

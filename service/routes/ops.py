@@ -39,6 +39,6 @@ async def metrics(
 
     With an admin's key, or with --metrics-named, every adapter has its own; others see their totals.
     """
-    tenant = known(request, service, bearer)
+    tenant = known(request, service, bearer.credentials if bearer else None)
     named = service.settings.metrics_named or bool(tenant and tenant.admin)
     return Response(service.metrics.exposition(named), media_type=CONTENT_TYPE_LATEST)

@@ -72,13 +72,13 @@ Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_
 _RELAYED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
 
-def known(request: Request, service: Service, bearer: HTTPAuthorizationCredentials | None) -> Tenant | None:
+def known(request: Request, service: Service, key: str | None) -> Tenant | None:
     """Whose key came, if somebody's. Without keys it is anybody, who only at this machine itself is an admin.
 
     What a proxy relays comes from somewhere else, and what a page of another site sends (its `Origin` is not this host)
     is nothing that this machine's user means.
     """
-    tenant = service.tenants.holder(bearer.credentials if bearer else None)
+    tenant = service.tenants.holder(key)
     if tenant is None or service.settings.keys is not None:
         return tenant
     origin = request.headers.get("origin", "").partition("://")[2]
@@ -94,10 +94,14 @@ async def get_tenant(request: Request, bearer: Bearer) -> Tenant:
         Overloaded: service/connections.py marked it: it came over more connections than may be open.
         Unauthorized, LimitReached: see Tenants.admit.
     """
+    return await admitted(request, await get_service(request), bearer.credentials if bearer else None)
+
+
+async def admitted(request: Request, service: Service, key: str | None) -> Tenant:
+    """Who asks with a key; raises what `get_tenant` does."""
     if getattr(request.state, "crowded", False):
         raise Overloaded("as many connections are open as may be: keep one, and ask again over it")
-    service = await get_service(request)
-    return await service.tenants.admit(known(request, service, bearer))
+    return await service.tenants.admit(known(request, service, key))
 
 
 Asker = Annotated[Tenant, Depends(get_tenant)]
@@ -114,11 +118,12 @@ async def require_admin(tenant: Asker) -> Tenant:
     return tenant
 
 
+REQUEST_KEY, LONGEST_KEY = "x-request-key", 200
 RequestKey = Annotated[
     str | None,
     Header(
-        alias="x-request-key",
-        max_length=200,
+        alias=REQUEST_KEY,
+        max_length=LONGEST_KEY,
         description="questions with one key get one version of an adapter, while its traffic is shared out between two",
     ),
 ]

@@ -6,19 +6,19 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Request, Response
 
 from service.middleware import route_path
 from service.routes import failure, listening
 from service.routes.bodies import read_json, understand
+from service.routes.direct import Direct
 from service.routes.forms import is_form, read_form
 from service.routes.state import Asker, RequestKey, Running, Service
 from service.schemas.errors import ErrorResponse
 from service.schemas.vqa import MOST_IMAGES, Invocation, VQARequest, VQAResponse
 from service.types import Answer, Question, Upload
 
-router = APIRouter(tags=["questions"])
+router = APIRouter(tags=["questions"], route_class=Direct)
 
 _SCHEMA = VQARequest.model_json_schema()
 _FILE = {"type": "string", "format": "binary"}
@@ -43,9 +43,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 
 @router.post("/v1/vqa", openapi_extra=_BODY, response_model=VQAResponse, responses=_STREAM)
 @router.post("/invocations", openapi_extra=_BODY, response_model=VQAResponse, responses=_STREAM)
-async def ask(
-    request: Request, service: Running, tenant: Asker, key: RequestKey = None
-) -> VQAResponse | StreamingResponse:
+async def ask(request: Request, service: Running, tenant: Asker, key: RequestKey = None) -> Response:
     """Answer a question about an image through an adapter, or through the base model where none is named.
 
     `/invocations` is where SageMaker asks; the body is the same, as it is or within `{"inputs": …}`.
@@ -60,12 +58,14 @@ async def ask(
     else:
         shape = Invocation if route_path(request.scope) == "/invocations" else VQARequest
         body, question = await read_json(request, shape, service.reading, mean)
+    service.vqa.turn_away(question)
     stream = body.stream
     del body  # which has the images as text
     if stream:
         fail = partial(_write_error, request.state.request_id)
         return await listening.stream(request, service.vqa.stream(question), _write, fail)
-    return VQAResponse.of(await listening.unless_gone(request.receive, service.vqa.answer(question)))
+    answer = await listening.unless_gone(request.receive, service.vqa.answer(question))
+    return Response(VQAResponse.of(answer).model_dump_json(), media_type="application/json")
 
 
 def _write(said: str | Answer) -> str:
