@@ -41,7 +41,7 @@ from service.pictures import Pictures
 from service.places import Places
 from service.prompt import Prompt
 from service.rates import Rates
-from service.routes import adapters, batch, chat, failure, feedback, me, ops, vqa
+from service.routes import adapters, batch, captured, chat, failure, feedback, me, ops, vqa
 from service.routes.state import Service, get_tenant, require_admin
 from service.schemas.errors import ErrorResponse
 from service.settings import Settings, loopback
@@ -85,7 +85,8 @@ def create_app(
     app.state.give_up = give_up
     app.state.service = _assemble(settings, checkpoint, engine, sizes or Sizes.of(checkpoint, settings))
     # Looked through in this order: what is asked most comes first.
-    asking, others = (vqa.router, chat.router, batch.router), (chat.others, feedback.router, adapters.router, me.router)
+    asking = (vqa.router, chat.router, batch.router)
+    others = (chat.others, feedback.router, captured.router, adapters.router, me.router)
     for router in (*asking, *others):
         app.include_router(router, dependencies=[Depends(get_tenant)])
     app.include_router(adapters.admin, dependencies=[Depends(require_admin)])

@@ -16,11 +16,14 @@ from typing import Any
 
 import pytest
 
+from loadtest.stores import files_of
+from service.adapters.store import Store
 from service.app import create_app
 from service.engine.fake import FakeEngine
 from service.settings import Settings
 from tests.conftest import ADAPTERS, CHECKPOINT, ROOT, Running, listening, png
 from tests.test_auth import ENTRIES, write
+from trainer.__main__ import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
 AXE = ROOT / "build/page/node_modules/axe-core/axe.min.js"
@@ -185,6 +188,26 @@ async def test_a_picture_of_ones_own_is_uploaded_and_the_answer_streams(world: W
     await tab.page.context.close()
 
 
+@pytest.mark.parametrize("event", ["drop", "paste"])
+async def test_a_picture_is_dropped_or_pasted(world: World, event: str) -> None:
+    tab = await world.open_tab()
+    await tab.page.evaluate(
+        """([event, url]) => fetch(url).then(found => found.blob()).then(blob => {
+          const held = new DataTransfer();
+          held.items.add(new File([blob], "disc.png", {type: "image/png"}));
+          const kinds = {drop: [DragEvent, {dataTransfer: held}], paste: [ClipboardEvent, {clipboardData: held}]};
+          const [Kind, fields] = kinds[event];
+          document.body.dispatchEvent(new Kind(event, {...fields, bubbles: true, cancelable: true}));
+        })""",
+        [event, "page/examples/square.png"],
+    )
+    await tab.page.wait_for_selector("img.preview")
+    await tab.page.fill("#questions", "what color is the shape?")
+    assert await tab.ask(1) == ["green"]
+    assert not tab.faults
+    await tab.page.context.close()
+
+
 async def test_several_questions_are_one_batch_and_differences_from_the_base_are_marked(world: World) -> None:
     tab = await world.open_tab()
     asked: list[tuple[str, str]] = []
@@ -337,6 +360,149 @@ async def test_the_code_that_is_offered_runs_and_answers_the_same(world: World, 
     await tab.page.context.close()
 
 
+# Compare
+
+
+async def test_adapters_and_versions_are_compared_and_what_differs_is_marked(world: World) -> None:
+    tab = await world.open_tab(view="#compare")
+    await tab.example(3)
+    version = (await world.service.client.get("/v1/adapters/digits")).json()["aliases"]["stable"]["version"]
+    await tab.page.click("text=Add a third")
+    for number, reference in enumerate(("digits", f"digits@{version[:8]}", "")):
+        await tab.page.fill(f"#compare-{number}", reference)
+        await tab.page.keyboard.press("Tab")
+    await tab.page.fill("#questions", "which digit is this?\nwhat color is the digit?")
+    answers = await tab.ask(6)
+    assert answers[:3] == ["7", "7", "2"]
+    assert [await mark.inner_text() for mark in await tab.page.query_selector_all(".result:nth-child(2) mark")] == ["2"]
+    assert f"{1 + (len(set(answers[3:])) > 1)} of 2 questions answered differently" in await tab.page.inner_text(
+        ".results"
+    )
+    await tab.page.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+async def test_the_other_views_are_accessible(world: World, size: str, scheme: str) -> None:
+    tab = await world.open_tab(size, scheme)
+    await tab.example(3)
+    await tab.ask(2)
+    await tab.page.click("nav a[href='#compare']")
+    await tab.page.wait_for_selector("#compare-1")
+    await tab.page.fill("#compare-0", "digits")
+    await tab.page.keyboard.press("Tab")
+    await tab.ask(2)
+    await tab.judge("compared")
+    await tab.page.click("nav a[href='#adapters']")
+    await tab.page.click(".opener >> nth=0")
+    await tab.page.wait_for_selector(".detail")
+    await tab.judge("an adapter, opened")
+    await tab.page.click("nav a[href='#review']")
+    await tab.page.wait_for_selector(".card")
+    await tab.judge("an answer to review")
+    await tab.page.keyboard.press("c")
+    await tab.page.wait_for_selector("#right:focus")
+    await tab.judge("an answer being corrected")
+    await tab.page.context.close()
+
+
+# Adapters
+
+
+async def test_a_canary_is_shared_out_promoted_and_rolled_back(world: World) -> None:
+    store = Store(world.store)
+    first = store.stable("shapes").version
+    files = files_of(store.stable("shapes")) | {"README.md": b"another card"}
+    second = store.publish("shapes", files).version
+
+    async def shown() -> dict[str, Any]:
+        found: dict[str, Any] = (await world.service.client.get("/v1/adapters/shapes")).json()["aliases"]
+        return {alias: (said["version"], said["weight"]) for alias, said in found.items()}
+
+    tab = await world.open_tab(view="#adapters")
+    await tab.page.click("button.opener:has-text('shapes')")
+    await tab.page.wait_for_selector(f"text=Roll back to {first[:8]}")
+    await tab.page.click(f"text=Roll back to {first[:8]}")
+    await tab.judge("before a rollback")
+    await tab.page.click("dialog button.main")
+    await tab.page.wait_for_selector("text=There is no version before this one.")
+    assert await shown() == {"stable": (first, 0.0)}
+    await tab.page.select_option("#version-shapes", second)
+    await tab.page.focus("#weight-shapes")
+    await tab.page.keyboard.press("Home")
+    for _ in range(3):
+        await tab.page.keyboard.press("PageUp")
+    await tab.page.click("text=Share out")
+    await tab.page.wait_for_selector("text=Promote the canary")
+    assert await shown() == {"canary": (second, 0.3), "stable": (first, 0.0)}
+    await tab.page.wait_for_selector(".lens:has-text('shapes') >> text=canary 30%")
+    await tab.page.click("text=Promote the canary")
+    await tab.page.wait_for_selector(f"text=Roll back to {first[:8]}")
+    assert await shown() == {"stable": (second, 0.0)}
+    assert not tab.faults
+    await tab.page.context.close()
+
+
+async def test_scores_have_intervals_beside_the_base(world: World) -> None:
+    tab = await world.open_tab(view="#adapters")
+    (await world.service.client.post("/v1/vqa", json={"question": "?", "adapter": "digits"})).raise_for_status()
+    await tab.page.wait_for_selector(".lens:has-text('digits') .scale")
+    text = await tab.page.inner_text(".lens:has-text('digits') .score")
+    assert " ".join(text.split()) == "91.6% 89.4% to 93.3% base 44.1%, 805 questions"
+    await tab.page.context.close()
+
+
+async def test_a_refused_adapter_is_shown_with_its_reason(world: World) -> None:
+    files = files_of(Store(world.store).stable("digits"))
+    config = json.loads(files["adapter_config.json"]) | {"use_dora": True}
+    Store(world.store).publish("refused", files | {"adapter_config.json": json.dumps(config).encode()})
+    tab = await world.open_tab(view="#adapters")
+    await tab.page.wait_for_selector(".opener:has-text('refused')")
+    await world.service.client.post("/v1/vqa", json={"question": "?", "adapter": "refused"})
+    await tab.page.wait_for_selector(".refused >> text=use_dora")
+    await tab.judge("with a refused adapter")
+    await tab.page.context.close()
+
+
+# Review
+
+
+async def test_answers_are_reviewed_by_keys_and_downloaded_as_rows(world: World, tmp_path: Path) -> None:
+    tab = await world.open_tab()
+    await tab.example(4)
+    await tab.page.fill("#questions", "which digit is this?\nwhat number is written here?\nread the handwritten digit.")
+    await tab.ask(6)
+    await tab.page.click("nav a[href='#review']")
+    await tab.page.wait_for_selector(".card")
+    before = len(world.corrections())
+    for key in "scc":
+        shown = await tab.page.get_attribute(".card", "data-id")
+        await tab.page.keyboard.press(key)
+        if key == "c":
+            await tab.page.wait_for_selector("#right:focus")
+            await tab.page.keyboard.type("2")
+            await tab.page.keyboard.press("Enter")
+        await tab.page.wait_for_function("old => document.querySelector('.card').dataset.id !== old", arg=shown)
+    answer = await tab.page.inner_text(".card p.said")
+    await tab.page.keyboard.press("a")
+    await tab.page.wait_for_selector("text=3 done just now")
+    kept = world.corrections()[before:]
+    assert [row["answer"] for row in kept] == ["2", "2", answer]
+    assert kept[2]["said"] == answer
+    assert kept[0]["confidence"] <= kept[1]["confidence"] <= kept[2]["confidence"]
+    async with tab.page.expect_download() as coming:
+        await tab.page.click("text=Download as training rows")
+    await (await coming.value).save_as(tmp_path / "rows.zip")
+    shutil.unpack_archive(tmp_path / "rows.zip", tmp_path / "rows")
+    data, images = tmp_path / "rows/rows.jsonl", tmp_path / "rows/images"
+    assert {row["request"] for row in kept} <= {json.loads(line)["request"] for line in data.read_text().splitlines()}
+    assert main(["data", "check", "--data", str(data), "--images", str(images)]) == 0
+    await tab.page.context.close()
+
+
+# All views
+
+
 async def test_the_live_figures_follow_what_is_asked(world: World) -> None:
     tab = await world.open_tab()
     await tab.example(2)
@@ -364,6 +530,10 @@ async def test_a_key_is_asked_for_and_kept_in_memory_alone(fake_adapters: Path, 
             )
         await tab.page.wait_for_selector(".banner", state="detached")
         assert await tab.page.inner_text(".tools button >> nth=0") == "Key: other"
+        await tab.page.click("nav a[href='#adapters']")
+        await tab.page.click(".opener >> nth=0")
+        await tab.page.wait_for_selector("text=An admin's key can")
+        assert await tab.page.query_selector(".levers") is None
         stored = await tab.page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
         assert "key of" not in stored
         await tab.page.reload()

@@ -6,7 +6,10 @@ Here is when and whether; files.py knows where and how.
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
+from typing import IO, TypeVar
 
+from service.capture import review
 from service.capture.files import Files, Record, is_row_text
 from service.errors import NotKept, QuestionNotFound, ServiceError
 from service.metrics import Metrics
@@ -14,6 +17,8 @@ from service.types import Answer, Picture, Question, Release
 from service.workers import Workers
 
 __all__ = ["Capture", "Files", "Record", "Redact"]
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +36,7 @@ class Capture:
         self._files, self._redact = files, redact or (lambda record: record)
         self._workers, self._metrics = workers, metrics
         self._writing: set[asyncio.Task[None]] = set()
+        self._reading = asyncio.Lock()  # one reader at a time: each may read LINES lines
         for outcome in ("kept", "skipped", "dropped", "redacted", "failed"):  # from 0 on, so that the first one shows
             metrics.captured.labels(outcome)
 
@@ -76,6 +82,32 @@ class Capture:
         except Exception as error:  # the disk's, or the operator's hook's, which may be any
             self._failed(error)
             raise NotKept("the correction could not be written: try again later") from error
+
+    async def waiting(self, tenant: str, limit: int, skip: int, adapter: str | None) -> review.Waiting:
+        """What of a tenant's answers nobody judged yet, least confident first; see review.waiting.
+
+        Raises:
+            NotKept: what was kept cannot be read.
+        """
+        return await self._read(partial(review.waiting, self._files.directory, tenant, limit, skip, adapter))
+
+    async def archive(self, tenant: str) -> IO[bytes]:
+        """A tenant's right answers as a ZIP file, to be closed by who asked for it; see review.archive.
+
+        Raises:
+            NotKept: what was kept cannot be read, or there is no room for the file.
+        """
+        return await self._read(partial(review.archive, self._files.directory, tenant))
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        if self._writing:
+            await asyncio.wait(self._writing)
+        async with self._reading:
+            try:
+                return await self._workers.run(work)
+            except OSError as error:
+                log.error("what was kept cannot be read: %s", error)
+                raise NotKept("what was kept cannot be read now: try again later") from error
 
     async def stop(self) -> None:
         """Let what is under way be written, for some seconds at most."""

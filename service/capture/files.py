@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -73,7 +73,7 @@ class Files:
     """The directory, kept for `days` and within `size` bytes."""
 
     def __init__(self, directory: Path, days: int, size: int) -> None:
-        self._directory, self._days, self._size = directory, days, size
+        self.directory, self._days, self._size = directory, days, size
         self._host = socket.gethostname()
         self._lock = threading.Lock()
         self._room = 0
@@ -90,7 +90,7 @@ class Files:
             if self._room <= 0:
                 return False
             day = record.day or _today().isoformat()
-            folder = self._directory / day
+            folder = self.directory / day
             (folder / "images").mkdir(0o700, parents=True, exist_ok=True)
             image = record.image if record.picture is None else self._picture(folder / "images", record.picture)
             kind = "questions" if record.said is None else "corrections"
@@ -100,11 +100,11 @@ class Files:
     def find(self, request: str, tenant: str) -> Record | None:
         """The newest question that was kept under an id for a tenant."""
         for day in reversed(self._kept()):
-            for file in sorted((self._directory / day).glob("questions-*.jsonl")):
+            for file in sorted((self.directory / day).glob("questions-*.jsonl")):
                 for line in reversed(file.read_bytes().splitlines()):
                     if request.encode() not in line:
                         continue
-                    found = _record(line, day)
+                    found = record_of(json.loads(line), day)
                     if (found.request, found.tenant) == (request, tenant):
                         return found
         return None
@@ -139,24 +139,25 @@ class Files:
         """Remove what is too old or too much, and see how much room is left; now and then."""
         if time.monotonic() - self._swept < _SWEEP_S:
             return
-        sizes = {day: _size(self._directory / day) for day in self._kept()}
+        sizes = {day: _size(self.directory / day) for day in self._kept()}
         oldest = (_today() - timedelta(self._days)).isoformat()
         for day in sorted(sizes):
             if day <= oldest or (sum(sizes.values()) > self._size and day < _today().isoformat()):
-                shutil.rmtree(self._directory / day)
+                shutil.rmtree(self.directory / day)
                 del sizes[day]
         self._room = self._size - sum(sizes.values())
         self._swept = time.monotonic()
 
     def _kept(self) -> list[str]:
-        return sorted(_days_in(self._directory))
+        return sorted(days_in(self.directory))
 
 
-def _days_in(directory: Path) -> Iterator[str]:
+def days_in(directory: Path) -> Iterator[str]:
+    """The days that something is kept of, as 2026-05-01; other folders are not ours."""
     for folder in directory.iterdir() if directory.is_dir() else ():
         try:
             yield date.fromisoformat(folder.name).isoformat()
-        except ValueError:  # not ours
+        except ValueError:
             continue
 
 
@@ -174,7 +175,7 @@ def _row(record: Record) -> dict[str, Any]:
     return row | {"category": record.adapter or "base", "at": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def _record(line: bytes, day: str) -> Record:
-    row = json.loads(line)
-    fields = {name: row.get(name) for name in Record.__slots__}
+def record_of(row: Mapping[str, Any], day: str) -> Record:
+    """The record that a row of a day is of."""
+    fields: dict[str, Any] = {name: row.get(name) for name in Record.__slots__}
     return Record(**fields | {"picture": None, "day": day})

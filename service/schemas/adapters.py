@@ -93,13 +93,18 @@ class AdapterOut(_Standing):
     base_right: int | None = None
     adapter_right: int | None = None
     base_precision: str | None = None
+    created: Annotated[str | None, Field(description="when it was trained, UTC")] = None
+    weights: Annotated[
+        dict[str, float], Field(description="other aliases that get a share of the bare name's questions, each with it")
+    ] = {}
 
     @classmethod
     def of(cls, residency: Residency, name: str) -> "AdapterOut":
         """What the bare name is served by."""
         aliases = residency.served.shelves[name].aliases
         adapter = residency.at(name, aliases.named[STABLE].version)
-        out = cls(name=name, pinned=aliases.pinned, **_Standing.facts(residency, adapter))
+        weights = {alias: to.weight for alias, to in aliases.named.items() if to.weight}
+        out = cls(name=name, pinned=aliases.pinned, weights=weights, **_Standing.facts(residency, adapter))
         verdict = residency.verdict(adapter)
         if verdict is None or verdict.facts is None:
             return out
@@ -110,6 +115,7 @@ class AdapterOut(_Standing):
             "base_right": verdict.facts.score.base,
             "adapter_right": verdict.facts.score.adapter,
             "base_precision": verdict.facts.base_precision,
+            "created": verdict.facts.created,
         }
         return out.model_copy(update=facts)
 

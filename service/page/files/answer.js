@@ -11,7 +11,7 @@ export const who = (reference) => reference || "Base model";
 
 /**
  * `answer` is {reference, text, whole, failure}: `text` is what has come so far, `whole` the service's answer once it is
- * complete. `other` is the base's answer beside it, to mark a difference.
+ * complete. `other` is the answer beside it from which a difference is marked.
  */
 export function Answer({ app, asked, answer, other, showCode = true }) {
   const { reference, text, whole, failure } = answer;
@@ -20,10 +20,10 @@ export function Answer({ app, asked, answer, other, showCode = true }) {
   return html`<article class="answer" aria-busy=${!whole && !failure}>
     <h3>${who(reference)}
       ${whole?.adapter && html`<span class="version" title=${`version ${whole.adapter.version}`}>${short(whole.adapter.version)}</span>`}
-      ${differs && html`<span class="mark">differs from the base</span>`}</h3>
+      ${differs && html`<span class="mark">differs from ${other.reference || "the base"}</span>`}</h3>
     ${failure
       ? html`<${Trouble} failure=${failure} />`
-      : html`<p class=${`said ${whole ? "" : "coming"}`}>${whole ? whole.answer || "(no words)" : text}</p>`}
+      : html`<p class=${`said ${whole ? "" : "coming"}`}>${whole ? (differs && whole.answer ? marked(whole.answer, other.whole.answer) : whole.answer || "(no words)") : text}</p>`}
     ${whole && html`
       <${Bar} share=${whole.confidence} label="Confidence" word strong />
       ${whole.choices && html`<${Choices} whole=${whole} />`}
@@ -38,6 +38,12 @@ export function Answer({ app, asked, answer, other, showCode = true }) {
         Your key is not written into the code: it is read from the variable MANYLENS_KEY where one is needed.</p>
     <//>`}
   </article>`;
+}
+
+/** A text with the words marked that `other` does not have. */
+function marked(text, other) {
+  const theirs = new Set(other.toLowerCase().split(/\s+/));
+  return text.split(/(\s+)/).map((word) => (word.trim() && !theirs.has(word.toLowerCase()) ? html`<mark>${word}</mark>` : word));
 }
 
 /** Each choice's probability among all answers the model might give, and what is left for answers that are no choice. */

@@ -2,27 +2,34 @@
 
 import { html, render, useCallback, useEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { address, get, hasKey, setKey } from "./api.js";
+import { Adapters } from "./adapters.js";
 import { Ask, withPicture } from "./ask.js";
+import { Compare } from "./compare.js";
 import { BASE } from "./picker.js";
 import { Dialog } from "./parts.js";
 import { Figures, useFigures } from "./figures.js";
 import { useExamples } from "./picture.js";
+import { Review } from "./review.js";
 
-const VIEWS = [["ask", "Ask", Ask]];
+const VIEWS = [["ask", "Ask", Ask], ["compare", "Compare", Compare], ["adapters", "Adapters", Adapters], ["review", "Review", Review]];
 // Names that are listed at once; further ones are still found by typing them.
 const PAGES = 4;
 const SHORTCUTS = "manylens-shortcuts";
+
+// Some browsers forbid a page to keep anything: then the choice holds until a reload.
+function remembered() { try { return localStorage.getItem(SHORTCUTS); } catch { return null; } }
+function remember(choice) { try { localStorage.setItem(SHORTCUTS, choice); } catch { /* nothing is kept */ } }
 
 const SHEET = [
   ["?", "This sheet"],
   ...VIEWS.map(([, name], index) => [String(index + 1), name]),
   ["p", "Choose a picture"],
-  ["a", "Choose an adapter"],
+  ["a", "Choose an adapter; in Review: accept"],
   ["q", "Write questions"],
+  ["c, s", "In Review: correct, skip"],
   ["Ctrl + Enter", "Ask, also from within a field"],
   ["Esc", "Close what is open"],
 ];
-const FOCUS = { a: "adapter", q: "questions" };
 
 /** Every adapter's line, up to PAGES pages; `whole` is false where there are more. */
 async function readCatalogue() {
@@ -54,16 +61,20 @@ function App() {
   const [catalogue, setCatalogue] = useState({ base: null, adapters: [], refused: [], routers: [], whole: true });
   const [locked, setLocked] = useState(false);
   const [asking, setAsking] = useState({ picture: null, adapter: BASE, besideBase: true, questions: "", choices: "", proposed: "" });
+  const [compared, setCompared] = useState({ references: [BASE, BASE], rows: [], asked: [] });
   const [open, setOpen] = useState("");  // the dialog that is open: keys, key, or none
   const [said, setSaid] = useState("");
-  const [letters, setLetters] = useState(localStorage.getItem(SHORTCUTS) !== "off");
+  const [letters, setLetters] = useState(remembered() !== "off");
   const results = useRef([]);
 
   const reload = useCallback(async () => {
     try {
       setMe(await get("v1/me"));
       setLocked(false);
-      setCatalogue(await readCatalogue());
+      const found = await readCatalogue();
+      setCatalogue(found);
+      // To begin with, the first adapter is compared with the base.
+      setCompared((old) => (old.begun ? old : { ...old, begun: true, references: [found.adapters[0]?.name ?? BASE, BASE] }));
     } catch (error) {
       if (error.code === "unauthorized") { setLocked(true); setMe(null); }
     }
@@ -79,18 +90,21 @@ function App() {
       const target = VIEWS[Number(event.key) - 1];
       if (event.key === "?") setOpen("keys");
       else if (target) location.hash = target[0];
-      else if (event.key === "p") document.getElementById("file")?.click();
-      else if (FOCUS[event.key] && document.getElementById(FOCUS[event.key])) document.getElementById(FOCUS[event.key]).focus();
-      else return;
+      else {
+        // Whatever of this view names the key: a field gets the focus, a button is pressed.
+        const named = /^[a-z]$/.test(event.key) && document.querySelector(`[data-key=${event.key}]:not(:disabled)`);
+        if (!named) return;
+        if (named.matches("button, [type=file]")) named.click(); else named.focus();
+      }
       event.preventDefault();
     };
     addEventListener("keydown", press);
     return () => removeEventListener("keydown", press);
   }, [letters]);
 
-  const keepLetters = (on) => { setLetters(on); localStorage.setItem(SHORTCUTS, on ? "on" : "off"); };
+  const keepLetters = (on) => { setLetters(on); remember(on ? "on" : "off"); };
   const takePicture = useCallback((picture) => { setAsking(withPicture(picture)); }, []);
-  const app = { me, catalogue, asking, setAsking, examples, figures, results, reload, takePicture, announce: setSaid };
+  const app = { me, catalogue, asking, setAsking, compared, setCompared, examples, figures, results, reload, takePicture, announce: setSaid };
   const [, , View] = VIEWS.find(([name]) => name === view);
   return html`
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main").focus(); }}>Skip to the content</a>

@@ -105,11 +105,11 @@ export function Ask({ app }) {
       <${Picture} picture=${asking.picture} examples=${app.examples} limit=${app.me?.body_limit}
         onPicture=${app.takePicture} />
       <div class="fields">
-        <${Picker} id="adapter" label="Adapter" value=${asking.adapter} catalogue=${app.catalogue} onChange=${(adapter) => change({ adapter })} />
+        <${Picker} id="adapter" shortcut="a" label="Adapter" value=${asking.adapter} catalogue=${app.catalogue} onChange=${(adapter) => change({ adapter })} />
         <label class="check"><input type="checkbox" checked=${asking.besideBase} disabled=${asking.adapter === BASE}
           onChange=${(event) => change({ besideBase: event.target.checked })} /> Compare with the base</label>
         <div class="field"><label for="questions">Questions <span class="quiet">one on each line</span></label>
-          <textarea id="questions" rows=${Math.min(8, Math.max(3, asking.questions.split("\n").length))} placeholder="What is in the picture?"
+          <textarea id="questions" data-key="q" rows=${Math.min(8, Math.max(3, asking.questions.split("\n").length))} placeholder="What is in the picture?"
             value=${asking.questions} onInput=${(event) => change({ questions: event.target.value })}></textarea></div>
         <details open=${choices.length > 0}><summary>Choices <span class="quiet">the answer is one of these</span></summary>
           <label class="hidden" for="choices">Choices, one on each line</label>

@@ -18,13 +18,13 @@ const sentence = (text) => {
   return /[.!?…]$/.test(begun) ? begun : `${begun}.`;
 };
 
-/** A share of 1 as a bar with its number, and a word where `word` asks for one. */
-export function Bar({ share, label, word = false, strong = false }) {
-  const said = `${percent(share)}${word ? `, ${sureness(share)}` : ""}`;
+/** A share of 1 as a bar with its number, or with what is `said` instead, and a word where `word` asks for one. */
+export function Bar({ share, label, word = false, strong = false, said: given }) {
+  const said = given ?? `${percent(share)}${word ? `, ${sureness(share)}` : ""}`;
   return html`<div class="bar">
     <div class=${`track ${strong ? "strong" : ""}`} role="meter" aria-label=${label} aria-valuemin="0" aria-valuemax="1"
-      aria-valuenow=${share.toFixed(3)} aria-valuetext=${said}><div class="fill" style=${{ width: percent(share, 1) }}></div></div>
-    <span class="said">${percent(share)}${word && html` <span class="quiet">${sureness(share)}</span>`}</span>
+      aria-valuenow=${share.toFixed(3)} aria-valuetext=${said}><div class="fill" style=${{ width: `${(share * 100).toFixed(1)}%` }}></div></div>
+    <span class="said">${given ?? percent(share)}${word && html` <span class="quiet">${sureness(share)}</span>`}</span>
   </div>`;
 }
 

@@ -31,7 +31,7 @@ function options(typed, catalogue, detail) {
   ];
 }
 
-export function Picker({ id, label, value, onChange, catalogue }) {
+export function Picker({ id, label, value, onChange, catalogue, shortcut }) {
   const shown = value === BASE ? BASE_NAME : value;
   const [typed, setTyped] = useState(null);  // null: nothing is being typed
   const [touched, setTouched] = useState(false);
@@ -74,7 +74,7 @@ export function Picker({ id, label, value, onChange, catalogue }) {
   const at = (index) => `${id}-option-${index}`;
   return html`<div class="picker">
     <label for=${id}>${label}</label>
-    <input id=${id} type="text" role="combobox" autocomplete="off" spellcheck="false" aria-autocomplete="list"
+    <input id=${id} type="text" role="combobox" data-key=${shortcut} autocomplete="off" spellcheck="false" aria-autocomplete="list"
       aria-expanded=${open && found.length > 0} aria-controls=${`${id}-list`}
       aria-activedescendant=${open && active >= 0 ? at(active) : undefined}
       value=${open ? typed : shown} placeholder=${open ? "Search, or name@version" : ""}

@@ -64,7 +64,7 @@ export function Picture({ picture, onPicture, examples, limit }) {
   }, [limit, onPicture]);
   return html`<section class="picture" aria-label="Picture">
     <label class=${`drop ${over ? "over" : ""} ${picture ? "full" : ""}`}>
-      <input type="file" id="file" accept="image/*" onChange=${(event) => { take(event.target.files[0]); event.target.value = ""; }} />
+      <input type="file" id="file" data-key="p" accept="image/*" onChange=${(event) => { take(event.target.files[0]); event.target.value = ""; }} />
       ${picture
         ? html`<${Preview} picture=${picture} /><span class="quiet">Replace: drop, paste or choose</span>`
         : html`<span class="big">Drop a picture here</span><span class="quiet">paste one, or <u>choose a file</u></span>`}

@@ -10,6 +10,7 @@ export function sureness(probability) {
 
 export function percent(share, digits = 0) {
   const value = share * 100;
+  if (digits === 0 && value > 0 && value < 0.5) return "<1%";
   if (digits === 0 && value > 99 && value < 100) return `${(Math.floor(value * 10) / 10).toFixed(1)}%`;
   return `${value.toFixed(digits)}%`;
 }
