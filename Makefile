@@ -67,30 +67,30 @@ adapters: build/data/shapes/done build/data/digits/done build/data/charts/done #
 	$(BIN)/python -m models.adapters
 
 accuracy: build/data/shapes/done build/data/digits/done ## serve INT4 and bf16 in turn and ask every held-out question over HTTP
-	$(BIN)/python -m loadtest.accuracy $(ARGS)
+	$(BIN)/python -m loadtest.service.accuracy $(ARGS)
 
 bench-train: build/data/shapes/done ## train by Manylens and by TRL in turn: speed, memory, held-out loss
 	$(INSTALL) -e '.[bench]'
-	$(BIN)/python -m loadtest.training $(ARGS)
+	$(BIN)/python -m loadtest.trainer.training $(ARGS)
 
 bench-size: $(VENV)/.all-$(ENGINE) ## what training LLaVA-1.5 7B and 13B takes in memory, by part, without its weights
-	$(BIN)/python -m loadtest.memory
+	$(BIN)/python -m loadtest.trainer.memory
 
 .PHONY: bench-plan
 bench-plan: $(VENV)/.all-$(ENGINE) ## memory as --plan says it beside the measured peak, at small and at the 7B's width, on a CPU
-	$(BIN)/python -m loadtest.planned $(ARGS)
+	$(BIN)/python -m loadtest.trainer.planned $(ARGS)
 
 .PHONY: bench-rows
 bench-rows: $(VENV)/.all-$(ENGINE) ## 600,000 rows over 150,000 pictures: memory, seconds and disk of a training up to its first step
-	$(BIN)/python -m loadtest.rows $(ARGS)
+	$(BIN)/python -m loadtest.trainer.rows $(ARGS)
 
 .PHONY: bench-curation
 bench-curation: $(VENV)/.all-$(ENGINE) ## adapters trained on a bad set as it is, and on what the curation commands leave of it
-	$(BIN)/python -m loadtest.curation $(ARGS)
+	$(BIN)/python -m loadtest.trainer.curation $(ARGS)
 
 .PHONY: bench-data
 bench-data: $(VENV)/.all-$(ENGINE) ## 600,000 rows over 150,000 pictures: memory and rows a second of check, filter, dedupe, split, report, import, score
-	$(BIN)/python -m loadtest.data $(ARGS)
+	$(BIN)/python -m loadtest.trainer.data $(ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.all-$(ENGINE) ## side by side with stock vLLM, a server written by hand and the engine in process (about 20 minutes, alone)
@@ -104,7 +104,7 @@ bench-curves: $(VENV)/.all-$(ENGINE) ## throughput and latency as askers, adapte
 	$(BIN)/python -m loadtest.load.curves $(ARGS)
 
 fleet: $(VENV)/.all-$(ENGINE) ## a fleet on paper: routing by adapter against round robin, and what a slow start costs
-	$(BIN)/python -m loadtest.fleet $(ARGS)
+	$(BIN)/python -m loadtest.load.fleet $(ARGS)
 
 # Locust patches the standard library: an environment of its own.
 build/locust/done: pyproject.toml | $(VENV)/bin/uv
@@ -117,7 +117,7 @@ build/py-spy/bin/py-spy: | $(VENV)/bin/uv
 	$(BIN)/uv pip install --quiet --python build/py-spy/bin/python "py-spy>=0.4"
 
 bench-flame: $(VENV)/.all-$(ENGINE) build/py-spy/bin/py-spy ## build/gateway.svg: where the gateway's own time goes (py-spy)
-	$(BIN)/python -m loadtest.flame $(ARGS)
+	$(BIN)/python -m loadtest.bench.flame $(ARGS)
 
 build/aiperf/done: pyproject.toml | $(VENV)/bin/uv
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/aiperf/venv
@@ -125,7 +125,7 @@ build/aiperf/done: pyproject.toml | $(VENV)/bin/uv
 	@touch $@
 
 bench-tools: $(VENV)/.all-$(ENGINE) build/aiperf/done ## the OpenAI face asked by `vllm bench serve` and by NVIDIA's AIPerf
-	$(BIN)/python -m loadtest.tools $(ARGS)
+	$(BIN)/python -m loadtest.load.tools $(ARGS)
 
 explore: build/locust/done ## Locust's page at http://127.0.0.1:8089, to ask `make serve` by the scenarios by hand
 	PYTHONPATH=. build/locust/venv/bin/locust -f loadtest/load/locustfile.py --host http://127.0.0.1:8000 $(ARGS)
@@ -135,27 +135,27 @@ bench-gateway: $(VENV)/.all-$(ENGINE) ## the gateway's own time for a request, o
 
 .PHONY: bench-hostile
 bench-hostile: $(VENV)/.all-$(ENGINE) ## bodies made to hurt, on the real engine: another client, the probe, memory
-	$(BIN)/python -m loadtest.hostile $(ARGS)
+	$(BIN)/python -m loadtest.service.hostile $(ARGS)
 
 bench-fairness: $(VENV)/.all-$(ENGINE) ## what one adapter at ten times its share costs the others, over HTTP
-	$(BIN)/python -m loadtest.fairness $(ARGS)
+	$(BIN)/python -m loadtest.service.fairness $(ARGS)
 
 bench-7b: $(VENV)/.all-$(ENGINE) ## a 7B of random weights in INT4 with two adapters, published, served and asked: memory and seconds
-	$(BIN)/python -m loadtest.size $(ARGS)
+	$(BIN)/python -m loadtest.service.size $(ARGS)
 
 .PHONY: bench-quantize
 bench-quantize: $(VENV)/.all-$(ENGINE) ## GPTQ by trainer quantize at the 7B's width: seconds of a layer, and the largest memory
-	$(BIN)/python -m loadtest.packed $(ARGS)
+	$(BIN)/python -m loadtest.trainer.packed $(ARGS)
 
 parity: build/data/shapes/done ## 12-megapixel JPEGs decoded at a part of their size and in full: are the answers the same?
-	$(BIN)/python -m loadtest.parity $(ARGS)
+	$(BIN)/python -m loadtest.images.parity $(ARGS)
 
 bench-swaps: $(VENV)/.all-$(ENGINE) ## 24 adapters in 4 slots, swapped and deleted under 10,000 requests
-	$(BIN)/python -m loadtest.swaps $(ARGS)
+	$(BIN)/python -m loadtest.store.swaps $(ARGS)
 
 bench-store: $(VENV)/.all-$(ENGINE) ## ten thousand adapters in the store beside two: start, memory, polls, listing, a store that goes
 	$(INSTALL) -e '.[s3]'
-	$(BIN)/python -m loadtest.bigstore $(ARGS)
+	$(BIN)/python -m loadtest.store.bigstore $(ARGS)
 
 test-s3: $(VENV)/.all-$(ENGINE) ## a store on a real S3 API (moto's server)
 	$(INSTALL) -e '.[s3]'
@@ -172,7 +172,7 @@ test-fuzz: $(VENV)/.all-$(ENGINE) ## 100,000 hostile images, and every route by 
 	$(BIN)/python -m pytest -m slow tests/test_images_fuzz.py tests/test_openapi_fuzz.py $(ARGS)
 
 bench-start: $(VENV)/.all-$(ENGINE) ## a cold start beside stock `vllm serve`'s, in turn, and a killed engine's way back
-	$(BIN)/python -m loadtest.start $(ARGS)
+	$(BIN)/python -m loadtest.service.start $(ARGS)
 
 test-start: $(VENV)/.all-$(ENGINE) ## vLLM started for real: SIGTERM at any moment, kill -9, every line as JSON
 	$(BIN)/python -m pytest -m slow tests/test_start_on_vllm.py $(ARGS)

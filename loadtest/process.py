@@ -37,7 +37,7 @@ def serving(
 
 def fake_service(port: int, *options: str) -> AbstractContextManager[str]:
     """`serving` on the fake engine; its log lines are written, as they would be, and read by nobody."""
-    return serving("loadtest.fake_service", port, *options, stderr=subprocess.DEVNULL)
+    return serving("loadtest.service.fake_service", port, *options, stderr=subprocess.DEVNULL)
 
 
 def _ready(url: str) -> bool:

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from hypothesis import settings as hypothesis_settings
 from PIL import Image, ImageDraw
 
-from loadtest.stores import record_probes
+from loadtest.store.stores import record_probes
 from service import logs
 from service.app import create_app
 from service.engine import Engine

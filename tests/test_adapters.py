@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from loadtest.stores import files_of
+from loadtest.store.stores import files_of
 from service.adapters.base import Base
 from service.adapters.manifest import FILE
 from service.adapters.modules import CONFIG, WEIGHTS, language_model_linears

@@ -28,8 +28,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from loadtest.replica import Replica
-from loadtest.stores import Maker
+from loadtest.store.replica import Replica
+from loadtest.store.stores import Maker
 from service.adapters.base import Base
 from service.adapters.modules import WEIGHTS
 from service.adapters.proof import Proof

@@ -9,8 +9,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from loadtest.manystore import copy_here
-from loadtest.objects import BUCKET, Objects, objects
+from loadtest.store.manystore import copy_here
+from loadtest.store.objects import BUCKET, Objects, objects
 from service.adapters.store import Store, digest
 from service.errors import StoreUnavailable
 from service.types import Adapter

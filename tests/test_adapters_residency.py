@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loadtest.replica import Replica, running
-from loadtest.stores import Maker
-from loadtest.swaps import Swaps, swap
+from loadtest.store.replica import Replica, running
+from loadtest.store.stores import Maker
+from loadtest.store.swaps import Swaps, swap
 from service.adapters.base import Base
 from service.adapters.manifest import FILE, Manifest
 from service.adapters.modules import WEIGHTS

@@ -25,7 +25,7 @@ import pytest
 import yaml
 
 from deploy.observability.boards import ENGINE, SERVICE, Board
-from loadtest.stores import files_of
+from loadtest.store.stores import files_of
 from service.adapters.manifest import FILE, Manifest, Score
 from service.adapters.modules import WEIGHTS
 from service.adapters.store import Store

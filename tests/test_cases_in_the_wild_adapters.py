@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from loadtest.replica import Replica, running
-from loadtest.stores import Maker, files_of
+from loadtest.store.replica import Replica, running
+from loadtest.store.stores import Maker, files_of
 from service.adapters.base import Base
 from service.adapters.bucket import Bucket
 from service.adapters.own import Own

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loadtest import fake_service
+from loadtest.service import fake_service
 from tests.balancers import BALANCERS, balancing, free_port
 from tests.test_http_edge import QUESTION
 
@@ -75,7 +75,7 @@ class Replica:
 @contextlib.asynccontextmanager
 async def serving_all(*options: Sequence[str]) -> AsyncGenerator[list[Replica], None]:
     """Replicas that are ready, one for each sequence of its own options; killed in the end."""
-    _forked.set_forkserver_preload(["loadtest.fake_service", "tests.test_drains"])
+    _forked.set_forkserver_preload(["loadtest.service.fake_service", "tests.test_drains"])
     replicas = [Replica(*each) for each in options]
     try:
         await asyncio.gather(*(replica.ready() for replica in replicas))

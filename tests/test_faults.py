@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 
 from loadtest.client import Due, Sent, encode, percentile, send_all
-from loadtest.stores import files_of
+from loadtest.store.stores import files_of
 from service.adapters.manifest import FILE, Manifest
 from service.adapters.store import Store
 from tests.balancers import CHECK_MS, balancing
@@ -263,7 +263,7 @@ async def test_48_metrics_asked_for_all_the_time(plant: Plant) -> None:
 async def test_50_a_trainer_killed_while_it_publishes(plant: Plant) -> None:
     publishing = f"""
 import sys
-from loadtest.stores import files_of
+from loadtest.store.stores import files_of
 from service.adapters.store import Store
 store = Store({str(plant.folder / "store")!r})
 files = files_of(store.stable("shapes"))

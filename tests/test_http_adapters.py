@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from loadtest.stores import files_of
+from loadtest.store.stores import files_of
 from service.adapters.store import Store
 from service.engine.fake import FakeEngine
 from service.settings import Settings

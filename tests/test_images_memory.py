@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from loadtest import image_memory
+from loadtest.images import image_memory
 from service.errors import ImageTooLarge
 from service.images import ImageLimits, Preparation, decode, gif, jpeg, picture, png
 from service.images.decode import know_heif

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.fleet import Fleet, main, simulate
-from loadtest.queueing import _erlang
+from loadtest.load.fleet import Fleet, main, simulate
+from loadtest.service.queueing import _erlang
 
 ONE = Fleet(1, 1, "robin", busy=0.8, slots=4, requests=60_000)
 

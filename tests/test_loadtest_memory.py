@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from loadtest import memory
+from loadtest.trainer import memory
 
 
 def test_every_size_has_its_lines_and_today_s_take_less(

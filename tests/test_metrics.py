@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtest.stores import Maker
+from loadtest.store.stores import Maker
 from service.adapters.base import Base
 from service.adapters.manifest import FILE, Manifest, Score
 from service.adapters.proof import Proof

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.stores import files_of
+from loadtest.store.stores import files_of
 from service.adapters.store import Store
 from service.app import create_app
 from service.engine.fake import FakeEngine

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from loadtest.client import percentile
-from loadtest.stores import files_of
+from loadtest.store.stores import files_of
 from service.adapters.manifest import FILE, Manifest
 from service.adapters.store import Store
 from tests.balancers import BALANCERS, balancing

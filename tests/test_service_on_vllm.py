@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from deploy.k8s.check import OF_VLLM
-from loadtest.stores import files_of
+from loadtest.store.stores import files_of
 from service.adapters.base import Base
 from service.adapters.manifest import FILE, Manifest
 from service.adapters.proof import Proof

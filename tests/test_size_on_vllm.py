@@ -9,7 +9,7 @@ from peft import PeftModel
 from PIL import Image
 from transformers import AutoProcessor, CompressedTensorsConfig, LlavaForConditionalGeneration
 
-from loadtest.size import ADAPTERS, PICTURE, QUESTION, Size, measure
+from loadtest.service.size import ADAPTERS, PICTURE, QUESTION, Size, measure
 from service.images import Preparation, picture
 from service.prompt import Prompt
 

@@ -20,8 +20,8 @@ from loadtest.bench.cases import Case, cases
 from loadtest.bench.peers import Peers, Setting
 from loadtest.bench.picture import draw
 from loadtest.bench.results import Figures, figures, line, reached, table, told
-from loadtest.manystore import copy_here
 from loadtest.servers import folder_of_measurement
+from loadtest.store.manystore import copy_here
 
 # Answers that sides are compared by, before time is taken; every adapter in use is asked once.
 _COMPARED = 8

@@ -46,7 +46,7 @@ def measure(rounds: int, seconds: float, port: int) -> dict[str, Any]:
 
 def fake(port: int) -> Server:
     """Our service on the engine that takes no time."""
-    command = [sys.executable, "-m", "loadtest.fake_service", "--port", str(port), "--lame-duck-s", "0"]
+    command = [sys.executable, "-m", "loadtest.service.fake_service", "--port", str(port), "--lame-duck-s", "0"]
     return Server(command, f"http://127.0.0.1:{port}/readyz")
 
 

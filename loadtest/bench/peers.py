@@ -15,8 +15,8 @@ from loadtest.bench.cases import ADAPTERS, USED, Side
 from loadtest.bench.in_process import READY, Measure, Measured
 from loadtest.client import Window, exchange_all, keep_asking
 from loadtest.faces import answers
-from loadtest.manystore import fill
 from loadtest.servers import Server, cpu_s, ours, stock
+from loadtest.store.manystore import fill
 from service.adapters.manifest import FILE
 from service.environment import cores
 from service.types import Adapter

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from loadtest.size import write_adapter
+from loadtest.service.size import write_adapter
 from models import replica as replicas
 from service.adapters.modules import CONFIG, WEIGHTS
 from service.adapters.store import Store

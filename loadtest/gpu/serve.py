@@ -12,7 +12,7 @@ from PIL import Image
 
 from loadtest.gpu.make import device
 from loadtest.process import serving
-from loadtest.size import children_bytes
+from loadtest.service.size import children_bytes
 from service.memory import GIB, Memory
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ def _facts(prefix: str, side: dict[str, float]) -> dict[str, float]:
 
 
 def _case(recipe: "Recipe", questions: int) -> Path:
-    """Rows, pictures and options in files, as loadtest.training_side reads them."""
+    """Rows, pictures and options in files, as loadtest.trainer.training_side reads them."""
     folder = recipe.work / f"train-{questions}"
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def _per_step(recipe: "Recipe") -> dict[str, int]:
 
 
 def _side(side: str, case: Path, recipe: "Recipe") -> dict[str, float]:
-    command = [sys.executable, "-m", "loadtest.training_side", side, str(case)]
+    command = [sys.executable, "-m", "loadtest.trainer.training_side", side, str(case)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=recipe.step_s)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result

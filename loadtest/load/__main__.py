@@ -17,8 +17,8 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 from loadtest.load.measure import ask_first, capacity, measure
 from loadtest.load.scenarios import Scenario, keys_file, scenarios
-from loadtest.manystore import copy_here, fill
 from loadtest.servers import Server, folder_of_measurement, ours
+from loadtest.store.manystore import copy_here, fill
 
 
 class Load(BaseSettings):

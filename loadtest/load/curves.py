@@ -1,8 +1,8 @@
 """`make bench-curves`: what a request costs as it grows: askers at once, adapters, picture size, answer, questions.
 
 One service, one closed loop for each point, points of all curves in turn, round after round. Writes a JSON line a point
-and a picture of all curves. Answers are as long as asked because adapters of random weights, which never end one, are
-asked: speed does not depend on what weights say.
+and a picture of all curves. Adapters have random weights: speed does not depend on what weights say. Answers are as
+long as asked because the adapter asked for them is one that ends none of a few.
 """
 
 import itertools
@@ -19,14 +19,15 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 from loadtest import faces, pictures
-from loadtest.client import keep_asking, percentile
+from loadtest.client import exchange_all, keep_asking, percentile
 from loadtest.load.scenarios import QUESTIONS
 from loadtest.servers import Server, cpu_s, folder_of_measurement, ours
-from loadtest.size import write_adapter
+from loadtest.service.size import write_adapter
 from service.adapters.modules import CONFIG, WEIGHTS
 from service.adapters.store import Store
 
 _CLIENTS, _ADAPTERS, _RANK = 16, 24, 16
+_LONGEST = 256
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,17 @@ class Curves(BaseSettings):
     port: int = Field(8430, gt=0, description="port of the service started")
 
 
-def points() -> list[Point]:
-    """Every point of every curve."""
+def points(endless: str = "random-0") -> list[Point]:
+    """Every point of every curve; `endless` is an adapter whose answers do not end by themselves."""
 
     def adapters(count: int) -> Callable[[int], faces.Unit]:
         return lambda number: faces.vqa(pictures.small(number), f"random-{number % count}", max_tokens=2)
 
     def side(pixels: int) -> Callable[[int], faces.Unit]:
-        return lambda number: faces.form(pictures.sized(number, pixels))
+        return lambda number: faces.form(pictures.photo(number, (pixels, pixels)))
 
     def tokens(count: int) -> Callable[[int], faces.Unit]:
-        return lambda number: faces.vqa(pictures.small(number), "random-0", max_tokens=count)
+        return lambda number: faces.vqa(pictures.small(number), endless, max_tokens=count)
 
     def questions(count: int) -> Callable[[int], faces.Unit]:
         asked = [f"{question} ({place})" for place, question in zip(range(count), itertools.cycle(QUESTIONS))]
@@ -80,8 +81,8 @@ def points() -> list[Point]:
     return [
         *(Point("clients", count, small, count) for count in (1, 2, 4, 8, 16, 32, 64, 128)),
         *(Point("adapters", count, adapters(count)) for count in (1, 2, 4, 8, 16, _ADAPTERS)),
-        *(Point("side", pixels, side(pixels)) for pixels in (64, 336, 1024, 2048, 4096)),
-        *(Point("tokens", count, tokens(count)) for count in (1, 4, 16, 64, 256)),
+        *(Point("side", pixels, side(pixels)) for pixels in (336, 672, 1344, 2688, 5376)),
+        *(Point("tokens", count, tokens(count)) for count in (1, 4, 16, 64, _LONGEST)),
         *(Point("questions", count, questions(count), 2, count) for count in (1, 2, 5, 10, 20, 40)),
     ]
 
@@ -89,13 +90,14 @@ def points() -> list[Point]:
 def main(arguments: list[str]) -> int:
     """Measure, print and draw; returns the exit status."""
     options = CliApp.run(Curves, cli_args=arguments)
-    chosen = [point for point in points() if point.curve in (options.curve or (point.curve,))]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with folder_of_measurement() as folder:
         _fill(Path(options.model), Path(folder))
         more = ("--adapters-unproven", "true", "--log-level", "warning", "--max-loras", "8")
         with ours(options.port, options.model, f"{folder}/store", *more) as server:
-            lines = _measure(server, f"http://127.0.0.1:{options.port}", chosen, options)
+            url = f"http://127.0.0.1:{options.port}"
+            chosen = [each for each in points(_endless(url)) if each.curve in (options.curve or (each.curve,))]
+            lines = _measure(server, url, chosen, options)
     with options.output.open("a") as file:
         for line in lines:
             print(json.dumps(line), flush=True)
@@ -110,6 +112,20 @@ def _fill(model: Path, folder: Path) -> None:
         made = folder / "made" / f"random-{number}"
         write_adapter(model, made, _RANK, number)
         store.publish(made.name, {name: (made / name).read_bytes() for name in (CONFIG, WEIGHTS)})
+
+
+def _endless(url: str) -> str:
+    """The first adapter that answers a few questions with as many tokens as it may.
+
+    Raises:
+        SystemExit: all of them end an answer.
+    """
+    for name in (f"random-{number}" for number in range(_ADAPTERS)):
+        asked = [faces.vqa(pictures.small(number), name, max_tokens=_LONGEST)[0] for number in range(4)]
+        replies = [json.loads(reply.body) for reply in exchange_all(url, asked)]
+        if all(reply.get("usage", {}).get("completion_tokens") == _LONGEST for reply in replies):
+            return name
+    raise SystemExit("every random adapter ends its answers: take another --model")
 
 
 def _measure(server: Server, url: str, chosen: Sequence[Point], options: Curves) -> list[dict[str, Any]]:

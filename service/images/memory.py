@@ -9,7 +9,7 @@ from service.images.kinds import Kind
 # Pillow's own bytes for each pixel by mode; every other mode takes four.
 _MODES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 # All bytes for each pixel of decoders that keep copies of their own, opaque and clear. What they take was measured by
-# `python -m loadtest.image_memory`; an AVIF may be of 10 or 12 bits and its header be wrong about that.
+# `python -m loadtest.images.image_memory`; an AVIF may be of 10 or 12 bits and its header be wrong about that.
 _DECODERS: dict[Kind, tuple[int, int]] = {"WEBP": (17, 20), "AVIF": (16, 20), "HEIF": (9, 14)}
 # Beside what grows with the pixels: bands of them (service/images/decode.py), and the decoder's own tables.
 _FIXED = 16_000_000

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from loadtest.stores import files_of
+from loadtest.store.stores import files_of
 from service.adapters.store import Store
 from service.errors import AdapterRefused
 from tests.conftest import ADAPTERS, ROOT, Running, png

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from loadtest.planned import drawn
+from loadtest.trainer.planned import drawn
 from tests.conftest import ROOT
 from trainer.adapter.lora import add_lora
 from trainer.config.training import TrainOptions
@@ -57,6 +57,6 @@ def test_on_a_cpu_what_code_takes_as_it_first_runs_is_part_of_what_has_to_fit() 
 def test_the_plan_is_within_15_percent_of_the_measured_peak(tmp_path: Path) -> None:
     drawn(tmp_path / "pictures")
     case = ["--work", str(tmp_path), "--case", "0", "--case", "8192", "--case", "0"]
-    command = [sys.executable, "-m", "loadtest.planned", *case]
+    command = [sys.executable, "-m", "loadtest.trainer.planned", *case]
     said = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
     assert json.loads(said)["ratio"] == pytest.approx(1, abs=0.15)

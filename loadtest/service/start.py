@@ -1,6 +1,6 @@
 """A cold start of the service beside stock `vllm serve` with the same model and adapters, in turn, round after round.
 
-python -m loadtest.start [--rounds 5] [--model models/tiny-llava-int4]
+python -m loadtest.service.start [--rounds 5] [--model models/tiny-llava-int4]
 
 Prints for each start the seconds until it is ready and the CPU seconds of all its processes, then the medians with
 their spread; of the service also how long it takes until it is ready again after a kill -9 of vLLM's core.
@@ -8,7 +8,7 @@ their spread; of the service also how long it takes until it is ready again afte
 In the image, where both come from its packages (nothing else of this repository is taken than this folder):
 
     podman run --rm --read-only --tmpfs /tmp --tmpfs /cache:mode=1777 --shm-size 512m --cap-drop all \
-        -v ./loadtest:/opt/app/loadtest:ro --entrypoint python IMAGE -m loadtest.start \
+        -v ./loadtest:/opt/app/loadtest:ro --entrypoint python IMAGE -m loadtest.service.start \
         --model /srv/models/tiny-llava-int4 --adapters /srv/models/adapters
 """
 
@@ -41,7 +41,7 @@ class Start:
 
 def main(arguments: list[str]) -> None:
     """Start both, in turn."""
-    parser = argparse.ArgumentParser(prog="python -m loadtest.start", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m loadtest.service.start", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="starts of each")
     parser.add_argument("--model", default="models/tiny-llava-int4", help="checkpoint of both")
     parser.add_argument("--adapters", default="models/adapters", help="adapter store; stock gets its stable versions")

@@ -35,7 +35,7 @@ class Rows(BaseSettings):
     """Measure a training's memory, time and disk up to its first step, over generated rows."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.rows"
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.trainer.rows"
     )
 
     rows: int = Field(600_000, gt=0, description="rows in all")

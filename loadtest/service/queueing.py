@@ -1,4 +1,4 @@
-"""`python -m loadtest.queueing`: docs/fairness.md's table, simulated: our queue beside one that knows who floods.
+"""`python -m loadtest.service.queueing`: docs/fairness.md's table, simulated: our queue and one that knows the flood.
 
 Slots are held for a unit of time on average. Every adapter but one offers 95% of its share; that one nothing for half
 of the time, and then either nothing or ten times its share. What came in the second half counts. A turn costs what its

@@ -30,7 +30,7 @@ from service.adapters.modules import CONFIG, TARGETS, WEIGHTS, language_model_li
 from service.memory import GIB
 
 ADAPTERS = ("first", "second")
-PICTURE = Path(__file__).parent.parent / "docs/circle.png"
+PICTURE = Path(__file__).parent.parent.parent / "docs/circle.png"
 QUESTION = "what color is the shape?"
 
 
@@ -38,7 +38,7 @@ class Size(BaseSettings):
     """Serve a replica of the true size with two adapters of rank 64, and say what it takes."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.size"
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.service.size"
     )
 
     size: Literal["7b", "13b", "small"] = Field("7b", description="the shape: LLaVA-1.5's, or a few megabytes")

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
-from loadtest.rows import Rows, drawn
+from loadtest.trainer.rows import Rows, drawn
 
 _MOST_GB = 1.0
 
@@ -26,7 +26,7 @@ class Data(BaseSettings):
     """Measure the `data` commands' memory and speed over generated rows."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.data"
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.trainer.data"
     )
 
     rows: int = Field(600_000, gt=0, description="rows in all")

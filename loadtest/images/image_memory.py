@@ -1,6 +1,6 @@
 """The most memory that decoding one image takes, by kind of file, beside what `service.images.memory` says it may.
 
-python -m loadtest.image_memory [side]        # of square images, 4000: 16 megapixels
+python -m loadtest.images.image_memory [side]        # of square images, 4000: 16 megapixels
 
 Each image is decoded in a process of its own, whose high-water mark of memory is read before and after.
 """
@@ -100,7 +100,7 @@ def _child(name: str) -> None:
 
 def measure(name: str, side: int) -> tuple[int, float]:
     """Bytes of memory and seconds of CPU that the image of that name takes, made a square of `side`."""
-    command = [sys.executable, "-m", "loadtest.image_memory", "--child", name]
+    command = [sys.executable, "-m", "loadtest.images.image_memory", "--child", name]
     told = subprocess.run(command, input=FILES[name](side), stdout=subprocess.PIPE, check=True).stdout.split()
     return int(told[0]), float(told[1])
 

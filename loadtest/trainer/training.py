@@ -22,7 +22,7 @@ class Bench(BaseSettings):
     """Train the same adapter by Manylens and by TRL in turn and compare speed, memory and held-out loss."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.training"
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.trainer.training"
     )
 
     data: Path = Field(Path("build/data/shapes"), description="train.jsonl, test.jsonl and images/")
@@ -84,7 +84,7 @@ def _case(options: Bench, name: str, directory: Path, seed: int) -> Path:
 
 
 def _run(side: str, case: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "loadtest.training_side", side, str(case)]
+    command = [sys.executable, "-m", "loadtest.trainer.training_side", side, str(case)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(side, json.dumps(result), file=sys.stderr)

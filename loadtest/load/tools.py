@@ -28,7 +28,7 @@ class Tools(BaseSettings):
     """Let public load tools ask the service."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.tools"
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.load.tools"
     )
 
     model: Path = Field(Path("models/tiny-llava-int4"), description="checkpoint to serve, whose tokenizer counts")

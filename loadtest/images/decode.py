@@ -1,6 +1,6 @@
 """How long one thread takes from a JPEG's bytes to the model's picture, with the scaled decode and without.
 
-python -m loadtest.decode [side]        # the base's input side, 336 for LLaVA-1.5
+python -m loadtest.images.decode [side]        # the base's input side, 336 for LLaVA-1.5
 """
 
 import io

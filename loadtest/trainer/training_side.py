@@ -1,4 +1,4 @@
-"""One training of the comparison, in a process of its own: `python -m loadtest.training_side ours|trl|plain CASE.json`.
+"""One training of the comparison, in a process of its own: `… loadtest.trainer.training_side ours|trl|plain CASE.json`.
 
 With `padding` nothing is trained: the share of padding in an epoch's forests is told, a third of the rows being text.
 

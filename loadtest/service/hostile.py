@@ -44,7 +44,7 @@ class Bench(BaseSettings):
     """Send bodies made to hurt, and see what becomes of another client, of the probe and of memory."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.hostile"
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.service.hostile"
     )
 
     count: int = Field(200, gt=0, description="requests with each body, at least")

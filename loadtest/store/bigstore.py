@@ -19,8 +19,8 @@ import httpx
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
-from loadtest.manystore import copy_here, fill
 from loadtest.process import serving
+from loadtest.store.manystore import copy_here, fill
 from service.adapters.store import Store
 
 
@@ -28,12 +28,12 @@ class BigStore(BaseSettings):
     """Measure a service over a store of many adapters, and over one of two."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.bigstore"
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.store.bigstore"
     )
 
     adapters: int = Field(10_000, ge=2, description="adapters in the large store")
     rounds: int = Field(1, ge=1, description="starts of each service, in turn")
-    module: str = Field("service", description="what to serve with: `loadtest.fake_service` leaves the engine out")
+    module: str = Field("service", description="what to serve with; `loadtest.service.fake_service` has no engine")
     idle_s: float = Field(20.0, gt=0, description="seconds in which nothing is asked, to measure polls by")
     port: int = Field(8197, description="port to serve on")
     store: Path = Field(Path("models/adapters"), description="where `digits` is, of which all adapters are made")
@@ -161,7 +161,7 @@ def _moving(root: Path) -> Iterator[Callable[[], object]]:
 
 
 def _on_s3(options: BigStore, folder: Path) -> dict[str, object]:
-    from loadtest.objects import BUCKET, objects
+    from loadtest.store.objects import BUCKET, objects
 
     (folder / "s3").mkdir()
     source = copy_here(options.store, "digits", folder / "s3")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.manystore import versions_of
+from loadtest.store.manystore import versions_of
 from service.types import Adapter
 
 BUCKET = "lens"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
-from loadtest.planned import drawn
+from loadtest.trainer.planned import drawn
 from models import replica
 
 # Of a third of the rows; the others are about pictures.
@@ -25,7 +25,7 @@ class Packing(BaseSettings):
     """Pack replicas of a few layers and say what that takes."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.packed"
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.trainer.packed"
     )
 
     size: Literal["7b", "13b", "small"] = Field("7b", description="the width: LLaVA-1.5's, or a few megabytes")

@@ -15,7 +15,7 @@ from loadtest.client import Due, send_all
 
 def main(arguments: list[str]) -> int:
     """Ask, record, and write the picture; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m loadtest.flame", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench.flame", description=__doc__.splitlines()[0])
     parser.add_argument("--py-spy", type=Path, default=Path("build/py-spy/bin/py-spy"), help="py-spy's command")
     parser.add_argument("--seconds", type=int, default=20, help="how long")
     parser.add_argument("--output", type=Path, default=Path("build/gateway.svg"), help="where the picture goes")

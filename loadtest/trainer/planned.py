@@ -35,7 +35,7 @@ class Planned(BaseSettings):
     """Compare planned with measured memory of trainings on a CPU."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.planned"
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.trainer.planned"
     )
 
     work: Path = Field(Path("build/planned"), description="where replicas, pictures and features are kept")
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
             continue
         _base(options.work, layers)
         case = ["--case", str(layers), "--case", str(tokens), "--case", str(int(checkpointing))]
-        command = [sys.executable, "-m", "loadtest.planned", "--work", str(options.work), *case]
+        command = [sys.executable, "-m", "loadtest.trainer.planned", "--work", str(options.work), *case]
         told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
         print(told, flush=True)
         off += abs(json.loads(told)["ratio"] - 1) > 0.15

@@ -36,7 +36,7 @@ class Parity(BaseSettings):
     """Ask about large JPEGs, decoded at a part of their size, and about the same decoded in full."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.parity"
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.images.parity"
     )
 
     model: str = Field("models/tiny-llava-int4", description="checkpoint to serve")

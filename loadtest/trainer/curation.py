@@ -37,7 +37,7 @@ class Curation(BaseSettings):
         env_prefix="MANYLENS_",
         cli_kebab_case=True,
         cli_implicit_flags=True,
-        cli_prog_name="python -m loadtest.curation",
+        cli_prog_name="python -m loadtest.trainer.curation",
     )
 
     work: Path = Field(Path("build/curation"), description="where sets, pictures and runs are kept")

@@ -26,7 +26,7 @@ class Fairness(BaseSettings):
     """Flood one adapter of several and print what the others' requests take without and with it."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.fairness"
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.service.fairness"
     )
 
     copies: int = Field(4, gt=0, description="adapters are this many times the repository's two")

@@ -1,6 +1,6 @@
 """The whole service in a process of its own on the fake engine: what is left to measure is our own work.
 
-python -m loadtest.fake_service [--port 8198] [any other option of the service]
+python -m loadtest.service.fake_service [--port 8198] [any other option of the service]
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from pydantic import Field
 from pydantic_settings import CliApp
 
-from loadtest.stores import files_of, record_probes
+from loadtest.store.stores import files_of, record_probes
 from service import logs
 from service.adapters.store import Store
 from service.app import create_app

@@ -1,4 +1,4 @@
-"""`python -m loadtest.accuracy`: INT4 and bf16 served in turn, every held-out question asked over HTTP.
+"""`python -m loadtest.service.accuracy`: INT4 and bf16 served in turn, every held-out question asked over HTTP.
 
 Prints the right answers of the base and of each adapter on the same rows, and what INT4 costs against bf16.
 """
@@ -20,7 +20,7 @@ class Accuracy(BaseSettings):
     """Serve each model in turn and ask every held-out question of the base and of the adapters."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.accuracy"
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.service.accuracy"
     )
 
     models: list[str] = Field(["models/tiny-llava-int4", "models/tiny-llava"], description="checkpoints to serve")

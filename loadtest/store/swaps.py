@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
-from loadtest.replica import Replica, running
-from loadtest.stores import Maker
+from loadtest.store.replica import Replica, running
+from loadtest.store.stores import Maker
 from service.adapters.base import Base
 from service.adapters.proof import Proof
 from service.adapters.store import Store, digest
@@ -32,7 +32,7 @@ class Swaps(BaseSettings):
     """Ask many adapters in few slots while they are swapped and deleted, and count what goes wrong."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.swaps"
+        frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.store.swaps"
     )
 
     requests: int = Field(10_000, gt=0, description="requests in all")

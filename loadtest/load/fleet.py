@@ -192,7 +192,7 @@ def _scale(replicas: list[Replica], fleet: Fleet, now: float) -> None:
 
 def main(arguments: list[str]) -> int:
     """Print a JSON line for each fleet; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m loadtest.fleet", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m loadtest.load.fleet", description=__doc__.splitlines()[0])
     parser.add_argument("--service-s", type=float, default=1.0, help="seconds of an answer on a busy replica")
     parser.add_argument("--slots", type=int, default=16, help="requests that a replica works on at once")
     parser.add_argument("--loaded", type=int, default=256, help="adapters that a replica keeps in memory")

@@ -1,0 +1,1 @@
+"""Decoding pictures: time, memory, and whether answers stay the same."""

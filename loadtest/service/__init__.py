@@ -1,0 +1,1 @@
+"""The service: start, accuracy over HTTP, fairness, hostile bodies, the true size, and the fake engine behind it."""

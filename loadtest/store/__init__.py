@@ -1,0 +1,1 @@
+"""Stores of many adapters, on disk and on S3, and adapters swapped under load."""
