@@ -22,7 +22,6 @@ from trainer.data.rows import read_rows
 from trainer.disk import check_file, check_folder
 from trainer.errors import OptionError
 from trainer.evaluation.comparison import compare
-from trainer.evaluation.gate import check_gain
 from trainer.evaluation.manifest import manifest_of
 from trainer.evaluation.report import write_report
 from trainer.evaluation.result import Source
@@ -79,7 +78,7 @@ def publish(options: PublishOptions, command: Sequence[str]) -> Adapter:
             if options.report:
                 place = Source(options.model, checkpoint.base.id, checkpoint.base.precision)
                 write_report(options.report, [trial.evaluation(place, options.name)])
-            check_gain(trial.gate, len(trial.rows), f"it lies in {options.adapter} as before")
+            trial.check(f"it lies in {options.adapter} as before")
         # 4. A version that says how it was made.
         manifest = manifest_of(
             options,

@@ -24,15 +24,16 @@ from trainer.data.row import asked
 from trainer.data.split import read_sides, sample
 from trainer.disk import check_folder
 from trainer.evaluation.comparison import compare
-from trainer.evaluation.gate import check_gain
 from trainer.evaluation.manifest import manifest_of
 from trainer.evaluation.report import write_report
 from trainer.evaluation.result import Source
 from trainer.model.checkpoint import Checkpoint
+from trainer.model.tokens import Form
 from trainer.processes import here
 from trainer.training.arguments import uses_bfloat16
 from trainer.training.loop import fit
 from trainer.training.prepare import prepare
+from trainer.training.reference import preference
 from trainer.training.run import begin, facts, owned
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
         begun_from = parent.facts if parent else {}
         begin(output, options, begun_from | facts(options, sides, Base.of_checkpoint(path)), options.resume)
     checkpoint = Checkpoint.load(path, options.nf4, uses_bfloat16(options))
-    lessons = prepare(checkpoint, rows, held_out, sides.digests, options, partial(add_lora, options=options))
+    form: Form = "asked" if options.method == "sft" else "paired"
+    lessons = prepare(checkpoint, rows, held_out, sides.digests, options, partial(add_lora, options=options), form)
     if lessons is None:
         return None
     # 3. The adapter.
@@ -79,7 +81,8 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
         images = parent.images(images, held_out, sides.digests)
     if here().is_main_process:
         (output / IMAGES).write_text(images)
-    weights = fit(model, lessons, options, output)
+    wanted = preference(options, model, checkpoint.precision, lessons, output) if form == "paired" else None
+    weights = fit(model, lessons, options, output, wanted)
     if here().is_main_process:
         (weights / CONFIG).write_bytes(plain_config(weights))
     here().wait_for_everyone()
@@ -90,7 +93,7 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
         return None
     source = Source(options.model, checkpoint.base.id, checkpoint.base.precision)
     write_report(str(output / "report.html"), [replace(trial.evaluation(source, options.name), run=output)])
-    check_gain(trial.gate, len(trial.rows), f"it lies in {weights}")
+    trial.check(f"it lies in {weights}")
     # 5. A version that says how it was made.
     manifest = manifest_of(
         options,

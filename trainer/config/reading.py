@@ -13,6 +13,8 @@ Form = Literal[
     "messages",
     "alpaca",
     "captions",
+    "pairs",
+    "feedback",
     "vqa",
     "a-okvqa",
     "vizwiz",

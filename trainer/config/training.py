@@ -153,6 +153,7 @@ class TrainOptions(LoopOptions):
         "name": "the adapter",
         **LoopOptions.headings,
         "recipe": "LoRA",
+        "method": "from pairs of answers",
         "gate": "before it is published",
     }
     examples: ClassVar[tuple[str, ...]] = (
@@ -160,6 +161,7 @@ class TrainOptions(LoopOptions):
         "python -m trainer train --name meters --data rows.jsonl --images photos --plan",
         "python -m trainer train --name meters --data rows.jsonl --images photos --recipe domain",
         "python -m trainer train --name meters --data rows.jsonl --images photos --rank 64 --epochs 5 --resume",
+        "python -m trainer train --name meters --data pairs.jsonl --images photos --method dpo --init-adapter meters",
     )
     # A bad name would otherwise be found when hours of training are to be published.
     name: AliasName = Field(description="the adapter's name: what a question's `adapter` will say")
@@ -196,8 +198,42 @@ class TrainOptions(LoopOptions):
         description="go on from this adapter on new data: one of the store, a run, or a directory of PEFT's files; its"
         " rank, alpha and targets stay",
     )
+    method: Literal["sft", "dpo", "orpo", "simpo"] = Field(
+        "sft",
+        description="sft learns answers; the others learn, of pairs {question, chosen, rejected}, to say the one rather"
+        " than the other: dpo against what the model said before (docs/training.md), orpo and simpo without that",
+    )
+    beta: float | None = Field(
+        None,
+        gt=0,
+        description="dpo: how close it stays to what it was, a higher one closer; orpo: weight of the preference beside"
+        " the likelihood; simpo: scale of the margin [0.1 of dpo and orpo, 2 of simpo]",
+    )
+    gamma: float = Field(1.0, ge=0, description="simpo: the margin to reach, of scaled log-probabilities a token")
+    sft_weight: float = Field(
+        0.0, ge=0, description="dpo and simpo: so much of the chosen answer's loss a token is added to a pair's loss"
+    )
     gate: Gate = Field("auto", description=GATE)
     max_tokens: MaxTokens | None = Field(None, description=MAX_TOKENS)
+
+    @model_validator(mode="after")
+    def _of_method(self) -> Self:
+        """Options of one method are no others'."""
+        of: dict[str, tuple[str, ...]] = {
+            "beta": ("dpo", "orpo", "simpo"),
+            "gamma": ("simpo",),
+            "sft_weight": ("dpo", "simpo"),
+        }
+        for name, methods in of.items():
+            if self.method not in methods and getattr(self, name) != type(self).model_fields[name].default:
+                option = name.replace("_", "-")
+                raise ValueError(
+                    f"--{option}: is of --method {' and '.join(methods)}, and this is {self.method}: leave"
+                    f" --{option} out"
+                )
+        if self.method == "sft" and self.gate == "preference":
+            raise ValueError("--gate preference: is of pairs of answers, which --method dpo learns from")
+        return self
 
     @model_validator(mode="after")
     def _one_shape(self) -> Self:
@@ -208,6 +244,11 @@ class TrainOptions(LoopOptions):
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option}: the adapter of --init-adapter keeps its own: leave --{option} out")
         return self
+
+    @property
+    def strength(self) -> float:
+        """Beta as given, or the method's own."""
+        return self.beta or (2.0 if self.method == "simpo" else 0.1)
 
     @property
     def lora_alpha(self) -> float:

@@ -75,7 +75,8 @@ def _row_faults(line: Line, options: CheckOptions, images: dict[str, str | None]
         if why := images[image]:
             yield Fault(f"{{}}: {why}", files.relative(image, options.images))
     for row in line.rows:
-        for field, text in ((name, said) for pair in row.exchanges for name, said in zip(_FIELDS, pair, strict=True)):
+        said = [(name, text) for pair in row.exchanges for name, text in zip(_FIELDS, pair, strict=True)]
+        for field, text in [*said, ("rejected", row.rejected or "")]:
             if len(text) > options.max_text:
                 yield Fault(f"{field} has {{}} characters, over --max-text {options.max_text}", str(len(text)))
 

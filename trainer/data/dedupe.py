@@ -93,7 +93,8 @@ def _by_embeddings(first: dict[str, str], options: DedupeOptions) -> list[str]:
 def _digests(row: Row, image: str | None) -> tuple[bytes, bytes]:
     """16 bytes each for what is asked of which image, and for the answer: the texts of 600,000 rows are too many."""
     said = [plain(text) for exchange in row.exchanges for text in exchange]
-    return _short("\0".join([image or "", *said[:-1]])), _short(said[-1])
+    pair = [said[-1], plain(row.rejected)] if row.rejected is not None else []  # one question may have several pairs
+    return _short("\0".join([image or "", *said[:-1], *pair])), _short(said[-1])
 
 
 def _short(text: str) -> bytes:

@@ -17,6 +17,7 @@ def data_digest(rows: Iterable[Row], images: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         said = [text for exchange in row.exchanges for text in exchange]
+        said += [row.rejected] if row.rejected is not None else []
         digest.update(json.dumps([images[row.image] if row.image else None, *said]).encode())
     return digest.hexdigest()
 

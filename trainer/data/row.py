@@ -12,7 +12,8 @@ class Row:
 
     `image` is the path or URL of a file. `question` and `answer` are the last exchange, `history` the ones before it,
     in order. `place` is where it was read, "file:line". `answers` are all right answers to the last question, each as
-    often as it was given, where there are several; `answer` is the one most gave.
+    often as it was given, where there are several; `answer` is the one most gave. `rejected` is a worse answer to the
+    last question, where the row is a pair of answers; `answer` is then the chosen one.
     """
 
     id: str
@@ -23,6 +24,7 @@ class Row:
     place: str = field(default="", compare=False)
     history: tuple[tuple[str, str], ...] = ()
     answers: tuple[str, ...] = ()
+    rejected: str | None = None
 
     @property
     def exchanges(self) -> tuple[tuple[str, str], ...]:
@@ -57,6 +59,7 @@ def asked(rows: Iterable[Row]) -> list[Row]:
             answer=answer,
             history=row.history[:turn],
             answers=row.answers if turn == len(row.history) else (),
+            rejected=row.rejected if turn == len(row.history) else None,
         )
         if row.history
         else row

@@ -4,6 +4,7 @@ What this project writes itself is JSON lines of these two forms:
 
     {"id"?, "image"?, "category"?, "answers"?, "question", "answer"}
     {"id"?, "image"?, "category"?, "conversations": [{"from": "human", "value": "<image>\n…"}, {"from": "gpt", …}]}
+    {"id"?, "image"?, "category"?, "question", "chosen", "rejected"}
 
 A record is one row: a conversation of one question and answer, or of several, where each may rest on those before it.
 Every fault of every record is found in one pass; pixels are not looked at (check.py does). Other forms are in forms/.
@@ -53,7 +54,7 @@ class Source:
     """A set of any form, read from its beginning each time it is asked for its lines.
 
     `mended` counts, by rule, what was understood in another way than it was written; `pictured` and `textual` are the
-    rows with an image and without one. All three are of what was read so far.
+    rows with an image and without one, `paired` those that are pairs of answers. All are of what was read so far.
     """
 
     def __init__(self, file: str, images: str, how: Reading = AUTO, keeps: bool = False) -> None:
@@ -66,7 +67,7 @@ class Source:
         self.found: Recognised = recognise(file, images, how)
         self.images = images if self.found.folder is None else self.found.folder
         self.mended: Counter[str] = Counter(self.found.mended)
-        self.pictured = self.textual = 0
+        self.pictured = self.textual = self.paired = 0
         self.parser = Parser(self.images, file, self.found, how, Pictures(images) if keeps and images else None)
         if how.strict and self.found.mended:
             raise DataError([f"{file}: {rule}: --strict refuses it" for rule in self.found.mended])
@@ -107,6 +108,7 @@ class Source:
         """The same line, and the counts grown by it."""
         self.mended.update(line.mended)
         for row in line.rows:
+            self.paired += row.rejected is not None
             if row.image is None:
                 self.textual += 1
             else:
@@ -115,7 +117,9 @@ class Source:
 
     def said(self) -> str:
         """The form and its evidence, the rows without an image, and each mending with its count; a line each."""
-        text = [f"{self.textual} of {self.textual + self.pictured} rows have no image"] if self.textual else []
+        every = self.textual + self.pictured
+        text = [f"{self.textual} of {every} rows have no image"] if self.textual else []
+        text += [f"{self.paired} of {every} rows are pairs of answers"] if self.paired else []
         mended = [f"mended, {rule}: {count}" for rule, count in self.mended.most_common()]
         return "\n".join([str(self.found), *text, *mended])
 
@@ -222,6 +226,7 @@ class Parser:
             place=f"{self._source}:{record.where}",
             history=tuple(history),
             answers=read.answers,
+            rejected=read.rejected,
         )
 
     def _image(self, pictures: tuple[Picture, ...], notes: Notes) -> str | None:

@@ -60,9 +60,11 @@ class Writer:
             values = [text for exchange in row.exchanges for text in exchange]
             record["conversations"] = [{"from": SPEAKERS[n % 2], "value": value} for n, value in enumerate(values)]
         else:
-            record |= {"question": row.question, "answer": row.answer}
+            record |= {"question": row.question, "answer" if row.rejected is None else "chosen": row.answer}
             if row.answers:
                 record["answers"] = list(row.answers)
+        if row.rejected is not None:
+            record["rejected"] = row.rejected
         if row.image is not None:
             record = {"image": files.relative(row.image, self._images), **record}
         self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")

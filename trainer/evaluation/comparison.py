@@ -1,7 +1,7 @@
 """Base and adapter on the same held-out rows: what each answers, its loss, and which is better by the measure."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,14 +10,15 @@ from service.adapters.manifest import Gate, Score
 from trainer.adapter.local import LocalAdapter
 from trainer.config.fields import Gate as Asked
 from trainer.data.row import Row
-from trainer.evaluation.gate import LOSS, measure_for, weigh
+from trainer.evaluation.gate import LOSS, PREFERENCE, check_answers, check_gain, measure_for, weigh
 from trainer.evaluation.generate import Prediction, longest_answer, predict
 from trainer.evaluation.result import Evaluation, Source
 from trainer.evaluation.score import by_category, score
 from trainer.model.checkpoint import Checkpoint
-from trainer.model.forest import Sight, collate, grow, pack
-from trainer.model.forward import loss_sum
-from trainer.model.tokens import encode
+from trainer.model.forest import Batch, Sight, Trees, collate, grow, pack
+from trainer.model.forward import log_probs, loss_sum
+from trainer.model.pairs import Owners
+from trainer.model.tokens import Form, encode
 from trainer.processes import gathered, mine
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,16 @@ class Trial:
         """`score` by category."""
         return by_category(self.rows, *self.texts)
 
+    def check(self, where: str) -> None:
+        """Refuse an adapter that is no better than its base; `where` says where it lies.
+
+        Raises:
+            NoGain: it is no better by the measure, or of pairs its own answers are worse than the base's.
+        """
+        check_gain(self.gate, len(self.rows), where)
+        if self.gate.metric == PREFERENCE:
+            check_answers(self.rows, self.texts, where)
+
     def evaluation(self, source: Source, adapter: str) -> Evaluation:
         """This trial as a report shows it."""
         return Evaluation(source, adapter, self.rows, *self.texts)
@@ -69,17 +80,18 @@ def compare(
     """
     asked, tokens = list(rows), max_tokens or longest_answer(checkpoint.prompt, rows)
     measure = measure_for(gate, asked)
+    judge = {LOSS: mean_loss, PREFERENCE: preferred}.get(measure)
     log.info("asking %d held-out rows in up to %d tokens; %s decides", len(asked), tokens, measure)
 
     def answers(label: str) -> tuple[tuple[Prediction, ...], float]:
         said = predict(checkpoint, checkpoint.model, asked, sight, f"{label} answers", tokens)
-        return tuple(said), mean_loss(checkpoint, asked, sight) if measure == LOSS else 0.0
+        return tuple(said), judge(checkpoint, asked, sight) if judge else 0.0
 
-    base, base_loss = answers("base")
+    base, base_found = answers("base")
     with candidate.applied_to(checkpoint.model):  # the same modules, which answer through the adapter within
-        adapter, adapter_loss = answers("adapter")
+        adapter, adapter_found = answers("adapter")
     texts = [said.text for said in base], [said.text for said in adapter]
-    found = Trial(tuple(asked), base, adapter, weigh(measure, asked, texts, (base_loss, adapter_loss)))
+    found = Trial(tuple(asked), base, adapter, weigh(measure, asked, texts, (base_found, adapter_found)))
     right = found.score
     log.info("held out: base %d, adapter %d of %d right", right.base, right.adapter, right.rows)
     return found
@@ -90,13 +102,39 @@ def mean_loss(checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight | None) 
 
     Of several processes each counts its share, and all have to call this.
     """
-    share = mine(rows)
-    trees = grow(encode(share, checkpoint.prompt, checkpoint.sight[0], last=True), 1)
     total, count = 0.0, 0
+    trees = _trees(checkpoint, rows, "asked")
     with torch.inference_mode(), checkpoint.precision():
-        for forest in pack(trees.lengths.tolist() if share else [], _TOKENS, 2.0 * checkpoint.hidden_size):
-            batch = collate(trees, forest, sight).to(checkpoint.model.device)
+        for batch in _batches(checkpoint, trees, sight):
             total += float(loss_sum(checkpoint.model, batch))
             count += len(batch.labels)
     sums = gathered([(total, count)])
     return sum(total for total, _ in sums) / sum(count for _, count in sums)
+
+
+def preferred(checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight | None) -> float:
+    """The share of pairs whose chosen answer is likelier than the rejected one, its end counted; others are left out.
+
+    Of several processes each counts its share, and all have to call this.
+    """
+    won = count = 0
+    trees = _trees(checkpoint, [row for row in rows if row.rejected is not None], "paired")
+    owners = Owners(trees.tokens, checkpoint.model.device)
+    with torch.inference_mode(), checkpoint.precision():
+        for batch in _batches(checkpoint, trees, sight):
+            said = owners.said(log_probs(checkpoint.model, batch), batch.numbers)
+            chosen, rejected = said.log_probs.unbind(1)
+            won, count = won + int((chosen > rejected).sum()), count + len(chosen)
+    sums = gathered([(won, count)])
+    return sum(won for won, _ in sums) / sum(count for _, count in sums)
+
+
+def _trees(checkpoint: Checkpoint, rows: Sequence[Row], form: Form) -> Trees:
+    """This process's share of the rows, each a tree."""
+    return grow(encode(mine(rows), checkpoint.prompt, checkpoint.sight[0], form=form, last=True), 1)
+
+
+def _batches(checkpoint: Checkpoint, trees: Trees, sight: Sight | None) -> Iterator[Batch]:
+    lengths = trees.lengths.tolist() if len(trees.tokens) else []
+    for forest in pack(lengths, _TOKENS, 2.0 * checkpoint.hidden_size):
+        yield collate(trees, forest, sight).to(checkpoint.model.device)

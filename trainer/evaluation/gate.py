@@ -5,33 +5,45 @@ from collections.abc import Sequence
 from service.adapters.manifest import Gate
 from trainer.config.fields import Gate as Asked
 from trainer.data.row import Row
-from trainer.errors import NoGain
+from trainer.errors import NoGain, OptionError
 from trainer.metrics import METRICS
 
-LOSS = "loss"
+LOSS, PREFERENCE = "loss", "preference"
 # Free text is what few people would write in the same words: where more than a tenth of the answers have more words.
 _WORDS, _SHARE = 8, 0.1
 
 
 def measure_for(asked: Asked, rows: Sequence[Row]) -> str:
-    """The measure's name: the one asked for, or by the answers of `rows` the loss or the normalised match."""
+    """The measure's name: the one asked for, or by `rows` preference of pairs, the loss, or the normalised match.
+
+    Raises:
+        OptionError: preference is asked for, and no row is a pair.
+    """
+    pairs = any(row.rejected is not None for row in rows)
+    if asked == PREFERENCE and not pairs:
+        raise OptionError(f"--gate {PREFERENCE}: no held-out row is a pair of answers: choose another measure")
     if asked != "auto":
         return asked
+    return PREFERENCE if pairs else _by_answers(rows)
+
+
+def _by_answers(rows: Sequence[Row]) -> str:
     long = sum(len(row.answer.split()) > _WORDS for row in rows)
     return LOSS if long > _SHARE * len(rows) else "normalised"
 
 
 def weigh(
-    measure: str, rows: Sequence[Row], texts: tuple[Sequence[str], Sequence[str]], losses: tuple[float, float]
+    measure: str, rows: Sequence[Row], texts: tuple[Sequence[str], Sequence[str]], found: tuple[float, float]
 ) -> Gate:
-    """What base and adapter come to; `texts` are their answers to `rows`, `losses` theirs, nats a token."""
-    if measure == LOSS:
-        return Gate(metric=LOSS, base=losses[0], adapter=losses[1])
-    means = [
-        sum(METRICS[measure](row.answer, answer) for row, answer in zip(rows, said, strict=True)) / len(rows)
-        for said in texts
-    ]
-    return Gate(metric=measure, base=means[0], adapter=means[1])
+    """What base and adapter come to; `texts` are their answers to `rows`, `found` their losses, or preferences."""
+    if measure not in METRICS:
+        return Gate(metric=measure, base=found[0], adapter=found[1])
+    base, adapter = (_mean(measure, rows, said) for said in texts)
+    return Gate(metric=measure, base=base, adapter=adapter)
+
+
+def _mean(metric: str, rows: Sequence[Row], said: Sequence[str]) -> float:
+    return sum(METRICS[metric](row.answer, answer) for row, answer in zip(rows, said, strict=True)) / len(rows)
 
 
 def check_gain(gate: Gate, rows: int, where: str) -> None:
@@ -44,4 +56,23 @@ def check_gain(gate: Gate, rows: int, where: str) -> None:
         raise NoGain(
             f"on {rows} held-out rows the adapter has {gate.metric} {gate.adapter:.4g}, its base {gate.base:.4g}: no"
             f" better, and not published; {where}; --gate chooses another measure"
+        )
+
+
+def check_answers(rows: Sequence[Row], texts: tuple[Sequence[str], Sequence[str]], where: str) -> None:
+    """Refuse an adapter that finds the chosen answers likelier and gives worse ones itself.
+
+    What answers are measured by is their match with the chosen ones, or where those are free text their words in
+    common (f1): the loss of chosen answers may well rise where rejected ones fall further.
+
+    Raises:
+        NoGain: its answers, those of `texts` behind the base's, are worse than the base's.
+    """
+    metric = "f1" if _by_answers(rows) == LOSS else "normalised"
+    base, adapter = (_mean(metric, rows, said) for said in texts)
+    if adapter < base:
+        raise NoGain(
+            f"on {len(rows)} held-out rows the adapter's own answers have {metric} {adapter:.4g}, its base's"
+            f" {base:.4g}: worse, and not published; {where}; a lower --learning-rate, a higher --beta or --sft-weight"
+            " keeps it closer to what it was"
         )

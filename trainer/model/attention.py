@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask
 
-from trainer.model.forest import Batch
+from trainer.model.forest import FORK, Batch
 
 DENSE, BLOCKS = "sdpa", "flex_attention"
 # On CPU plain products beat PyTorch's flash kernel under a mask while sequences are short (24 trees took 0.33 s instead
@@ -18,8 +18,8 @@ _SHORT = 1024
 def visible(batch: Batch) -> torch.Tensor:
     """Whether a token (row) attends to another (column), of shape (sequences, length, length).
 
-    It does to those of its tree that are not behind it and are of its branch or its branch's prefix. Padding sees
-    padding alone.
+    It does to those of its tree that are not behind it and are of its branch, its branch's prefix or, from a pair's
+    answer, its question. Padding sees padding alone.
     """
     trees, branches = batch.trees, batch.branches
     found = _sees(trees[:, :, None], trees[:, None, :], branches[:, :, None], branches[:, None, :])
@@ -57,4 +57,5 @@ def kernel(length: int) -> AbstractContextManager[Any]:
 
 
 def _sees(tree: Any, other_tree: Any, branch: Any, other_branch: Any) -> Any:
-    return (tree == other_tree) & ((branch == other_branch) | (other_branch == 0))
+    question = branch % FORK  # of an answer of a pair; any other branch's own number
+    return (tree == other_tree) & ((other_branch == branch) | (other_branch == 0) | (other_branch == question))

@@ -2,8 +2,11 @@
 
     [ prefix and image | question 1, answer 1 | question 2, answer 2 | … ][ text question, answer ][ prefix … ]
 
+    [ prefix and image | question 1 | chosen 1 | rejected 1 | question 2 | … ]
+
 A tree is an image's prefix and some of its rows, or one row of text. A token sees what is before it in its own branch
 and in its branch's prefix, and its positions go on from the prefix, so no branch knows of another, and no tree either.
+A row that is a pair of answers forks: each answer goes on from the question, and neither sees the other.
 The image's states do not depend on the question (attention is causal and the image comes first): computing them once
 is exact, loss and gradient are those of each row in a sequence of its own. A forest is some trees packed into
 sequences of one length, which together hold at most so many tokens.
@@ -20,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainer.errors import OptionError
-from trainer.model.tokens import END, SAID, Tokens
+from trainer.model.tokens import CHOSEN, END, REJECTED, SAID, Tokens
 
 # Sequences are padded to a multiple of so many tokens: eights are what tensor cores want. On a CPU eights pad more and
 # train no faster, but oneDNN keeps its buffers for each length (0.17 GB more in 60 updates of the embedded model).
@@ -28,6 +31,8 @@ MULTIPLE = 8 if torch.cuda.is_available() else 2
 # What one more forest costs beside its tokens, in tokens. With 256 on two cores `make bench-train` took 1.12 times as
 # long as with 1,000. A GPU starts some thousand kernels for a 7B's forest, taken to be 256 tokens (not measured).
 FOREST_TOKENS = 256 if torch.cuda.is_available() else 1000
+# In `Batch.branches` a question's number and this are its chosen answer's number, and twice this its rejected one's.
+FORK = 1 << 20
 # An update sees about so many images at least, however many rows each has: of fewer it learns less.
 IMAGES = 12
 # Lengths of a sequence that are tried, as multiples of the longest tree, where trees are dealt evenly.
@@ -46,10 +51,12 @@ class Batch:
     """A forest as the model takes it: trees in sequences padded to one length.
 
     Shapes: `token_ids`, `positions`, `trees`, `branches` (sequences, length); `trees` numbers the trees, -1 is padding;
-    `branches` is 0 in a prefix. `answers` (answer tokens,) are places in the flattened batch whose next token is to be
-    predicted and `labels` (answer tokens,) those tokens; a place may be there twice, for branches that begin with an
-    answer. `states` (images, image tokens, tower's hidden size) in reading order; where they have to be computed
-    in the step, `pixels` (images, 3, side, side) instead.
+    `branches` is 0 in a prefix, a number for each row, and in a pair's answers that and a multiple of `FORK`. `answers`
+    (answer tokens,) are places in the flattened batch whose next token is to be predicted and `labels` (answer tokens,)
+    those tokens; a place may be there twice, for branches that begin with an answer. `states` (images, image tokens,
+    tower's hidden size) in reading order; where they have to be computed in the step, `pixels` (images, 3, side, side)
+    instead. `numbers` (answer tokens,), of pairs alone, are the places of `labels` among all answer tokens of the rows:
+    see `Tokens.answers`.
     """
 
     token_ids: torch.Tensor
@@ -60,6 +67,7 @@ class Batch:
     labels: torch.Tensor
     states: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     pixels: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    numbers: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     def to(self, device: torch.device) -> "Batch":
         """The same on `device`."""
@@ -154,6 +162,7 @@ def collate(trees: Trees, forest: Sequence[Sequence[int]], sight: Sight | None =
     grid = np.zeros((4, max(len(forest), 1), length), dtype=np.int64)
     grid[0], grid[2] = trees.tokens.pad_id, -1
     answers, labels, images = [np.empty(0, np.int64)], [np.empty(0, np.int64)], list[str]()
+    places_in_set = [np.empty(0, np.int64)]
     for line, sequence in enumerate(forest):
         at = 0
         for tree in sequence:
@@ -162,6 +171,8 @@ def collate(trees: Trees, forest: Sequence[Sequence[int]], sight: Sight | None =
             grid[2, line, at:end] = tree
             answers.append(places + (line * length + at))
             labels.append(said)
+            if trees.tokens.paired:
+                places_in_set += _numbered(trees, tree)
             if trees.image[tree] >= 0:
                 images.append(trees.tokens.images[trees.image[tree]])
             at = end
@@ -174,6 +185,7 @@ def collate(trees: Trees, forest: Sequence[Sequence[int]], sight: Sight | None =
         branches,
         torch.from_numpy(np.concatenate(answers)),
         torch.from_numpy(np.concatenate(labels)),
+        numbers=torch.from_numpy(np.concatenate(places_in_set)),
         **shown,
     )
 
@@ -192,10 +204,30 @@ def _plant(trees: Trees, tree: int, grid: NDArray[np.int64]) -> tuple[NDArray[np
         said, ends = np.flatnonzero(marks & SAID), np.flatnonzero(marks & END)
         before = at + said - 1
         before[said == 0] = len(head) - 1  # a branch's first token follows the prefix
+        if tokens.paired:
+            _fork(marks, grid[:, at:end], before, said, at)
         places += [before, at + ends]
         labels += [ids[said], np.full(len(ends), tokens.end_id)]
         at = end
     return np.concatenate(places), np.concatenate(labels)
+
+
+def _fork(
+    marks: NDArray[np.uint8], grid: NDArray[np.int64], before: NDArray[np.int64], said: NDArray[np.int64], at: int
+) -> None:
+    """Have both answers of a pair, whose part of a tree's grid this is, go on from its question, which ends alike."""
+    first, second = int(np.argmax(marks & CHOSEN > 0)), int(np.argmax(marks & REJECTED > 0))
+    grid[1, second:] -= second - first
+    grid[3, first:second] += FORK
+    grid[3, second:] += 2 * FORK
+    before[said == second] = at + first - 1
+
+
+def _numbered(trees: Trees, tree: int) -> list[NDArray[np.int64]]:
+    """The places of a tree's answer tokens among those of all rows, in the order of `_plant`."""
+    starts = trees.tokens.said_starts
+    rows = trees.rows[trees.starts[tree] : trees.starts[tree + 1]].tolist()
+    return [np.arange(starts[row], starts[row + 1]) for row in rows]
 
 
 def _numbers(lengths: Sequence[int]) -> set[int]:

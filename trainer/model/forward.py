@@ -11,16 +11,18 @@ from trainer.model.forest import Batch
 
 
 class TreeLlava(LlavaForConditionalGeneration):  # type: ignore[misc]  # transformers is untyped
-    """LLaVA whose forward also takes the fields of a `Batch` and gives its `loss_sum`.
+    """LLaVA whose forward also takes the fields of a `Batch` and gives its `loss_sum`, or its `log_probs`.
 
     Training has to go through a model's own forward: that is where DDP, FSDP and DeepSpeed hook in.
     """
 
     accepts_loss_kwargs = True  # ask transformers' Trainer for the step's number of answer tokens
 
-    def forward(self, *args: Any, trees: torch.Tensor | None = None, **inputs: Any) -> Any:
-        """See transformers; with `trees`, the summed loss of a forest."""
-        return super().forward(*args, **inputs) if trees is None else loss_sum(self, Batch(trees=trees, **inputs))
+    def forward(self, *args: Any, trees: torch.Tensor | None = None, each: bool = False, **inputs: Any) -> Any:
+        """See transformers; with `trees`, the summed loss of a forest, or with `each` what its answer tokens are."""
+        if trees is None:
+            return super().forward(*args, **inputs)
+        return (log_probs if each else loss_sum)(self, Batch(trees=trees, **inputs))
 
 
 def tower_states(llava: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -72,3 +74,9 @@ def loss_sum(llava: Any, batch: Batch) -> torch.Tensor:
     """Cross-entropy summed over the batch's answer tokens, in nats."""
     logits, labels = answer_logits(llava, batch)
     return functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def log_probs(llava: Any, batch: Batch) -> torch.Tensor:
+    """The log-probability of each of the batch's answer tokens, (answers,), in nats."""
+    logits, labels = answer_logits(llava, batch)
+    return -functional.cross_entropy(logits.float(), labels, reduction="none")

@@ -5,7 +5,8 @@ Every row about an image begins alike, up to and with its image: `prefix`, kept 
 
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +19,11 @@ from trainer.errors import DataError, OptionError
 
 # Marks of a token: it is an answer's, so it is to be predicted; behind it the model has to end.
 SAID, END = 1, 2
-# How a row is written: as the service asks it, or LLaVA's plain form, the image and its caption and nothing else.
-Form = Literal["asked", "plain"]
+# Marks of a pair's tokens: of its chosen or its rejected answer, which both follow the question.
+CHOSEN, REJECTED = 4, 8
+# How a row is written: as the service asks it; LLaVA's plain form, the image and its caption and nothing else; or a
+# pair, a question with both its answers behind it.
+Form = Literal["asked", "plain", "paired"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Tokens:
 
     Shapes: `ids` and `marks` (tokens,), `starts` (rows + 1,), `image` (rows,), the place in `images` of a row's image
     or -1. `prefix` has one placeholder, `image_id`, which stands for `image_tokens` tokens; `end_id` ends an answer and
-    `pad_id` fills up.
+    `pad_id` fills up. `paired` rows are a question, its chosen answer and its rejected answer, in this order.
     """
 
     ids: NDArray[Any]
@@ -41,6 +45,7 @@ class Tokens:
     image_id: int
     end_id: int
     pad_id: int
+    paired: bool = False
 
     def __len__(self) -> int:
         return len(self.image)
@@ -49,6 +54,27 @@ class Tokens:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row behind its prefix."""
         return np.diff(self.starts)
+
+    @cached_property
+    def said_starts(self) -> NDArray[np.int64]:
+        """How many tokens are to be predicted before each row, and in all: (rows + 1,)."""
+        predicted = ((self.marks & SAID) > 0).astype(np.int64) + ((self.marks & END) > 0)
+        found: NDArray[np.int64] = np.concatenate([np.zeros(1, np.int64), np.cumsum(predicted)])[self.starts]
+        return found
+
+    @property
+    def answers(self) -> NDArray[np.int64]:
+        """Whose each token is that is to be predicted: 2 x its pair's row, and 1 more where the answer is rejected.
+
+        They are in the order of rows, and within a row as `forest.collate` has them: what is said, then the ends.
+        """
+        said, ends = np.flatnonzero(self.marks & SAID), np.flatnonzero(self.marks & END)
+        places = np.concatenate([said, ends])
+        row = np.searchsorted(self.starts, places, side="right") - 1
+        behind = np.repeat([0, 1], [len(said), len(ends)])
+        owners = 2 * row + (self.marks[places] & REJECTED > 0)
+        found: NDArray[np.int64] = owners[np.lexsort((places, behind, row))]
+        return found
 
     @property
     def head(self) -> NDArray[np.int64]:
@@ -65,11 +91,11 @@ def encode(
     form: Form = "asked",
     last: bool = False,
 ) -> Tokens:
-    """Write every row in tokens; with `last` no answer of a history is to be said.
+    """Write every row in tokens; with `last` no answer of a history is to be said, and of a pair the chosen alone.
 
     Raises:
         DataError: rows of more tokens than `context`, all of them; the service would refuse them too. In the plain
-            form, rows without an image.
+            form, rows without an image. Rows that are pairs where none are wanted, or are none where they are.
         OptionError: a template that writes something else than the image first.
     """
     ids, marks, starts, image = array("I"), bytearray(), array("q", [0]), array("i")
@@ -77,10 +103,14 @@ def encode(
     prefix: tuple[int, ...] | None = None
     faults: list[str] = []
     for row in tqdm(rows, desc="tokens", unit="row", mininterval=2):
-        head, found, said = _spoken(row, prompt, last) if form == "asked" else _captioned(row, prompt, faults)
+        if (fault := _unpaired(row, form)) and not last:
+            faults.append(f"{row.place or row.id}: {fault}")
+            continue
+        head, found, said = _written(row, prompt, form, last, faults)
         if row.image is not None and (prefix := prefix or head) != head:
             raise OptionError(f"--model: its chat template writes text before the image: {row.place or row.id}")
-        length = len(head) + len(found) + (image_tokens - 1 if row.image else 0) + 1  # the end token comes behind
+        own = _longest(said) if form == "paired" else len(found)
+        length = len(head) + own + (image_tokens - 1 if row.image else 0) + 1  # the end token comes behind
         if context is not None and length > context:
             faults.append(f"{row.place or row.id}: comes to {length} tokens, the base holds {context}: shorten it")
         ids.extend(found)
@@ -101,7 +131,33 @@ def encode(
         image_id=prompt.image_token_id,
         end_id=prompt.end_token_id,
         pad_id=prompt.pad_token_id,
+        paired=form == "paired",
     )
+
+
+def _unpaired(row: Row, form: Form) -> str | None:
+    """Why a row is not of the kind that this form learns from: pairs of answers or single ones."""
+    if form == "paired" and row.rejected is None:
+        return "has no rejected answer, and preference is learnt from pairs: {question, chosen, rejected}"
+    if form != "paired" and row.rejected is not None:
+        return (
+            "is a pair of answers, which --method dpo learns from; to learn the chosen one alone say --ignore rejected"
+        )
+    return None
+
+
+def _longest(marks: bytearray) -> int:
+    """Tokens of a pair's question and its longer answer."""
+    chosen, rejected = (sum(mark & side > 0 for mark in marks) for side in (CHOSEN, REJECTED))
+    return len(marks) - min(chosen, rejected)
+
+
+def _written(
+    row: Row, prompt: Prompt, form: Form, last: bool, faults: list[str]
+) -> tuple[tuple[int, ...], tuple[int, ...], bytearray]:
+    if form == "plain":
+        return _captioned(row, prompt, faults)
+    return _paired(row, prompt) if form == "paired" else _spoken(row, prompt, last)
 
 
 def _spoken(row: Row, prompt: Prompt, last: bool) -> tuple[tuple[int, ...], tuple[int, ...], bytearray]:
@@ -114,6 +170,17 @@ def _spoken(row: Row, prompt: Prompt, last: bool) -> tuple[tuple[int, ...], tupl
             marks[place] = SAID
         marks[answer[-1]] |= END
     return ids[:cut], ids[cut:], marks[cut:]
+
+
+def _paired(row: Row, prompt: Prompt) -> tuple[tuple[int, ...], tuple[int, ...], bytearray]:
+    """As `_spoken`: the question once, then the tokens of the chosen answer and those of the rejected one."""
+    head, chosen, said = _spoken(row, prompt, True)
+    _, rejected, other = _spoken(replace(row, answer=row.rejected or ""), prompt, True)
+    # As far as both are written alike; an answer's own tokens are its side's, also where both answers begin alike.
+    shared = next(place for place, (one, two) in enumerate(zip(said, other, strict=False)) if one or two)
+    shared = next((n for n in range(shared) if chosen[n] != rejected[n]), shared)
+    sides = [mark | CHOSEN for mark in said[shared:]] + [mark | REJECTED for mark in other[shared:]]
+    return head, chosen + rejected[shared:], said[:shared] + bytearray(sides)
 
 
 def _captioned(row: Row, prompt: Prompt, faults: list[str]) -> tuple[tuple[int, ...], tuple[int, ...], bytearray]:

@@ -23,6 +23,7 @@ from trainer.training.arguments import arguments_of, in_bfloat16, one_device, us
 from trainer.training.checkpoints import Checkpoints, last_complete
 from trainer.training.lessons import Lessons
 from trainer.training.meter import Bar, Meter
+from trainer.training.objective import Likelihood, Objective, Sums
 from trainer.training.optimizer import muon
 from trainer.training.run import LEARNT, LOG, cut_log
 from trainer.training.updates import Epochs, Shares, Updates
@@ -31,9 +32,11 @@ log = logging.getLogger(__name__)
 
 
 class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """Trainer whose step is the mean cross-entropy over an update's answer tokens, however many forests hold them."""
+    """Trainer whose step is an objective's mean over an update, however many forests hold what it is a mean of."""
 
     bfloat16 = False
+    objective: Objective
+    figures: Sums
     meter: Meter
     epochs: Epochs
     control: Any
@@ -47,13 +50,17 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         model.train()
         inputs = self._prepare_inputs(inputs)
         # Processes' gradients are averaged, and the count is of all of them.
-        scale = self.accelerator.num_processes / self.accelerator.reduce(inputs["answers"]).clamp(min=1)
+        count = self.objective.count(inputs)
+        scale = self.accelerator.num_processes / self.accelerator.reduce(count).clamp(min=1)
+        self.figures.add({}, count)
         loss = torch.zeros((), device=self.args.device)
         for forest in inputs["forests"]:
             with self._together(model, forest is inputs["forests"][-1]), self._products(forest):
-                part = model(**forest) * scale
+                part, figures = self.objective(model, forest)
+                part = part * scale
                 self.accelerator.backward(part)
             loss += part.detach()
+            self.figures.add(figures)
         self._check(loss, f"step {self.state.global_step + 1} of {self.state.max_steps}")
         self.meter.count(inputs)
         return loss
@@ -67,26 +74,29 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             )
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Mean cross-entropy over the held-out answer tokens, as `eval_loss`, logged."""
+        """The objective's mean over the held-out rows, as `eval_loss`, and its figures likewise; logged."""
         self.model.eval()
-        total = torch.zeros(2, device=self.args.device)
+        total = Sums()
         # Not inference_mode: FSDP keeps what it gathers here for the training that goes on.
         with torch.no_grad():
             for inputs in self.get_eval_dataloader():
                 for forest in inputs["forests"]:
                     with self._products(forest):
-                        total[0] += self.model(**forest).float()
-                total[1] += inputs["answers"]
-        loss, count = self.accelerator.reduce(total).tolist()
-        metrics = {"eval_loss": loss / count}
-        self._check(loss, f"the held-out rows, after step {self.state.global_step}")
+                        loss, figures = self.objective(self.model, forest, held_out=True)
+                    total.add({"loss": loss.float(), **figures})
+                total.add({}, self.objective.count(inputs))
+        metrics = {f"eval_{name}": mean for name, mean in total.means(self.accelerator.reduce).items()}
+        self._check(metrics["eval_loss"], f"the held-out rows, after step {self.state.global_step}")
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def log(self, logs: dict[str, float], *arguments: Any) -> None:
         """See transformers.Trainer; a point of the loss curve says how fast it was reached, and in what memory."""
-        super().log(logs | self.meter.read(self.state) if "loss" in logs else logs, *arguments)
+        if "loss" in logs:
+            logs = logs | self.figures.means() | self.meter.read(self.state)
+            self.figures = Sums()
+        super().log(logs, *arguments)
 
     def floating_point_ops(self, _inputs: Any) -> int:
         """None are counted."""
@@ -140,11 +150,13 @@ def fit(
     lessons: Lessons,
     options: LoopOptions,
     output: Path,
+    objective: Objective | None = None,
 ) -> Path:
     """Train what of `model` learns, in place; returns the directory that holds it, whole whoever had which part.
 
-    The curve lies in `output`, and checkpoints do, the last and the best. Only one of several processes writes. With
-    the optimizer muon all that learns has to be matrices.
+    What is made small is `objective`, by default the cross-entropy of answers. The curve lies in `output`, and
+    checkpoints do, the last and the best. Only one of several processes writes. With the optimizer muon all that learns
+    has to be matrices.
 
     Raises:
         OptionError: muon where processes share out matrices, or no room for two checkpoints.
@@ -184,6 +196,7 @@ def fit(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Bar)
     trainer.bfloat16, trainer.epochs, trainer.meter = uses_bfloat16(options), epochs, Meter()
+    trainer.objective, trainer.figures = objective or Likelihood(), Sums()
     if options.resume:
         log.info("going on from %s", last.name if last else "the beginning: no checkpoint was complete")
     trainer.train(resume_from_checkpoint=str(last) if last else None)

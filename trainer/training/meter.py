@@ -54,6 +54,7 @@ class Bar(ProgressCallback):  # type: ignore[misc]  # transformers is untyped
                 "eval_loss": "{:.4f}",
                 "rows_per_second": "{:.1f}",
                 "tokens_per_second": "{:.0f}",
+                "preference": "{:.1%}",
                 "padding": "{:.1%}",
                 "peak_gb": "{:.1f}",
             }

@@ -6,6 +6,7 @@ runs/NAME/
   options.yaml           all its options, for --config
   log.jsonl              the loss curve, a line a point
   images.txt             the images it is trained on
+  reference.npz          of preference training: what the model made of every answer before it learnt
   checkpoints/           the last complete checkpoint, and the best with --patience
   learnt/                what was trained, once it is whole
   report.html            its scores
@@ -42,9 +43,9 @@ from trainer.training.checkpoints import CHECKPOINTS, complete
 
 log = logging.getLogger(__name__)
 
-LEARNT, LOG, OPTIONS = "learnt", "log.jsonl", "options.yaml"
+LEARNT, LOG, OPTIONS, REFERENCE = "learnt", "log.jsonl", "options.yaml", "reference.npz"
 _LOCK, _FACTS, _BEFORE = "lock", "run.json", "before"
-_KEPT = (CHECKPOINTS, LEARNT, LOG, OPTIONS, IMAGES, _FACTS, "report.html")
+_KEPT = (CHECKPOINTS, LEARNT, LOG, OPTIONS, IMAGES, REFERENCE, _FACTS, "report.html")
 # Options that leave the weights as they are. Any that is in none of these sets shapes them, and may not change.
 FREE = frozenset(
     (

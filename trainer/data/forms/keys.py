@@ -28,8 +28,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "question": ("question", "query", "prompt", "instruction", "prefix", "problem", "text"),
     "answer": (
         *("answer", "multiplechoiceanswer", "label", "labels", "response", "completion", "output", "suffix", "target"),
+        "chosen",
     ),
     "answers": ("answers", "directanswers", "allanswers"),
+    "rejected": ("rejected", "rejectedresponse"),
     "talk": ("conversations", "messages", "conversation", "texts"),
     "system": ("system",),
     "history": ("history",),

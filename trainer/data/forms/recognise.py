@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from trainer.data import files
-from trainer.data.forms import huggingface, json_files, tables, text, webdataset
+from trainer.data.forms import feedback, huggingface, json_files, tables, text, webdataset
 from trainer.data.forms.reading import Reading
 from trainer.data.forms.recognised import Recognised
 from trainer.errors import DataError
@@ -21,6 +21,8 @@ def recognise(source: str, images: str, how: Reading) -> Recognised:
         OptionError: a package that its form needs is not installed.
     """
     path = files.local(source)
+    if path and path.is_dir() and how.form == "feedback":
+        return feedback.recognise(source, path)
     if path and path.is_dir():
         return _of_folder(source, path, images, how)
     if how.form == "huggingface" or source.endswith(".parquet"):

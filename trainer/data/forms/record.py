@@ -6,7 +6,7 @@ from typing import Any
 
 from trainer.data.faults import Notes
 from trainer.data.forms import talk, values
-from trainer.data.forms.keys import Found, fields
+from trainer.data.forms.keys import Found, fields, fold
 from trainer.data.forms.reading import Reading
 from trainer.data.forms.values import Picture
 
@@ -19,7 +19,7 @@ class Plain:
     """A record in a row's own terms; `pictures` are names not looked up yet, or bytes.
 
     `exchanges` are questions with their answers in order, `answers` all right answers to the last, where several were
-    given, each as often as it was.
+    given, each as often as it was. `rejected` is the worse answer to the last question, where the record is a pair.
     """
 
     id: str | None
@@ -27,6 +27,7 @@ class Plain:
     pictures: tuple[Picture, ...]
     exchanges: tuple[tuple[str, str], ...]
     answers: tuple[str, ...]
+    rejected: str | None = None
 
 
 def plain(record: Mapping[str, Any], how: Reading, known: frozenset[str], notes: Notes) -> Plain:
@@ -36,12 +37,16 @@ def plain(record: Mapping[str, Any], how: Reading, known: frozenset[str], notes:
     if "image" in found and isinstance(found["image"].value, list) and len(pictures) == 1:
         notes.mend("paths: a list of one")
     said, several = _said(found, pictures, notes)
+    rejected = _rejected(found, notes)
+    if rejected and said and said[-1][1] == rejected:
+        notes.fault("its chosen and its rejected answer are the same: nothing can be learnt from such a pair")
     return Plain(
         id=_label(found, "id", notes),
         category=_label(found, "category", notes),
         pictures=tuple(pictures),
         exchanges=tuple(said),
         answers=several,
+        rejected=rejected,
     )
 
 
@@ -80,6 +85,19 @@ def _talk(found: dict[str, Found], value: Any, pictures: list[Picture], notes: N
     ]
 
 
+def _rejected(found: dict[str, Found], notes: Notes) -> str | None:
+    """The worse of a pair's two answers: a text, or as TRL writes it the one turn of the assistant that says it."""
+    if "rejected" not in found:
+        if "answer" in found and fold(found["answer"].key) == "chosen":
+            notes.fault("field 'rejected' is missing: a pair has a chosen and a rejected answer")
+        return None
+    value = found["rejected"].value
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping):
+        asked = {"role": "user", "content": "?"}  # an answer is read behind a question alone
+        value = (talk.turns([asked, *value], found["rejected"].key, notes).turns[1:] or [("", "")])[0][1]
+    return _answered(value, "rejected", "", notes)
+
+
 def _system(found: Found, turns: list[tuple[str, str]], notes: Notes) -> None:
     if isinstance(found.value, str) and found.value.strip():
         notes.mend("system: a text put before the first question; ask with it before the question too")
@@ -95,9 +113,10 @@ def _flat(
     (question,) = talk.placed([(asked, "field 'question'")], len(pictures), notes)
     if asked:
         question = values.text(question, "question", "", notes)
-    several = values.answers(given.value, "answer", notes) if given else ()
+    field = "chosen" if "rejected" in found else "answer"
+    several = values.answers(given.value, field, notes) if given else ()
     if not given:
-        notes.fault("field 'answer' is missing or empty")
+        notes.fault(f"field {field!r} is missing or empty")
     if given and "answers" in found and given.key != found["answers"].key:
         answer = values.most_given(several) if several else ""
         several = values.answers(found["answers"].value, "answers", notes)

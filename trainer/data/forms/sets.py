@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.config.reading import Form
-from trainer.data.forms import label_studio
+from trainer.data.forms import feedback, label_studio
 from trainer.data.forms.keys import FIELD, fold
 from trainer.data.forms.reading import Reading
 from trainer.errors import DataError
@@ -135,12 +135,16 @@ SETS: tuple[Set, ...] = (
     ),
     # What the service keeps of questions and corrections (--capture).
     Set("flat", _keys("request tenant at"), _keys("request tenant at adapter version confidence release said comment")),
+    # RLAIF-V has the last three beside them.
+    Set("pairs", _keys("chosen rejected"), _keys("dsname origindataset originsplit")),
     Set("llava", _keys("conversations")),
     Set("messages", _keys("messages")),
     Set("alpaca", _keys("instruction output")),
     Set("captions", _keys("caption image")),
 )
 _CAPTIONS = Set("captions", frozenset(), convert=_caption)
+# Corrections are rows to learn from as they are, and pairs where --form says so.
+_FEEDBACK = Set("feedback", feedback.NEEDS, convert=feedback.convert)
 _FLAT = Set("flat", frozenset())
 
 
@@ -164,7 +168,7 @@ def chosen(source: str, records: list[Any], how: Reading) -> Set:
         return found
     if how.form in ("captions", "flat"):
         return _CAPTIONS if how.form == "captions" else _FLAT
-    asked = next((each for each in SETS if each.form == how.form), None)
+    asked = next((each for each in (*SETS, _FEEDBACK) if each.form == how.form), None)
     keys = [{fold(key) for key in record} for record in records if isinstance(record, Mapping)]
     if asked is None or not any(asked.needs <= each for each in keys):
         raise DataError([f"{source}: is not of --form {how.form}, it looks like {found.form}: leave --form out"])
