@@ -161,6 +161,11 @@ test-s3: $(VENV)/.all-$(ENGINE) ## a store on a real S3 API (moto's server)
 	$(INSTALL) -e '.[s3]'
 	$(BIN)/python -m pytest -m slow tests/test_adapters_on_s3.py $(ARGS)
 
+.PHONY: test-trl
+test-trl: $(VENV)/.all-$(ENGINE) ## loss and gradient from pairs of answers beside TRL's DPOTrainer (installs TRL)
+	$(INSTALL) -e '.[bench]'
+	$(BIN)/python -m pytest tests/trainer/training/test_preference_beside_trl.py $(ARGS)
+
 test-slow: $(VENV)/.all-$(ENGINE) ## trainings killed at random moments, and by two processes; test-restart as well
 	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' --ignore tests/test_clients.py --ignore tests/test_launchers.py --ignore tests/test_jobset.py --ignore tests/test_page_browser.py $(ARGS)
 
