@@ -108,7 +108,7 @@ def of_ours(pairs: list[Row]) -> tuple[float, dict[str, torch.Tensor]]:
     moved(model)
     answers = Answers(Owners(trees.tokens, torch.device("cpu")), reference)
     loss, _ = Preference(options, answers, answers)(model, forest)
-    (loss / len(pairs)).backward()
+    (loss / len(pairs)).backward()  # type: ignore[no-untyped-call]
     return loss.item() / len(pairs), gradients(model)
 
 
