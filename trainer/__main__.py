@@ -20,6 +20,7 @@ from trainer.config.evaluation import EvaluateOptions, PublishOptions
 from trainer.config.file import with_file
 from trainer.config.recipes import RecipesOptions, told
 from trainer.config.store import CollectOptions, StoreOptions
+from trainer.config.sweep import SweepOptions
 from trainer.config.training import AlignOptions, BaseOptions, StageOptions, TrainOptions, TuneOptions
 from trainer.errors import TrainerError, condition
 
@@ -41,6 +42,7 @@ class Trainer(BaseSettings):
 
     train: CliSubCommand[TrainOptions] = Field(description="train an adapter, score it and publish it")
     base: CliSubCommand[BaseOptions] = Field(description="train a base checkpoint, in LLaVA's two stages")
+    sweep: CliSubCommand[SweepOptions] = Field(description="train in several settings and compare what they learn")
     recipes: CliSubCommand[RecipesOptions] = Field(description="print the sets of options that --recipe knows")
     evaluate: CliSubCommand[EvaluateOptions] = Field(description="compare a base and adapters on held-out rows")
     quantize: CliSubCommand[QuantizeOptions] = Field(description="pack a base to INT4, the form that serves")
@@ -56,6 +58,7 @@ _GROUPS: tuple[list[str], ...] = ([], ["base"], ["store"], ["data"])
 # The commands that read a file of options.
 _CONFIGURED: dict[str, type[BaseModel]] = {
     "train": TrainOptions,
+    "sweep": SweepOptions,
     "base align": AlignOptions,
     "base tune": TuneOptions,
     "evaluate": EvaluateOptions,
@@ -123,7 +126,12 @@ def _unparsed(error: SettingsError, arguments: Sequence[str]) -> str:
 
 def _run(options: object, arguments: list[str]) -> None:
     """Commands import torch and transformers only when they run, so that --help is quick."""
-    if isinstance(options, TrainOptions):
+    if isinstance(options, SweepOptions):
+        from trainer.commands.sweep import sweep
+        from trainer.evaluation.settings import table
+
+        print(table(sweep(options)))
+    elif isinstance(options, TrainOptions):
         from trainer.commands.train import train
 
         train(options, ["python", "-m", "trainer", *arguments])

@@ -16,14 +16,16 @@ DRAWS, LEVEL = 1000, 0.95
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and the ends of its 95% interval; all three are the same where every group agrees."""
+    """A mean and the ends of its interval, by default of 95%; all three are the same where every group agrees."""
 
     mean: float
     low: float
     high: float
 
 
-def intervals(columns: npt.NDArray[np.float64], groups: Sequence[Hashable], seed: int) -> list[Interval]:
+def intervals(
+    columns: npt.NDArray[np.float64], groups: Sequence[Hashable], seed: int, level: float = LEVEL
+) -> list[Interval]:
     """The mean of each column of shape (rows, columns) with its interval; `groups` says which rows belong together.
 
     Raises:
@@ -37,9 +39,10 @@ def intervals(columns: npt.NDArray[np.float64], groups: Sequence[Hashable], seed
     np.add.at(sums, group, columns)
     sizes = np.bincount(group)
     generator = np.random.default_rng(seed)
-    means = np.empty((DRAWS, columns.shape[1]))
-    for draw in range(DRAWS):
+    draws = round(DRAWS * (1 - LEVEL) / (1 - level))  # so that as many lie beyond the ends
+    means = np.empty((draws, columns.shape[1]))
+    for draw in range(draws):
         times = np.bincount(generator.integers(len(numbers), size=len(numbers)), minlength=len(numbers))
         means[draw] = (times @ sums) / (times @ sizes)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return [Interval(*map(float, ends)) for ends in zip(columns.mean(axis=0), low, high, strict=True)]

@@ -40,16 +40,21 @@ def curve(log: Path) -> Picture | None:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
-    buffer = io.BytesIO()
-    # Without salt and date the same log would give another file every time.
-    with mpl.rc_context({"svg.hashsalt": "manylens"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
     words = (
         f"{SERIES[name]} from {points[min(points)]:.3f} at step {min(points)} to {points[max(points)]:.3f}"
         f" at step {max(points)}"
         for name, points in series.items()
     )
-    return Picture(_uri("image/svg+xml", buffer.getvalue()), "; ".join(words))
+    return drawn(figure, "; ".join(words))
+
+
+def drawn(figure: Figure, words: str) -> Picture:
+    """A figure as SVG."""
+    buffer = io.BytesIO()
+    # Without salt and date the same figure would give another file every time.
+    with mpl.rc_context({"svg.hashsalt": "manylens"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return Picture(_uri("image/svg+xml", buffer.getvalue()), words)
 
 
 def thumbnail(image: str, side: int = SIDE) -> Picture:
