@@ -67,6 +67,16 @@ async def test_a_published_version_serves_within_the_poll(own: Running, store: S
     await asyncio.wait_for(served(), 20)
 
 
+async def test_the_list_tells_a_canary_s_share_and_when_an_adapter_was_trained(own: Running, store: Store) -> None:
+    old = store.stable("digits")
+    await release(own, store, "two")
+    await version_of(own, "digits")  # what its manifest says is known once it was asked
+    (await change(own, alias="canary", version=old.version, weight=0.25)).raise_for_status()
+    digits, shapes = (await own.client.get("/v1/adapters")).json()["adapters"]
+    assert (digits["weights"], digits["created"][:10]) == ({"canary": 0.25}, "2026-11-21")
+    assert (shapes["weights"], shapes["created"]) == ({}, None)
+
+
 async def test_an_adapter_is_shown_with_versions_aliases_and_facts(own: Running, store: Store) -> None:
     old = store.stable("digits")
     new = await release(own, store, "two")
