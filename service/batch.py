@@ -17,6 +17,30 @@ async def answer_all(vqa: VQA, questions: Sequence[Question]) -> list[Answer | B
     return await asyncio.gather(*answering, return_exceptions=True)
 
 
+async def answer_each(
+    vqa: VQA, questions: Sequence[Question]
+) -> AsyncGenerator[tuple[int, Answer | BaseException], None]:
+    """Each question's number and its answer or what it failed with, in the order in which they come to an end.
+
+    Closing it ends the work on those that have not.
+    """
+    shared = _Shared(vqa)
+    ended: asyncio.Queue[int] = asyncio.Queue()
+    answering = [asyncio.create_task(vqa.answer(question, sight=shared)) for question in questions]
+    numbers = {task: number for number, task in enumerate(answering)}
+    for task in answering:
+        task.add_done_callback(lambda ending: ended.put_nowait(numbers[ending]))
+    try:
+        for _ in answering:
+            number = await ended.get()
+            (found,) = await asyncio.gather(answering[number], return_exceptions=True)
+            yield number, found
+    finally:
+        for task in answering:
+            task.cancel()
+        await asyncio.gather(*answering, return_exceptions=True)
+
+
 class _Shared(Sight):
     """Fetched once, and made into pictures by the first to hold a slot; a failure is everyone's and final."""
 

@@ -1,6 +1,7 @@
 """A batch: many questions about the same images, which are made into pictures once; each ends in its own way."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.conftest import Running, png, serving, until
 from tests.origins import answer, origin
 from tests.test_auth import bearer, write
 from tests.test_http_edge import QUESTION, ask, assert_error, data_url
+from tests.test_streaming import events
 
 
 async def batch(running: Running, *questions: Any, **fields: Any) -> httpx.Response:
@@ -49,6 +51,36 @@ async def test_each_question_is_answered_as_it_would_be_alone(fake: Running, dec
     for one, other in zip(body["results"], alone, strict=True):
         for part in ("answer", "adapter", "choices", "finish_reason", "usage"):
             assert one[part] == other[part]
+
+
+async def test_a_streamed_batch_gives_each_result_as_soon_as_it_is_there(fake: Running) -> None:
+    questions = [QUESTION, {"question": "where?", "adapter": "nothere"}, {"question": "how many?", "max_tokens": 1}]
+    whole = (await batch(fake, *questions)).raise_for_status().json()["results"]
+    response = (await batch(fake, *questions, stream=True)).raise_for_status()
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *told, done = [data for _, data in events(response.text)]
+    assert done == "[DONE]"
+    assert sorted(event["index"] for event in told) == [0, 1, 2]
+    assert told[0]["index"] == 1  # who is refused waits for nobody
+    for event in told:
+        one, other = event["result"], whole[event["index"]]
+        assert one.get("answer") == other.get("answer")
+        assert one.get("error", {}).get("code") == other.get("error", {}).get("code")
+
+
+async def test_who_hangs_up_on_a_streamed_batch_ends_all_of_it(socket: Running) -> None:
+    engine = socket.engine
+    assert isinstance(engine, FakeEngine)
+    engine.step_s = 60
+    body = {"questions": ["slow?"] * 4, "stream": True}  # there is one slot and one place to wait
+    async with socket.client.stream("POST", "/v1/vqa/batch", json=body) as response:
+        async for line in response.aiter_lines():
+            assert json.loads(line.removeprefix("data: "))["result"]["error"]["code"] == "overloaded"
+            await until(lambda: engine.running == 1)
+            break
+    await until(lambda: engine.running == 0)
+    in_flight = socket.app.state.service.metrics.in_flight
+    await until(lambda: in_flight.collect()[0].samples[0].value == 0)
 
 
 async def test_every_question_through_every_adapter(fake: Running) -> None:
@@ -136,7 +168,6 @@ async def test_a_deadline_is_each_question_s(fake_adapters: Path) -> None:
         ({"questions": [{"question": QUESTION, "adapter": "digits"}], "adapters": ["shapes"]}, "one place"),
         ({"questions": [QUESTION] * 33, "adapters": ["digits", None]}, "66 questions"),
         ({"adapters": []}, "adapters"),
-        ({"stream": True}, "stream"),
     ],
 )
 async def test_a_batch_that_means_nothing_is_422(fake: Running, fields: dict[str, Any], word: str) -> None:

@@ -333,7 +333,9 @@ async def test_what_is_asked_and_answered_is_text_and_never_markup(world: World)
     tab = await world.open_tab()
     hostile = "<img src=x onerror='window.hit=1'><b>which?</b>"
     await tab.page.fill("#questions", hostile)
-    events = "".join(f"data: {json.dumps(each)}\n\n" for each in ({"delta": hostile}, _said(hostile)))
+    events = (
+        "".join(f"data: {json.dumps(each)}\n\n" for each in ({"delta": hostile}, _said(hostile))) + "data: [DONE]\n\n"
+    )
     await tab.page.route("**/v1/vqa", lambda route: route.fulfill(content_type="text/event-stream", body=events))
     (text,) = await tab.ask(1)
     assert text == hostile

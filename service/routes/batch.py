@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
-from service.batch import answer_all
+from service.batch import answer_all, answer_each
 from service.routes import failure, listening
 from service.routes.bodies import documented, read_json
 from service.routes.direct import Direct
-from service.routes.state import Asker, RequestKey, Running
-from service.schemas.batch import BatchRequest, BatchResponse
+from service.routes.state import Asker, RequestKey, Running, Service
+from service.schemas.batch import BatchEvent, BatchRequest, BatchResponse
 from service.schemas.errors import ErrorResponse
 from service.schemas.vqa import VQAResponse
 from service.types import Answer, Question
@@ -30,11 +30,32 @@ async def ask_all(request: Request, service: Running, tenant: Asker, key: Reques
         questions = body.to_questions(id_, service.deadline_s, service.settings.batch_questions)
         return [replace(question, tenant=tenant, key=key, patient=True) for question in questions]
 
-    questions = (await read_json(request, BatchRequest, service.reading, mean))[1]
+    body, questions = await read_json(request, BatchRequest, service.reading, mean)
+    streamed = body.stream
+    del body  # which has the images as text
     await service.tenants.charge(tenant, len(questions) - 1)  # one was charged when it came
+    if streamed:
+        return await _stream(request, service, questions)
     found = await listening.unless_gone(request.receive, answer_all(service.vqa, questions))
     results = [_result(each, request.state.request_id) for each in found]
     return Response(BatchResponse(id=id_, results=results).model_dump_json(), media_type="application/json")
+
+
+async def _stream(request: Request, service: Service, questions: list[Question]) -> Response:
+    """Each result as an event of its own, as soon as it is there."""
+    id_, left = request.state.request_id, len(questions)
+
+    def write(found: tuple[int, Answer | BaseException]) -> str:
+        nonlocal left
+        left -= 1
+        event = BatchEvent(index=found[0], result=_result(found[1], id_))
+        return f"data: {event.model_dump_json()}\n\n" + ("" if left else "data: [DONE]\n\n")
+
+    def fail(error: Exception) -> str:
+        body = ErrorResponse(error=failure.describe(error, id_).body)
+        return f"event: error\ndata: {body.model_dump_json()}\n\n"
+
+    return await listening.stream(request, answer_each(service.vqa, questions), write, fail)
 
 
 def _result(found: Answer | BaseException, request_id: str) -> VQAResponse | ErrorResponse:

@@ -10,7 +10,6 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.errors import Cancelled
-from service.types import Answer
 
 T = TypeVar("T")
 
@@ -47,8 +46,8 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
 async def stream(
     request: Request,
-    said: AsyncGenerator[str | Answer, None],
-    write: Callable[[str | Answer], str],
+    said: AsyncGenerator[T, None],
+    write: Callable[[T], str],
     fail: Callable[[Exception], str],
 ) -> StreamingResponse:
     """Server-sent events: `write` words what is said, `fail` what goes wrong after the first byte.

@@ -48,6 +48,9 @@ class BatchRequest(Seen):
         Field(min_length=1, max_length=MOST, description="every question is asked through each; null: the base"),
     ] = None
     deadline_s: Annotated[FiniteFloat | None, Field(gt=0, le=600, description="seconds until 504, each")] = None
+    stream: Annotated[
+        bool, Field(description="answer server-sent events: each result with its index as soon as it is there, [DONE]")
+    ] = False
 
     @model_validator(mode="before")
     @classmethod
@@ -86,3 +89,10 @@ class BatchResponse(BaseModel):
 
     id: str
     results: list[VQAResponse | ErrorResponse]
+
+
+class BatchEvent(BaseModel):
+    """One result of a streamed batch; `index` counts from 0, in the order of `results`."""
+
+    index: int
+    result: VQAResponse | ErrorResponse

@@ -81,23 +81,28 @@ export async function post(path, body, signal) {
 
 export const put = async (path, body) => (await send("PUT", path, body)).json();
 
-/** The events of one streamed question: `{delta}` for each piece, then the whole answer. Raises Failure. */
-export async function* stream(body, signal) {
-  const response = await send("POST", "v1/vqa", { ...body, stream: true }, signal);
+/** What the server-sent events of a POST say, one after the other, until the last. Raises Failure. */
+async function* events(path, body, signal) {
+  const response = await send("POST", path, { ...body, stream: true }, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "", whole = false;
+  let rest = "";
   for (;;) {
     const { value, done } = await reader.read();
-    if (done) break;
+    if (done) throw new Failure("cut", "Only a part of the answer came.");
     rest += value;
     for (let end; (end = rest.indexOf("\n\n")) >= 0; rest = rest.slice(end + 2)) {
       const data = /^data: (.*)$/m.exec(rest.slice(0, end))?.[1];
-      if (!data || data === "[DONE]") continue;
+      if (data === "[DONE]") return;
+      if (!data) continue;
       const event = JSON.parse(data);
       if (event.error) throw new Failure(event.error.code, event.error.message, event.error.request_id);
-      whole ||= "answer" in event;
       yield event;
     }
   }
-  if (!whole) throw new Failure("cut", "Only a part of the answer came.");
 }
+
+/** One streamed question: `{delta}` for each piece, then the whole answer. */
+export const stream = (body, signal) => events("v1/vqa", body, signal);
+
+/** A streamed batch: `{index, result}` for each answer or error, as they come. */
+export const streamBatch = (body, signal) => events("v1/vqa/batch", body, signal);

@@ -1,7 +1,7 @@
 // The Ask view: one picture, questions line by line, an adapter, and the base beside it.
 
 import { html, useRef, useState } from "./vendor/htm-preact.js";
-import { post, stream, Failure } from "./api.js";
+import { stream, streamBatch, Failure } from "./api.js";
 import { Answer } from "./answer.js";
 import { Picker, BASE } from "./picker.js";
 import { Picture } from "./picture.js";
@@ -22,18 +22,22 @@ export const withPicture = (picture) => (old) => {
 let run = 0;
 
 /** Results of questions to be asked of `references`: [{question, answers: [{reference, text}]}]. */
-const blank = (questions, references) => questions.map((question) => ({ question, answers: references.map((reference) => ({ reference, text: "" })) }));
+export const blank = (questions, references) => questions.map((question) => ({ question, answers: references.map((reference) => ({ reference, text: "" })) }));
 
-/** Asks a batch of every question and reference; the answers come all at once. */
-export async function askBatch({ picture, questions, references, choices }, signal) {
+/** Asks a batch of every question and reference; `say(row, column, answer)` gets each answer as soon as it is there. */
+export async function askBatch({ picture, questions, references, choices }, say, signal) {
   const body = { questions: questions.map((question) => ({ question, ...(choices.length ? { choices } : {}) })), adapters: references.map((each) => each || null) };
   if (picture) body.image = picture.url;
-  const { results } = await post("v1/vqa/batch", body, signal);
-  return questions.map((question, row) => ({ question, answers: references.map((reference, column) => {
-    const found = results[row * references.length + column];
-    return found.error ? { reference, failure: new Failure(found.error.code, found.error.message, found.error.request_id) } : { reference, whole: found };
-  }) }));
+  for await (const { index, result } of streamBatch(body, signal)) {
+    const row = Math.floor(index / references.length), column = index % references.length, reference = references[column];
+    const { error } = result;
+    say(row, column, error ? { reference, failure: new Failure(error.code, error.message, error.request_id) } : { reference, whole: result });
+  }
 }
+
+/** `results` with one answer in place of another. */
+export const replaced = (results, row, column, answer) => results.map((each, at) => (at !== row ? each
+  : { ...each, answers: each.answers.map((old, index) => (index === column ? answer : old)) }));
 
 export function Ask({ app }) {
   const { asking, setAsking } = app;
@@ -86,7 +90,7 @@ export function Ask({ app }) {
     app.announce("Asked.");
     try {
       if (questions.length === 1) await one(questions[0], signal);
-      else put(await askBatch({ picture: asking.picture, questions, references, choices }, signal));
+      else await askBatch({ picture: asking.picture, questions, references, choices }, (...at) => put((old) => replaced(old, ...at)), signal);
       app.announce(told(app.results.current));
     } catch (error) {
       if (error.name === "AbortError") return;

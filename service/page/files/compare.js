@@ -3,7 +3,7 @@
 import { html, useState } from "./vendor/htm-preact.js";
 import { Failure } from "./api.js";
 import { Answer, who } from "./answer.js";
-import { askBatch, lines } from "./ask.js";
+import { askBatch, blank, lines, replaced } from "./ask.js";
 import { Picker, BASE } from "./picker.js";
 import { Picture } from "./picture.js";
 import { Trouble } from "./parts.js";
@@ -29,9 +29,11 @@ export function Compare({ app }) {
     if (new Set(references).size < references.length) return setFailure(new Failure("twice", "One of them was chosen twice: choose different ones."));
     setBusy(true);
     try {
-      const found = await askBatch({ picture: asking.picture, questions, references, choices: [] });
       run += 1;
-      setCompared((old) => ({ ...old, rows: found, asked: references, file: asking.picture?.name }));
+      let found = blank(questions, references);
+      const show = () => setCompared((old) => ({ ...old, rows: found, asked: references, file: asking.picture?.name }));
+      show();
+      await askBatch({ picture: asking.picture, questions, references, choices: [] }, (...at) => { found = replaced(found, ...at); show(); });
       app.announce(`${found.filter(differ).length} of ${plural(found.length, "question")} answered differently.`);
     } catch (error) {
       setFailure(error);
