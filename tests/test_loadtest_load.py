@@ -13,7 +13,7 @@ import pytest
 
 from loadtest.client import Sent, with_key
 from loadtest.load.__main__ import main
-from loadtest.load.measure import arrivals, knee, summary
+from loadtest.load.measure import arrivals, summary
 from loadtest.load.scenarios import TENANTS, Scenario, keys_file, scenarios
 from tests.conftest import ROOT, Running
 
@@ -42,7 +42,6 @@ def test_the_summary_counts_good_answers_in_time_and_errors_by_code() -> None:
     assert (found["throughput"], found["goodput"], found["errors"]) == (0.5, 0.25, {"429": 1})
     assert (found["p50_ms"], found["p99_ms"]) == (100.0, 3000.0)
     assert (found["first_token_p50_ms"], found["token_p50_ms"]) == (50.0, 20.0)
-    assert knee([{"rate": 10.0, "goodput": 9.5}, {"rate": 20.0, "goodput": 12.0}]) == 10.0
 
 
 def test_zipf_asks_the_first_adapter_most_and_uniform_asks_all_alike() -> None:

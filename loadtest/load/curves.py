@@ -1,8 +1,8 @@
-"""`make bench-curves`: what a request costs as it grows: askers at once, adapters, picture size, answer, questions.
+"""`make bench-curves`: what a request costs as it grows: askers at once, adapters, picture size, questions.
 
 One service, one closed loop for each point, points of all curves in turn, round after round. Writes a JSON line a point
-and a picture of all curves. Adapters have random weights: speed does not depend on what weights say. Answers are as
-long as asked because the adapter asked for them is one that ends none of a few.
+and a picture of all curves. Adapters have random weights: speed does not depend on what weights say. How
+long answers are is not among what grows: the embedded model's have two tokens, and so have these adapters'.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 from loadtest import faces, pictures
-from loadtest.client import exchange_all, keep_asking, percentile
+from loadtest.client import keep_asking, percentile
 from loadtest.load.scenarios import QUESTIONS
 from loadtest.servers import Server, cpu_s, folder_of_measurement, ours
 from loadtest.service.size import write_adapter
@@ -27,7 +27,6 @@ from service.adapters.modules import CONFIG, WEIGHTS
 from service.adapters.store import Store
 
 _CLIENTS, _ADAPTERS, _RANK = 16, 24, 16
-_LONGEST = 256
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Curves(BaseSettings):
         frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.load.curves"
     )
 
-    curve: list[str] = Field([], description="those to measure [all]: clients, adapters, side, tokens, questions")
+    curve: list[str] = Field([], description="those to measure [all]: clients, adapters, side, questions")
     rounds: int = Field(3, gt=0, description="times that each point is measured, in turn")
     seconds: float = Field(3.0, gt=0, description="how long each time")
     model: str = Field("models/tiny-llava-int4", description="checkpoint to serve")
@@ -59,17 +58,14 @@ class Curves(BaseSettings):
     port: int = Field(8430, gt=0, description="port of the service started")
 
 
-def points(endless: str = "random-0") -> list[Point]:
-    """Every point of every curve; `endless` is an adapter whose answers do not end by themselves."""
+def points() -> list[Point]:
+    """Every point of every curve."""
 
     def adapters(count: int) -> Callable[[int], faces.Unit]:
         return lambda number: faces.vqa(pictures.small(number), f"random-{number % count}", max_tokens=2)
 
     def side(pixels: int) -> Callable[[int], faces.Unit]:
         return lambda number: faces.form(pictures.photo(number, (pixels, pixels)))
-
-    def tokens(count: int) -> Callable[[int], faces.Unit]:
-        return lambda number: faces.vqa(pictures.small(number), endless, max_tokens=count)
 
     def questions(count: int) -> Callable[[int], faces.Unit]:
         asked = [f"{question} ({place})" for place, question in zip(range(count), itertools.cycle(QUESTIONS))]
@@ -82,7 +78,6 @@ def points(endless: str = "random-0") -> list[Point]:
         *(Point("clients", count, small, count) for count in (1, 2, 4, 8, 16, 32, 64, 128)),
         *(Point("adapters", count, adapters(count)) for count in (1, 2, 4, 8, 16, _ADAPTERS)),
         *(Point("side", pixels, side(pixels)) for pixels in (336, 672, 1344, 2688, 5376)),
-        *(Point("tokens", count, tokens(count)) for count in (1, 4, 16, 64, _LONGEST)),
         *(Point("questions", count, questions(count), 2, count) for count in (1, 2, 5, 10, 20, 40)),
     ]
 
@@ -96,7 +91,7 @@ def main(arguments: list[str]) -> int:
         more = ("--adapters-unproven", "true", "--log-level", "warning", "--max-loras", "8")
         with ours(options.port, options.model, f"{folder}/store", *more) as server:
             url = f"http://127.0.0.1:{options.port}"
-            chosen = [each for each in points(_endless(url)) if each.curve in (options.curve or (each.curve,))]
+            chosen = [each for each in points() if each.curve in (options.curve or (each.curve,))]
             lines = _measure(server, url, chosen, options)
     with options.output.open("a") as file:
         for line in lines:
@@ -112,20 +107,6 @@ def _fill(model: Path, folder: Path) -> None:
         made = folder / "made" / f"random-{number}"
         write_adapter(model, made, _RANK, number)
         store.publish(made.name, {name: (made / name).read_bytes() for name in (CONFIG, WEIGHTS)})
-
-
-def _endless(url: str) -> str:
-    """The first adapter that answers a few questions with as many tokens as it may.
-
-    Raises:
-        SystemExit: all of them end an answer.
-    """
-    for name in (f"random-{number}" for number in range(_ADAPTERS)):
-        asked = [faces.vqa(pictures.small(number), name, max_tokens=_LONGEST)[0] for number in range(4)]
-        replies = [json.loads(reply.body) for reply in exchange_all(url, asked)]
-        if all(reply.get("usage", {}).get("completion_tokens") == _LONGEST for reply in replies):
-            return name
-    raise SystemExit("every random adapter ends its answers: take another --model")
 
 
 def _measure(server: Server, url: str, chosen: Sequence[Point], options: Curves) -> list[dict[str, Any]]:
@@ -168,7 +149,7 @@ def _line(point: Point, figures: Sequence[dict[str, float]], options: Curves) ->
 
 _AXES = {
     "clients": "askers at once", "adapters": "adapters in use (8 slots)", "side": "side of the picture, pixels",
-    "tokens": "tokens of an answer", "questions": "questions about one picture",
+    "questions": "questions about one picture",
 }  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """An open loop: requests come at random times at a given rate, whatever came of those before, and what came of them."""
 
-import math
 import random
 import time
 from collections import Counter
@@ -86,8 +85,3 @@ def summary(sent: Sequence[Sent], seconds: float, bound_s: float) -> dict[str, A
 def _percentiles(prefix: str, sent: Sequence[Sent], seconds: Callable[[Sent], float]) -> dict[str, float]:
     took = sorted(1000 * seconds(each) for each in sent)
     return {f"{prefix}p{percent}_ms": round(percentile(took, percent), 1) for percent in _PERCENTS} if took else {}
-
-
-def knee(lines: Sequence[dict[str, Any]]) -> float:
-    """The largest rate at which nine of ten requests were answered in time; nan where there is none."""
-    return max((line["rate"] for line in lines if line["goodput"] >= 0.9 * line["rate"]), default=math.nan)
