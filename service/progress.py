@@ -23,10 +23,10 @@ class Progress:
     queue_s: float = 0.0
     image_s: float = 0.0
     first_token_s: float = 0.0
-    tokens: int = 0
     last: Delta | None = None
     choices: tuple[Choice, ...] = ()
     told: list[Token] = field(default_factory=list)
+    _tokens: int = 0
     _started: float = field(default_factory=time.perf_counter)
 
     def elapsed(self) -> float:
@@ -36,9 +36,15 @@ class Progress:
     def hear(self, delta: Delta) -> None:
         """Take note of what the engine says."""
         self.first_token_s = self.first_token_s or self.elapsed()
-        self.tokens += delta.tokens
+        self._tokens += delta.tokens
         self.last = delta
         self.told += delta.told
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the answer that the engine has made by now, whether or not they were told."""
+        made = self.last.made if self.last else None
+        return self._tokens if made is None else made()
 
     def answer(self, text: str) -> Answer:
         """The Answer of a request that ended well, its words put together to `text`."""

@@ -3,7 +3,7 @@
 A Question is what a caller meant, a Query is what the engine runs, Deltas are what it says, an Answer is what we tell.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -145,6 +145,7 @@ class Query:
     sampling: Sampling = Sampling()
     choices: tuple[TokenIds, ...] = ()
     scope: str = ""
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,8 @@ class Delta:
     """What the engine adds in one step. `logprob` is the natural-log probability of the whole answer so far.
 
     `prompt_tokens` counts the prompt as the engine ran it, pictures expanded; `finish_reason` is set on the last delta.
-    `told` are the step's tokens where the query asks for `logprobs`, without the end token.
+    `told` are the step's tokens where the query asks for `logprobs`, without the end token. `made` counts the tokens of
+    the answer so far whenever it is called, those kept for a later delta too; None: none are kept.
     """
 
     text: str
@@ -189,6 +191,7 @@ class Delta:
     prompt_tokens: int
     finish_reason: str | None = None
     told: tuple[Token, ...] = ()
+    made: Callable[[], int] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

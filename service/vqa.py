@@ -106,7 +106,7 @@ class VQA:
     async def answer(
         self,
         question: Question,
-        hear: Callable[[str], None] = lambda _: None,
+        hear: Callable[[str], None] | None = None,
         sight: "Sight | None" = None,
     ) -> Answer:
         """Answer one question in full.
@@ -123,7 +123,7 @@ class VQA:
         try:
             async with (
                 self.life.bounded(question.deadline_s),
-                aclosing(self._ask(progress, sight or Sight(self))) as deltas,
+                aclosing(self._ask(progress, sight or Sight(self), whole=hear is None)) as deltas,
             ):
                 said = raw = ""
                 async for delta in deltas:
@@ -131,7 +131,8 @@ class VQA:
                     # Stripped, what was said only grows: the pieces add up to the answer.
                     if piece := raw.strip()[len(said) :]:
                         said += piece
-                        hear(piece)
+                        if hear is not None:
+                            hear(piece)
             outcome = "ok"
             answer = progress.answer(said)
             if self.capture is not None and progress.query is not None:
@@ -174,7 +175,7 @@ class VQA:
         """The threads that make a question's pictures: small ones do not wait for large ones to be decoded."""
         return self.quick if light(question.images) else self.decoding
 
-    async def _ask(self, progress: Progress, sight: "Sight") -> AsyncGenerator[Delta, None]:
+    async def _ask(self, progress: Progress, sight: "Sight", whole: bool) -> AsyncGenerator[Delta, None]:
         question = progress.question
         deadline = asyncio.get_running_loop().time() + question.deadline_s
         with self._lease(question) as lease:
@@ -186,7 +187,7 @@ class VQA:
                 query = await self.lane(question).run(self._query, question, look)
                 progress.image_s += progress.elapsed() - slot_s
                 progress.adapter, progress.release = await loaded, lease.release
-                query = progress.query = replace(query, adapter=progress.adapter)
+                query = progress.query = replace(query, adapter=progress.adapter, whole=whole)
                 async with aclosing(engine_hops(self._answering(query, progress))) as deltas:
                     async for delta in deltas:
                         progress.hear(delta)

@@ -94,6 +94,43 @@ async def test_greedy_answers_repeat(engine: Engine, query: Query) -> None:
     assert "".join(delta.text for delta in first) == "".join(delta.text for delta in second)
 
 
+async def test_a_whole_answer_is_the_same_and_told_in_two_parts_at_most(engine: Engine, query: Query) -> None:
+    wanted = replace(query, sampling=Sampling(logprobs=2))
+    steps = await collect(engine, wanted)
+    whole = await collect(engine, replace(wanted, id=f"{query.id}-2", whole=True))
+    assert len(whole) <= 2
+    assert whole[0].tokens == 1, "the first token is told when it comes"
+    assert together(whole) == together(steps)
+    assert whole[-1].finish_reason == steps[-1].finish_reason
+    assert whole[-1].logprob == pytest.approx(steps[-1].logprob, abs=0.01)
+
+
+async def test_tokens_that_are_kept_are_counted_as_they_are_made(
+    engine: Engine, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = list[None]()
+    monkeypatch.setattr(engine, "heard", lambda: heard.append(None))
+    async with asyncio.timeout(60), aclosing(engine.generate(replace(query, whole=True))) as deltas:
+        first = await anext(deltas)
+        assert first.finish_reason is None
+        assert first.made is not None
+        told, rest = len(heard), asyncio.create_task(_next(deltas))
+        while first.made() < 2:  # noqa: ASYNC110 - nobody tells when
+            await asyncio.sleep(0.001)
+        assert len(heard) > told, "each step is a sign of life"
+        await rest
+
+
+async def _next(deltas: AsyncGenerator[Delta, None]) -> Delta:
+    return await anext(deltas)
+
+
+def together(deltas: list[Delta]) -> tuple[str, int, list[str]]:
+    """The text, its length in tokens, and the text of each token."""
+    told = [token.text for delta in deltas for token in delta.told]
+    return "".join(delta.text for delta in deltas), sum(delta.tokens for delta in deltas), told
+
+
 async def test_max_tokens_ends_with_length(engine: Engine, query: Query) -> None:
     deltas = await collect(engine, replace(query, sampling=Sampling(max_tokens=1)))
     assert sum(delta.tokens for delta in deltas) == 1

@@ -288,7 +288,7 @@ def test_a_busy_engine_gets_no_canary_and_a_slow_one_is_left_alone() -> None:
                 async for delta in deltas:
                     yield delta
 
-    async def scenario(step_s: float, busy: bool) -> tuple[int, float]:
+    async def scenario(step_s: float, busy: bool, whole: bool = False) -> tuple[int, float]:
         engine = Counting(step_s=step_s)
         metrics = Metrics()
         keeper = Supervised(engine, CANARY, Settings(engine_canary_s=10, engine_canary_deadline_s=20), metrics)
@@ -297,7 +297,7 @@ def test_a_busy_engine_gets_no_canary_and_a_slow_one_is_left_alone() -> None:
         until_ = asyncio.get_running_loop().time() + 1000
         while asyncio.get_running_loop().time() < until_:
             if busy:
-                async with aclosing(keeper.generate(QUERY)) as deltas:
+                async with aclosing(keeper.generate(replace(QUERY, whole=whole))) as deltas:
                     assert [delta async for delta in deltas]
             else:
                 await asyncio.sleep(100)
@@ -305,6 +305,8 @@ def test_a_busy_engine_gets_no_canary_and_a_slow_one_is_left_alone() -> None:
         return engine.canaries, metrics.registry.get_sample_value("vqa_engine_restarts_total") or 0.0
 
     assert simulate(scenario(1.0, busy=True)) == (0, 0)
+    # An answer of three words or more whose later ones come together: that they are made is a sign of life.
+    assert simulate(scenario(6.0, busy=True, whole=True)) == (0, 0)
     canaries, lost = simulate(scenario(15.0, busy=True))
     assert canaries
     assert not lost

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import math
 import re
 import shutil
 import sys
@@ -417,6 +418,24 @@ async def test_a_deadline_ends_in_504_and_frees_the_engine(fake_adapters: Path) 
         assert_error(await ask(slow, deadline_s=0.05), 504, "deadline_exceeded")
         assert engine.running == 0
         assert slow.app.state.service.vqa.admission.here == 0
+
+
+async def test_tokens_made_before_a_deadline_are_counted_though_nobody_heard_them(fake_adapters: Path) -> None:
+    class Stalling(FakeEngine):
+        steps = -math.inf
+
+        async def _step(self) -> None:
+            await super()._step()
+            self.steps += 1
+            if self.steps == 2:
+                self.step_s = 60.0
+
+    engine = Stalling()
+    async with serving(Settings(adapters=fake_adapters), engine) as running:
+        engine.steps = 0
+        assert_error(await ask(running, deadline_s=0.5), 504, "deadline_exceeded")
+        tokens = 'vqa_tokens_total{adapter="",kind="completion"} 2.0'
+        assert tokens in (await running.client.get("/metrics")).text
 
 
 async def test_more_than_it_holds_is_503_with_retry_after(fake_adapters: Path) -> None:

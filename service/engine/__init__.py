@@ -7,14 +7,20 @@ An engine may die. Then `check` raises EngineUnavailable, and so does whatever e
 started again; what was under way fails likewise, or never ends. It may also hang, which `check` does not see.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
 from service.types import Adapter, Continuations, Delta, Query, Scores, TokenIds
 
 
 class Engine(Protocol):
-    """Runs queries against one base model and any of its loaded adapters."""
+    """Runs queries against one base model and any of its loaded adapters.
+
+    `heard` is called for every sign of life, also where a query's answer is told as a whole; who supervises the engine
+    sets it.
+    """
+
+    heard: Callable[[], None]
 
     @property
     def build(self) -> str:

@@ -10,8 +10,9 @@ import asyncio
 import hashlib
 import heapq
 import math
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from service.engine.continuations import branches, totals
 from service.engine.least import fitting
@@ -38,6 +39,7 @@ class FakeEngine:
         self.step_s = step_s
         self.running = self.loads = self.most = 0
         self._fault: str | None = "the engine is not running"
+        self.heard: Callable[[], None] = lambda: None
         self._going = asyncio.Event()
         self._weights: dict[str, str] = {}
 
@@ -90,6 +92,7 @@ class FakeEngine:
         if sampling.json_schema is not None:
             words = [fitting(sampling.json_schema)]
         limit, said = min(sampling.max_tokens, self.max_model_len - len(query.token_ids)), ""
+        made, kept = list[str](), list[Delta]()
         with self._working():
             for count, word in enumerate(words[:limit], start=1):
                 await self._step()
@@ -100,7 +103,11 @@ class FakeEngine:
                 said += piece
                 end = "stop" if ends or count == len(words) else "length" if count == limit else None
                 told = (_token(piece, sampling.logprobs),) if sampling.logprobs is not None else ()
-                yield Delta(text, 1, -0.1 * count, len(query.token_ids), end, told)
+                made.append(piece)
+                kept.append(Delta(text, 1, -0.1 * count, len(query.token_ids), end, told, made.__len__))
+                if end or count == 1 or not query.whole:
+                    yield _joined(kept)
+                    kept.clear()
                 if ends:
                     return
 
@@ -141,6 +148,7 @@ class FakeEngine:
         await asyncio.sleep(self.step_s)
         await self._going.wait()
         await self.check()
+        self.heard()
 
     async def _judge(self, query: Query, room: int) -> None:
         await self.check()
@@ -166,6 +174,12 @@ class FakeEngine:
     def _words(self, query: Query) -> list[str]:
         numbers, own = self._numbers(query), self._sign(query)
         return [own] * bool(own) + [WORDS[number % len(WORDS)] for number in numbers[: 2 + numbers[0] % 3]]
+
+
+def _joined(deltas: Sequence[Delta]) -> Delta:
+    """Several steps in one."""
+    text, told = "".join(delta.text for delta in deltas), tuple(token for delta in deltas for token in delta.told)
+    return replace(deltas[-1], text=text, tokens=len(deltas), told=told)
 
 
 def _token(text: str, count: int) -> Token:

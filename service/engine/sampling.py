@@ -1,13 +1,19 @@
 """The words of vLLM for how tokens are drawn and for what came of it; nothing here waits or runs anything."""
 
+from functools import partial
 from typing import Any
 
 from service.errors import EngineUnavailable
 from service.types import Delta, Sampling, Token, TokenIds
 
+# Tokens between two outputs of an answer that nobody hears as it comes: more than any has. The first is told at once.
+_WHOLE = 1 << 30
+# What vLLM counts them in as they are made, in the statistics of a request that each of its outputs refers to.
+_COUNT = "num_generation_tokens"
 
-def answering(sampling: Sampling, room: int) -> Any:
-    """Parameters of vLLM for an answer of at most `room` tokens, told step by step."""
+
+def answering(sampling: Sampling, whole: bool, room: int) -> Any:
+    """Parameters of vLLM for an answer of at most `room` tokens, told step by step or, after the first, as a whole."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
     schema = sampling.json_schema
@@ -20,6 +26,7 @@ def answering(sampling: Sampling, room: int) -> Any:
         logprobs=sampling.logprobs or 0,
         structured_outputs=StructuredOutputsParams(json=schema) if schema else None,
         output_kind=RequestOutputKind.DELTA,
+        stream_interval=_WHOLE if whole else None,
     )
 
 
@@ -46,6 +53,7 @@ def delta(output: Any, sampling: Sampling) -> Delta:
         prompt_tokens=len(output.prompt_token_ids or ()),
         finish_reason=completion.finish_reason,
         told=() if sampling.logprobs is None else _tokens(completion, sampling.logprobs),
+        made=None if output.finished or output.metrics is None else partial(getattr, output.metrics, _COUNT),
     )
 
 

@@ -44,6 +44,8 @@ class Supervised:
         # What is asked of the engine just now, each ended by its clock; another set is another engine, None is none.
         self._asked: set[asyncio.Timeout] | None = None
         self._heard = -math.inf
+        self.heard: Callable[[], None] = lambda: None
+        engine.heard = self._hear
         self._lost_at: float | None = None
 
     @property
@@ -194,6 +196,7 @@ class Supervised:
 
     def _hear(self) -> None:
         self._heard = _now()
+        self.heard()
         self._metrics.engine_heard.set_to_current_time()
 
     def _fail(self, fault: str) -> None:

@@ -36,6 +36,7 @@ class VLLMEngine:
         self._checkpoint, self._settings = checkpoint, settings
         self._sizes = sizes or Sizes.of(checkpoint, settings)
         self._engine: Any = None
+        self.heard: Callable[[], None] = lambda: None
         self._building: asyncio.Task[Any] | None = None
         self._ids, self._numbers = itertools.count(1), itertools.count(1)
         self._lora: dict[str, Any] = {}
@@ -116,7 +117,9 @@ class VLLMEngine:
         if wanted.json_schema is not None:
             await self._grammars.check(wanted.json_schema, self._running().model_config.get_vocab_size())
         side = self._sides.on(_RANKED) if wanted.logprobs else nullcontext()
-        async with side, aclosing(self._run(query, 1, partial(sampling.answering, wanted), query.id, lora)) as outputs:
+        # Without its statistics vLLM tells neither of its steps nor how many tokens there are.
+        make = partial(sampling.answering, wanted, query.whole and self._running().log_stats)
+        async with side, aclosing(self._run(query, 1, make, query.id, lora)) as outputs:
             async for output in outputs:
                 yield sampling.delta(output, wanted)
 
@@ -228,14 +231,14 @@ class VLLMEngine:
             **self._sizes.engine_arguments(),
         }
         return AsyncLLM.from_engine_args(
-            AsyncEngineArgs(**arguments | settings.engine_args), stat_loggers=[_statistics()]
+            AsyncEngineArgs(**arguments | settings.engine_args), stat_loggers=[_statistics(lambda: self.heard())]
         )
 
 
-def _statistics() -> Any:
+def _statistics(heard: Callable[[], None]) -> Any:
     """The series of vLLM, less `vllm:lora_requests_info`, which grows by a sample for every mix of adapters there was.
 
-    service/metrics.py has ours of that name.
+    service/metrics.py has ours of that name. `heard` is called for every step of the engine that says something.
     """
     from vllm.v1.metrics.loggers import PrometheusStatLogger
 
@@ -243,6 +246,10 @@ def _statistics() -> Any:
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
             self.gauge_lora_info = None
+
+        def record(self, *arguments: Any, **named: Any) -> None:
+            heard()
+            super().record(*arguments, **named)
 
     return Statistics
 
