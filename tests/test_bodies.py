@@ -29,10 +29,11 @@ def count(value: Any) -> int:
     return 1 + sum(map(count, value)) if isinstance(value, list) else 1
 
 
-@given(values, st.booleans())
-def test_the_values_of_a_body_are_counted_in_its_bytes(value: Any, spaced: bool) -> None:
+@given(values, st.booleans(), st.integers(0, 6))
+def test_the_values_of_a_body_are_counted_in_its_bytes(value: Any, spaced: bool, strings: int) -> None:
     body = json.dumps(value, indent=1 if spaced else None).encode()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bodies, "_STRINGS", strings)
         patch.setattr(bodies, "MOST_VALUES", max(count(value) - 2, 0))
         assert count(value) < 2 or not bodies._few_values(body)
         patch.setattr(bodies, "MOST_VALUES", 2 * count(value))
