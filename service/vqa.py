@@ -36,6 +36,8 @@ from service.workers import Workers
 # What a token of an answer costs beside one of the prompt: each is a step of its own, while prompts are read at once.
 # The makers of large models ask three to five times as much for it.
 _OUT = 4
+# Characters of a question without images and of its history for which no thread is woken; a turn costs some more.
+_SHORT, _TURN = 500, 16
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,10 @@ class VQA:
                 await self.engine.check()
                 slot_s = progress.elapsed()
                 look = await sight.look(question)
-                query = await self.lane(question).run(self._query, question, look)
+                if _short(question):
+                    query = self._query(question, look)
+                else:
+                    query = await self.lane(question).run(self._query, question, look)
                 progress.image_s += progress.elapsed() - slot_s
                 progress.adapter, progress.release = await loaded, lease.release
                 query = progress.query = replace(query, adapter=progress.adapter, whole=whole)
@@ -304,6 +309,12 @@ class Sight:
         if self._fetched is None:
             self._fetched = await self._vqa.pictures.fetch(question.images)
         return self._fetched
+
+
+def _short(question: Question) -> bool:
+    """Whether it is made a query about as soon as a thread is woken: mostly in 0.05 ms, in 0.6 ms at worst."""
+    characters = len(question.text) + sum(len(turn.text) + _TURN for turn in question.history)
+    return not question.images and not question.choices and characters <= _SHORT
 
 
 def _links(question: Question) -> bool:
