@@ -25,7 +25,7 @@ class Part(NamedTuple):
 
 
 _DRAWING = ("temperature", "top_p", "seed", "stop", "max_tokens", "structured_outputs")
-_TELLING = ("logprobs", "logprob_token_ids", "output_kind", "detokenize")
+_TELLING = ("logprobs", "logprob_token_ids", "output_kind", "detokenize", "stream_interval")
 PARTS = (
     Part("vllm.engine.arg_utils:AsyncEngineArgs", ("max_loras", "structured_outputs_config"), "vllm.py", "starts it"),
     Part("vllm.v1.engine.async_llm:AsyncLLM.from_engine_args", ("engine_args",), "vllm.py", "starts it"),
@@ -46,6 +46,14 @@ PARTS = (
     ),
     Part("vllm.v1.engine:EngineCoreOutput", ("mm_cache_miss_hashes",), "sampling.py", "sends lost pictures again"),
     Part("vllm.outputs:CompletionOutput", ("cumulative_logprob", "stop_reason"), "sampling.py", "reads what it says"),
+    Part("vllm.outputs:RequestOutput", ("metrics", "finished"), "sampling.py", "counts tokens that are kept"),
+    Part(
+        "vllm.v1.metrics.stats:RequestStateStats",
+        ("num_generation_tokens",),
+        "sampling.py",
+        "counts tokens that are kept",
+    ),
+    Part("vllm.v1.metrics.loggers:PrometheusStatLogger.record", (), "vllm.py", "hears of each step"),
     Part("vllm.logprobs:Logprob", ("logprob", "rank", "decoded_token"), "sampling.py", "reads what it says"),
     Part("vllm.sampling_params:SamplingParams", _DRAWING + _TELLING, "sampling.py", "says how to draw"),
     Part("vllm.sampling_params:StructuredOutputsParams", ("json",), "sampling.py", "holds answers to a schema"),
