@@ -200,33 +200,15 @@ class Connection(HttpToolsProtocol):
 
 
 class _LastWords(asyncio.Transport):
-    """The transport as one answer sees it: to close it while its request still comes is to linger.
-
-    uvicorn writes an answer's head and its body apart, each of which is sent at once and wakes the client. Here the
-    head waits for what is written next in the same step of the loop, which nearly always is the body.
-    """
+    """The transport as one answer sees it: to close it while its request still comes is to linger."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__()
         self._transport, self._connection, self._cycle = connection.transport, connection, connection.cycle
-        self._head: bytes | None = None
-        self._began = False
 
     def write(self, data: "bytes | bytearray | memoryview[Any]") -> None:
         """See asyncio."""
-        if self._head is not None:
-            head, self._head = self._head, None
-            self._transport.writelines((head, data))
-        elif self._cycle.response_started and not self._began:  # before that only 100-continue is written
-            self._began, self._head = True, bytes(data)
-            self._connection.loop.call_soon(self._send_head)
-        else:
-            self._transport.write(data)
-
-    def _send_head(self) -> None:
-        if self._head is not None:
-            head, self._head = self._head, None
-            self._transport.write(head)
+        self._transport.write(data)
 
     def is_closing(self) -> bool:
         """See asyncio."""
@@ -234,7 +216,6 @@ class _LastWords(asyncio.Transport):
 
     def close(self) -> None:
         """See asyncio."""
-        self._send_head()
         if self._cycle.more_body:
             self._connection.linger()
         else:
