@@ -22,6 +22,9 @@ TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|dow
 # The largest configuration that is read; PEFT writes 2 KB.
 _MOST_CONFIG = 1_000_000
 
+# What to do about an adapter of another method.
+_CONVERTED = "train a plain LoRA, or see what `python -m trainer publish` makes of it"
+
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # formats that run code when they are read
 
 Shapes = dict[str, tuple[int, int]]
@@ -88,9 +91,11 @@ def _check_config(directory: Path, max_rank: int) -> int:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise AdapterRefused("files", f"{directory / CONFIG} is not a PEFT LoRA configuration: {error!r}") from error
     if config.get("peft_type", "LORA") != "LORA":
-        raise AdapterRefused("features", f"it is {config['peft_type']!r}: the engine serves LoRA only")
+        raise AdapterRefused(
+            "features", f"it is {config['peft_type']!r}, and the engine serves LoRA only: {_CONVERTED}"
+        )
     if faults := unserved(config):
-        raise AdapterRefused("features", f"the engine does not serve {'; '.join(faults)}: train a plain LoRA")
+        raise AdapterRefused("features", f"the engine does not serve {'; '.join(faults)}: {_CONVERTED}")
     ranks = [rank, *(config.get("rank_pattern") or {}).values()]
     if max(ranks) > max_rank:
         raise AdapterRefused(
