@@ -161,6 +161,11 @@ test-s3: $(VENV)/.all-$(ENGINE) ## a store on a real S3 API (moto's server)
 	$(INSTALL) -e '.[s3]'
 	$(BIN)/python -m pytest -m slow tests/test_adapters_on_s3.py $(ARGS)
 
+.PHONY: bench-dpo
+bench-dpo: $(VENV)/.all-$(ENGINE) ## DPO beside TRL's DPOTrainer on the same pairs, one and five a picture: pairs a second, memory
+	$(INSTALL) -e '.[bench]'
+	$(BIN)/python -m loadtest.trainer.preference $(ARGS)
+
 .PHONY: test-trl
 test-trl: $(VENV)/.all-$(ENGINE) ## loss and gradient from pairs of answers beside TRL's DPOTrainer (installs TRL)
 	$(INSTALL) -e '.[bench]'

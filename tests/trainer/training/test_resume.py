@@ -81,10 +81,10 @@ def undisturbed(codes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def kill_once(codes: Path, run: Path, after_checkpoints: int, delay_s: float) -> None:
+def kill_once(codes: Path, run: Path, after_checkpoints: int, delay_s: float, *options: str) -> None:
     """Start the training and kill it `delay_s` after its so-manieth checkpoint appeared."""
     seen: set[str] = set()
-    with started(codes, run) as process:
+    with started(codes, run, *options) as process:
         while process.is_alive() and len(seen) < after_checkpoints:
             seen |= {path.name for path in (run / "checkpoints").glob("checkpoint-*")}
             time.sleep(0.005)
@@ -96,6 +96,25 @@ def test_killed_and_resumed_is_bitwise_undisturbed(codes: Path, undisturbed: Pat
     kill_once(codes, tmp_path, after_checkpoints=3, delay_s=0.0)  # often in the middle of a write
     train(codes, tmp_path, "--resume")
     assert weights(tmp_path) == weights(undisturbed)
+
+
+def test_pairs_killed_and_resumed_are_bitwise_undisturbed(codes: Path, tmp_path: Path) -> None:
+    """The reference, kept in the run, is that of before the first update: the model that goes on is another."""
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    for image in codes.glob("*.png"):
+        (pairs / image.name).symlink_to(image)
+    rows = [json.loads(line) for line in (codes / "train.jsonl").read_text().splitlines()]
+    for row in rows:
+        row |= {"chosen": row.pop("answer"), "rejected": "7"}
+    (pairs / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = ("--method", "dpo", "--sft-weight", "1", "--max-steps", "14")
+    train(pairs, tmp_path / "whole", *options)
+    kill_once(pairs, tmp_path / "killed", 1, 0.0, *options)
+    written = (tmp_path / "killed/reference.npz").stat().st_mtime_ns
+    train(pairs, tmp_path / "killed", *options, "--resume")
+    assert (tmp_path / "killed/reference.npz").stat().st_mtime_ns == written
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
 
 
 @pytest.mark.slow
