@@ -131,7 +131,13 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Worl
     kept, store = tmp_path_factory.mktemp("kept"), tmp_path_factory.mktemp("store")
     shutil.copytree(ADAPTERS, store, dirs_exist_ok=True)
     settings = Settings(
-        model=str(CHECKPOINT), adapters=store, port=0, capture=kept, engine_canary_deadline_s=300, adapters_poll_s=0.5
+        model=str(CHECKPOINT),
+        adapters=store,
+        adapters_cache=tmp_path_factory.mktemp("cache"),  # so that what an earlier run refused is not known
+        port=0,
+        capture=kept,
+        engine_canary_deadline_s=300,
+        adapters_poll_s=0.5,
     )
     engine = VLLMEngine(CHECKPOINT, settings)
     app = create_app(settings, CHECKPOINT, engine)
