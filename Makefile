@@ -147,6 +147,13 @@ bench-7b: $(VENV)/.all-$(ENGINE) ## a 7B of random weights in INT4 with two adap
 bench-quantize: $(VENV)/.all-$(ENGINE) ## GPTQ by trainer quantize at the 7B's width: seconds of a layer, and the largest memory
 	$(BIN)/python -m loadtest.trainer.packed $(ARGS)
 
+.PHONY: bench-mixture test-mixture
+bench-mixture: build/data/shapes/done ## six ways to learn from pictures and from text: accuracy of each, time, memory, size
+	$(BIN)/python -m loadtest.trainer.mixture $(ARGS)
+
+test-mixture: $(VENV)/.all-$(ENGINE) ## a mixture of modalities on vLLM: 500 answers are those in process, a canary over a plain LoRA
+	$(BIN)/python -m pytest -m slow tests/test_mixture_on_vllm.py $(ARGS)
+
 parity: build/data/shapes/done ## 12-megapixel JPEGs decoded at a part of their size and in full: are the answers the same?
 	$(BIN)/python -m loadtest.images.parity $(ARGS)
 

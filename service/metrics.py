@@ -162,6 +162,12 @@ class Metrics:
             ("adapter", "release", "outcome"),
             registry=registry,
         )
+        self.members = Counter(
+            "vqa_member_requests_total",
+            "Requests to mixtures of modalities by outcome, and by the member that answered: image, text",
+            ("adapter", "member", "outcome"),
+            registry=registry,
+        )
         self.feedback = Counter(
             "vqa_feedback_total",
             "Right answers sent in, by whether ours was the same (right, wrong), and by what chose the version",

@@ -19,6 +19,7 @@ class Progress:
     question: Question
     adapter: Adapter | None = None
     release: Release | None = None
+    member: str = ""
     query: Query | None = None
     queue_s: float = 0.0
     image_s: float = 0.0
@@ -65,6 +66,8 @@ class Progress:
         metrics.requests.labels(label, outcome).inc()
         if self.release is not None:
             metrics.releases.labels(label, self.release, outcome).inc()
+        if self.member:
+            metrics.members.labels(label, self.member, outcome).inc()
         metrics.request_seconds.labels(label).observe(total)
         metrics.queue_seconds.labels(label).observe(self.queue_s)
         if self.last is None:

@@ -193,6 +193,7 @@ class VQA:
                 progress.image_s += progress.elapsed() - slot_s
                 progress.adapter, progress.release = await loaded, lease.release
                 query = progress.query = replace(query, adapter=progress.adapter, whole=whole)
+                progress.member = lease.member(len(query.pictures))
                 async with aclosing(engine_hops(self._answering(query, progress))) as deltas:
                     async for delta in deltas:
                         progress.hear(delta)

@@ -53,6 +53,7 @@ SERIES = {
     "vqa_adapter_failed_total": {"reason"},
     "vqa_adapter_resident_limit": set(),
     "vqa_release_requests_total": {"adapter", "release", "outcome"},
+    "vqa_member_requests_total": {"adapter", "member", "outcome"},
     "vqa_feedback_total": {"adapter", "release", "verdict"},
     "vqa_captured_total": {"outcome"},
 }

@@ -14,6 +14,7 @@ from service.adapters import directory
 from service.adapters.directory import LAST, MARKS, VERSION, VERSIONS, Folder, counts
 from service.adapters.own import Own
 from service.errors import StoreUnavailable
+from service.members import MEMBERS
 
 # What file systems call the fact that changes when a file does, the first of them that is there.
 _STAMPS = ("ETag", "etag", "md5Hash", "generation", "blob_id", "content_settings", "mtime", "LastModified", "created")
@@ -81,11 +82,12 @@ class Bucket:
         if here.is_dir():
             os.utime(here)  # what was used last is removed last
             return
-        names = [name for name in self._list(f"{self._root}/{folder}") if counts(name) and "/" not in name]
+        names = [name for name in self._list(f"{self._root}/{folder}") if _belongs(name)]
         with self._naming():
             if names:
                 with directory.staged(here, self._own.path) as copy:
                     for name in names:
+                        (copy / name).parent.mkdir(exist_ok=True)
                         self._fs.get_file(f"{self._root}/{folder}/{name}", str(copy / name))
 
     def release(self, folder: str) -> None:
@@ -119,6 +121,12 @@ class Bucket:
             yield
         except Exception as error:
             raise StoreUnavailable(f"the adapter store {self._root} fails: {type(error).__name__}: {error}") from error
+
+
+def _belongs(name: str) -> bool:
+    """Whether a file below a version's folder is a part of it: one of its own, or of a mixture's members."""
+    member, _, file = name.rpartition("/")
+    return counts(file) and (not member or member in MEMBERS)
 
 
 def _folder(files: Mapping[str, str]) -> Folder:

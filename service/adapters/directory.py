@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.errors import StoreUnavailable
+from service.members import members
 
 # The layout, as far as a look at the files needs it. A version is there once its PEFT configuration is, which is
 # written last where a folder cannot appear at once.
@@ -111,9 +112,9 @@ class Directory:
         """A text that changes when a file of the folder does."""
         facts: list[object] = []
         with suppress(OSError):
-            for file in sorted((self._root / folder).iterdir()):
+            for name, file in sorted(files_of(self._root / folder).items()):
                 fact = file.stat()
-                facts.append((file.name, fact.st_size, fact.st_mtime_ns, fact.st_ino) if counts(file.name) else None)
+                facts.append((name, fact.st_size, fact.st_mtime_ns, fact.st_ino))
         return str(facts)
 
     def here(self, folder: str) -> Path:
@@ -177,10 +178,22 @@ class Directory:
             return []
 
 
+def files_of(folder: Path) -> dict[str, Path]:
+    """The files of a version by their names in it; of its folders those of a mixture's members alone count.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    folders = {folder, *members(folder).values()}
+    there = (file for path in folders for file in path.iterdir() if counts(file.name) and file.is_file())
+    return {str(file.relative_to(folder)): file for file in there}
+
+
 def make(files: Mapping[str, bytes], target: Path, root: Path) -> None:
     """Make a directory that appears complete or not at all; `root` is on its disk."""
     with staged(target, root) as folder:
         for name, content in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             _write(folder / name, content)
 
 

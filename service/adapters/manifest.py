@@ -1,8 +1,8 @@
 """What a version says of itself: the bond between the trainer, which writes it, and the service, which checks it."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.adapters.base import Base
 from service.images import Preparation
@@ -50,7 +50,7 @@ class Probe(_Frozen):
 class Facts(_Frozen):
     """What a manifest says beside its probes."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = Field(1, description="2: a mixture, with a member for each modality; 1: one LoRA")
     name: str
     about: str = Field("", description="what it is for, in its maker's words")
     created: str = Field(description="UTC, ISO 8601")
@@ -75,6 +75,12 @@ class Manifest(Facts):
     """`manifest.json` of an adapter version."""
 
     probes: tuple[Probe, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _each_member_is_probed(self) -> Self:
+        if self.format == 2 and len({probe.image_png is None for probe in self.probes}) < 2:
+            raise ValueError("a mixture has probes with a picture and without one, for each of its members is proven")
+        return self
 
     @property
     def facts(self) -> Facts:

@@ -13,8 +13,9 @@ from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from service.adapters.features import unserved
 from service.errors import AdapterRefused
+from service.members import CONFIG as CONFIG
+from service.members import WEIGHTS as WEIGHTS
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Language-model LoRA only: vLLM 0.32 cannot serve LoRA on LLaVA's tower or projector. Plain names like "q_proj" would
 # hit the tower's attention too.
 TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"

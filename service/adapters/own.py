@@ -43,7 +43,7 @@ class Own:
 
     def trim(self, keep: Collection[str]) -> None:
         """Remove the copies that were used longest ago until all fit the bound, and never one of `keep`."""
-        sizes = {copy: sum(file.stat().st_size for file in copy.iterdir()) for copy in self._all()}
+        sizes = {copy: sum(file.stat().st_size for file in copy.rglob("*")) for copy in self._all()}
         over = sum(sizes.values()) - self._most_bytes
         kept = {self.copies() / folder for folder in keep}
         for copy in sorted(sizes.keys() - kept, key=lambda each: each.stat().st_mtime):

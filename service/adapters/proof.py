@@ -15,6 +15,7 @@ from service.adapters.modules import Shapes, check_tensors, language_model_linea
 from service.engine import Engine
 from service.errors import AdapterRefused
 from service.images import Preparation, picture
+from service.members import members
 from service.prompt import Prompt
 from service.types import Adapter, Query, Sampling
 
@@ -62,7 +63,12 @@ class Proof:
         manifest = self._manifest(adapter)
         if manifest and (difference := manifests.mismatch(manifest, self.base, self.prompt.digest, self.preparation)):
             raise AdapterRefused("mismatch", f"{adapter.key[:48]} does not fit this service: {difference}")
-        check_tensors(adapter.path, self.linears, self.max_rank)
+        parts = members(adapter.path)
+        if manifest and (manifest.format == 2) != (len(parts) > 1):
+            said = f"{adapter.key[:48]} has {len(parts)} LoRAs, which is not format {manifest.format} of its manifest"
+            raise AdapterRefused("manifest", said)
+        for folder in parts.values():
+            check_tensors(folder, self.linears, self.max_rank)
         return manifest
 
     async def ask(self, engine: Engine, adapter: Adapter, manifest: Manifest) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from service.adapters.verdicts import Verdict, Verdicts
 from service.adapters.version import AT_REST, BAD, MOVES, State, Status, Version
 from service.engine import Engine
 from service.errors import AdapterRefused, EngineUnavailable, StoreUnavailable
+from service.members import members
 from service.metrics import Metrics
 from service.types import Adapter
 from service.workers import Workers
@@ -53,6 +54,7 @@ class Reconciler:
             asyncio.Lock(),
             asyncio.Lock(),
         )
+        self._collecting = asyncio.Lock()
         self._clock = itertools.count(1)
         self._lost = 0  # engines so far
         self._closed = False
@@ -64,6 +66,17 @@ class Reconciler:
             if version.verdict and version.verdict.reason:
                 version.status = Status(State.REFUSED, version.verdict.reason, version.verdict.message)
         return self.versions[adapter]
+
+    def fitting(self, adapters: Iterable[Adapter]) -> frozenset[Adapter]:
+        """As many of these, in order, as leave places for the largest version that is known of."""
+        sizes = {adapter: version.places for adapter, version in self.versions.items()}
+        room, found = self.capacity - max(sizes.values(), default=1), set[Adapter]()
+        for adapter in adapters:
+            room -= sizes.get(adapter, 1)
+            if room < 0:
+                break
+            found.add(adapter)
+        return frozenset(found)
 
     def loaded(self) -> frozenset[Adapter]:
         """The versions that can be asked at once."""
@@ -262,6 +275,13 @@ class Reconciler:
             version.stamp = await run(self._store.stamp, adapter)
             await run(self._store.fetch, adapter, version.stamp == version.whole)
             version.whole = version.stamp
+            version.places = len(await run(members, adapter.path))
+            if version.places > self.capacity:
+                raise AdapterRefused(
+                    "places",
+                    f"{adapter.key[:48]} takes {version.places} places in the engine, which has {self.capacity}: raise"
+                    " VQA_MAX_CPU_LORAS",
+                )
             if version.verdict is None:
                 await run(self._proof.examine, adapter)
         except AdapterRefused as error:
@@ -272,7 +292,7 @@ class Reconciler:
             refused = AdapterRefused("files", f"{adapter.key[:48]} cannot be judged: {error!r}")
         else:
             return State.HERE, None
-        if refused.reason != "corrupt":  # which says nothing of what was published under this digest
+        if refused.reason not in ("corrupt", "places"):  # which say nothing of what was published under this digest
             verdict = Verdict(version=adapter.version, reason=refused.reason, message=refused.message)
             await run(self.verdicts.keep, verdict)
         return State.REFUSED, refused
@@ -280,7 +300,7 @@ class Reconciler:
     async def _load(self, version: Version) -> None:
         """QUEUED -> LOADING -> SERVING, FAILED; HERE when nobody waits for it any more, or the engine is lost."""
         started = time.perf_counter()
-        await self._take_room()
+        await self._take_places(version)
         self._move(version, State.LOADING)
         try:
             async with self._moving:
@@ -289,7 +309,7 @@ class Reconciler:
                 await self._prove(version)
         except BaseException as error:
             await self._unload(version)
-            self._give_back()
+            self._give_back(version.places)
             self._fail(version, error)
             if isinstance(error, asyncio.CancelledError):
                 raise
@@ -321,6 +341,21 @@ class Reconciler:
         await self._workers.run(self.verdicts.keep, verdict)
         version.verdict, version.engine = verdict, self._lost
         log.info("adapter %s %s", version.adapter.key[:48], "proven" if manifest else "taken unproven")
+
+    async def _take_places(self, version: Version) -> None:
+        """Wait for the places that a version takes; one that takes several keeps others like it waiting meanwhile."""
+        if version.places == 1:
+            await self._take_room()
+            return
+        taken = 0
+        async with self._collecting:
+            try:
+                while taken < version.places:
+                    await self._take_room()
+                    taken += 1
+            except BaseException:
+                self._give_back(taken)
+                raise
 
     async def _take_room(self) -> None:
         """Wait for a place in the engine, in order of arrival; the version that makes way gives its own."""
@@ -360,6 +395,7 @@ class Reconciler:
             await self._unload(version)
         finally:
             self._move(version, State.STORED)
+            self._give_back(version.places - 1)
             then()
 
     async def _unload(self, version: Version) -> None:
@@ -373,8 +409,8 @@ class Reconciler:
         else:
             place.set_result(None)
 
-    def _give_back(self) -> None:
-        self.free_places += 1
+    def _give_back(self, places: int = 1) -> None:
+        self.free_places += places
         self.changed.set()
 
 

@@ -20,6 +20,7 @@ from service.adapters.verdicts import Verdict
 from service.adapters.version import IN_ENGINE, State, Status, Version
 from service.engine import Engine
 from service.errors import AdapterNotFound, AdapterRefused, AdapterUnavailable, StoreUnavailable
+from service.members import member_of
 from service.metrics import Affinity, Metrics, Resident, Residents
 from service.types import Adapter, Release
 from service.workers import Workers
@@ -54,6 +55,10 @@ class Lease:
     def adapter(self) -> Adapter | None:
         """The version that answers."""
         return self._version.adapter if self._version else None
+
+    def member(self, pictures: int) -> str:
+        """The member of a mixture that answers about so many pictures; "" of any other adapter, and of the base."""
+        return member_of(pictures) if self._version and self._version.places > 1 else ""
 
     @asynccontextmanager
     async def loaded(self) -> AsyncGenerator[Adapter | None, None]:
@@ -266,7 +271,7 @@ class Residency:
         return Standing.PROVEN if verdict is not None else Standing.UNKNOWN
 
     def pinned(self) -> list[Adapter]:
-        """The versions in service of pinned adapters; all but one place's worth of them stay loaded."""
+        """The versions in service of pinned adapters; as many stay loaded as leave room for any other version."""
         names = sorted(self.wanted.pinned)
         return [self.at(name, version) for name in names for version in sorted(self.served.named(name))]
 
@@ -360,7 +365,7 @@ class Residency:
 
     def _seek(self) -> None:
         """Have in the engine what is pinned, and what an alias waits for that stays with another meanwhile."""
-        pinned = frozenset(self.pinned()[: self.reconciler.capacity - 1])
+        pinned = self.reconciler.fitting(self.pinned())
         awaited = {
             self.at(name, version)
             for name in self._held_back

@@ -1,6 +1,7 @@
 """The adapter store: immutable versions named by the digest of their content, aliases moved atomically.
 
     ROOT/NAME/versions/DIGEST/{adapter_config.json, adapter_model.safetensors, manifest.json, images.txt, README.md}
+    ROOT/NAME/versions/DIGEST/{image, text}/{adapter_config.json, adapter_model.safetensors}         of a mixture
     ROOT/NAME/aliases.json            {"stable": DIGEST, "canary": {"version": DIGEST, "weight": 0.05}}
     ROOT/NAME/deleted.json            the aliases of an adapter that was deleted, while its files wait to be removed
     ROOT/NAME/collected.json          {DIGEST: Unix time}: versions that nothing names, and that wait to be removed
@@ -24,7 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 from service.adapters import aliases, routing
 from service.adapters.aliases import STABLE, Aliases
 from service.adapters.bucket import Bucket
-from service.adapters.directory import LAST, VERSIONS, Directory, Folder, counts
+from service.adapters.directory import LAST, VERSIONS, Directory, Folder, counts, files_of
 from service.adapters.own import Own
 from service.adapters.routing import Catalog, Fault, Router, Shelf, some
 from service.errors import AdapterNotFound, AdapterRefused, StoreUnavailable
@@ -130,7 +131,7 @@ class Store:
             AdapterRefused: something in the directory changed after it was published.
         """
         try:
-            sums = {file.name: _sum(file) for file in adapter.path.iterdir() if counts(file.name) and file.is_file()}
+            sums = {name: _sum(file) for name, file in files_of(adapter.path).items()}
         except OSError as error:
             raise StoreUnavailable(f"{error.filename or adapter.path} cannot be read: {error.strerror}") from error
         if (found := _digest(sums)) != adapter.version:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from service.engine.continuations import branches, totals
 from service.engine.least import fitting
 from service.errors import AdapterRefused, EngineUnavailable, too_long
+from service.members import WEIGHTS, member_of, members
 from service.types import Adapter, Continuations, Delta, Query, Scores, Token, TokenIds
 
 WORDS = ("red", "green", "blue", "circle", "square", "seven", "left", "right")
@@ -31,7 +32,7 @@ def sign(weights: bytes) -> str:
 class FakeEngine:
     """Answers with words drawn by the digest of prompt, pictures and weights; `step_s` seconds between them.
 
-    `loads` counts loads, `most` is the most adapters that were loaded at once.
+    `loads` counts loads, `most` is the most LoRAs that were loaded at once.
     """
 
     def __init__(self, max_model_len: int = 1024, step_s: float = 0.0) -> None:
@@ -41,7 +42,7 @@ class FakeEngine:
         self._fault: str | None = "the engine is not running"
         self.heard: Callable[[], None] = lambda: None
         self._going = asyncio.Event()
-        self._weights: dict[str, str] = {}
+        self._weights: dict[str, dict[str, str]] = {}
 
     @property
     def build(self) -> str:
@@ -72,12 +73,13 @@ class FakeEngine:
         """See Engine."""
         await self.check()
         try:
-            weights = (adapter.path / "adapter_model.safetensors").read_bytes()
+            parts = members(adapter.path)
+            signs = {member: sign((folder / WEIGHTS).read_bytes()) for member, folder in parts.items()}
         except OSError as error:
             raise AdapterRefused("engine", f"{adapter.key} does not load: {error}") from error
         await self._step()
-        self._weights[adapter.key] = sign(weights)
-        self.loads, self.most = self.loads + 1, max(self.most, len(self._weights))
+        self._weights[adapter.key] = signs
+        self.loads, self.most = self.loads + 1, max(self.most, sum(map(len, self._weights.values())))
 
     async def unload(self, adapter: Adapter) -> None:
         """See Engine."""
@@ -169,7 +171,10 @@ class FakeEngine:
         return hashlib.sha256(seen.encode()).digest()
 
     def _sign(self, query: Query) -> str:
-        return self._weights[query.adapter.key] if query.adapter else ""
+        if query.adapter is None:
+            return ""
+        signs = self._weights[query.adapter.key]
+        return signs.get("") or signs[member_of(len(query.pictures))]
 
     def _words(self, query: Query) -> list[str]:
         numbers, own = self._numbers(query), self._sign(query)

@@ -5,7 +5,7 @@ import gc
 import itertools
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager, nullcontext
+from contextlib import aclosing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from service.engine.grammars import CONFIG, Grammars
 from service.engine.sides import Sides
 from service.engine.sizing import Sizes
 from service.errors import AdapterRefused, EngineUnavailable, InvalidRequest, too_long
+from service.members import member_of, members
 from service.settings import Settings
 from service.types import Adapter, Continuations, Delta, Query, Scores, TokenIds
 
@@ -39,7 +40,8 @@ class VLLMEngine:
         self.heard: Callable[[], None] = lambda: None
         self._building: asyncio.Task[Any] | None = None
         self._ids, self._numbers = itertools.count(1), itertools.count(1)
-        self._lora: dict[str, Any] = {}
+        # By adapter what vLLM knows of its members, a plain adapter's by "".
+        self._lora: dict[str, dict[str, Any]] = {}
         self._sides, self._grammars = Sides(), Grammars(checkpoint)
         # One question with choices asks the engine up to 256 times: all of them together have a quarter of the places,
         # so that others' answers come between theirs.
@@ -96,18 +98,24 @@ class VLLMEngine:
         engine = self._running()
         if adapter.key in self._lora:  # vLLM tells adapters apart by name: one id for each
             return
-        request = LoRARequest(adapter.key, next(self._ids), str(adapter.path.resolve()))
+        folders = await asyncio.to_thread(members, adapter.path)
+        loaded = self._lora[adapter.key] = {}  # known as it grows: what is cut short is unloaded
         try:
-            await engine.add_lora(request)
+            for member, folder in folders.items():
+                name = f"{adapter.key}/{member}" if member else adapter.key
+                request = LoRARequest(name, next(self._ids), str(folder.resolve()))
+                await engine.add_lora(request)
+                loaded[member] = request
         except Exception as error:  # vLLM lets whatever its loader hit come through the engine process
+            with suppress(EngineUnavailable):
+                await self.unload(adapter)
             self._running()
             raise AdapterRefused("engine", f"vLLM does not load {adapter.key[:48]}: {error}") from error
-        self._lora[adapter.key] = request
 
     async def unload(self, adapter: Adapter) -> None:
         """See Engine."""
-        engine, request = self._running(), self._lora.pop(adapter.key, None)
-        if request is not None:
+        engine = self._running()
+        for request in self._lora.pop(adapter.key, {}).values():
             with _our_errors():
                 await engine.remove_lora(request.lora_int_id)
 
@@ -192,7 +200,10 @@ class VLLMEngine:
     def _adapter(self, query: Query) -> Any:
         if query.adapter is not None and query.adapter.key not in self._lora:
             raise EngineUnavailable(f"adapter {query.adapter.key[:48]} is not loaded")
-        return self._lora[query.adapter.key] if query.adapter else None
+        if query.adapter is None:
+            return None
+        loaded = self._lora[query.adapter.key]
+        return loaded.get("") or loaded[member_of(len(query.pictures))]
 
     async def _render(self, engine: Any, query: Query, least: int) -> tuple[Any, int]:
         """The prompt with its pictures expanded and processed, and how many tokens are left, which is at least `least`.

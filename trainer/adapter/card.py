@@ -2,13 +2,20 @@
 
 from service.adapters.manifest import Manifest
 
+_MEMBERS = (
+    "`image/` answers questions that show a picture, also earlier in a conversation, `text/` all others; the gateway"
+    " chooses. Each is a plain LoRA for PEFT. LaVIN (Luo et al., NeurIPS 2023), whose method this is, also trains"
+    " adapters in the vision tower, and the projector: the engine cannot serve those on LLaVA-1.5, and here they are"
+    " the base's."
+)
+
 
 def card(manifest: Manifest, command: str) -> str:
     """The adapter card: what it is for, how well it does on held-out rows, how it was made."""
     lines = [
         f"# {manifest.name}",
         "",
-        f"A LoRA adapter (rank {manifest.rank}, alpha {manifest.alpha:g}) for {manifest.base_id}.",
+        f"A {_kind(manifest)} (rank {manifest.rank}, alpha {manifest.alpha:g}) for {manifest.base_id}.",
         "",
         *([manifest.about, ""] if manifest.about else []),
     ]
@@ -21,7 +28,13 @@ def card(manifest: Manifest, command: str) -> str:
         lines.append("No held-out rows were asked of it: how well it answers is not known.")
     if gate := manifest.gate:
         lines += ["", f"Published by {gate.metric} on these rows: base {gate.base:.4g}, adapter {gate.adapter:.4g}."]
+    if manifest.format == 2:
+        lines += ["", _MEMBERS]
     if manifest.begun_from:
         lines += ["", f"Its training went on from {manifest.begun_from}."]
     lines += ["", f"Made {manifest.created} by {manifest.trainer}:", "", f"    {command}", ""]
     return "\n".join(lines)
+
+
+def _kind(manifest: Manifest) -> str:
+    return "LoRA adapter" if manifest.format == 1 else "mixture of modalities, compiled to two LoRA adapters"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from service.adapters.modules import CONFIG
 from service.adapters.store import Store
+from service.members import CONFIG, members
 from trainer.adapter.local import LocalAdapter
 from trainer.errors import OptionError
 from trainer.training.run import is_run, learnt
@@ -22,7 +22,7 @@ def find(name: str, store: Path, option: str = "--adapter") -> LocalAdapter:
         path = Store(store).stable(name).path
         return LocalAdapter(name, path, path)
     origin = Path(name)
-    if (origin / CONFIG).is_file():
+    if any((folder / CONFIG).is_file() for folder in members(origin).values()):
         # A run's own parts know what they were trained on by the run.
         run = next((folder for folder in origin.parents[:2] if is_run(folder)), origin)
         return LocalAdapter(origin.name, origin, run)

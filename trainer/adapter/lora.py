@@ -67,7 +67,7 @@ def targets(linears: Sequence[str]) -> str:
 
 
 def without_lora(checkpoint: Checkpoint, lora: Any, nf4: bool) -> Checkpoint:
-    """`checkpoint` after training, the LoRA off it; loaded again where FSDP or DeepSpeed took its model apart."""
+    """`checkpoint` after training, the adapter off it; loaded again where FSDP or DeepSpeed took its model apart."""
     if AcceleratorState().distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         lora.unload()
         return checkpoint

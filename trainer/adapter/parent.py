@@ -41,6 +41,7 @@ class Parent:
                 f"--init-adapter {options.init_adapter}: lies in {output}, where this run is to write: give another"
                 " --name or --output"
             )
+        adapter.single("--init-adapter")
         adapter.check_fits(base)
         return cls(adapter)
 

@@ -9,19 +9,26 @@ from transformers import LlavaForConditionalGeneration
 
 from service.adapters import manifest as manifests
 from service.adapters.manifest import Manifest
-from service.adapters.modules import CONFIG, WEIGHTS
 from service.adapters.store import Store
+from service.members import CONFIG, MEMBERS, MIXTURE, WEIGHTS, members
 from service.types import Adapter
 from trainer.adapter.card import card
 from trainer.data.digests import IMAGES
 
 
 def write_version(store: Path, manifest: Manifest, directory: Path, command: str, images: str = "") -> Adapter:
-    """Write PEFT's two files in `directory` and what is known of them into the store as the name's stable version.
+    """Write PEFT's files in `directory` and what is known of them into the store as the name's stable version.
+
+    They are two, or of a mixture two for each member, in a folder of its own.
 
     `images` is the `image_list` of what it was trained on, or nothing.
     """
-    files = {CONFIG: plain_config(directory), WEIGHTS: (directory / WEIGHTS).read_bytes()}
+    files: dict[str, bytes] = {}
+    for member, folder in members(directory).items():
+        place = f"{member}/" if member else ""
+        files |= {f"{place}{CONFIG}": plain_config(folder), f"{place}{WEIGHTS}": (folder / WEIGHTS).read_bytes()}
+    if manifest.format == 2:  # what marks a version as whole; its members' own are below
+        files[CONFIG] = json.dumps({"peft_type": MIXTURE, "members": list(MEMBERS)}, indent=2).encode() + b"\n"
     if images:
         files[IMAGES] = images.encode()
     files[manifests.FILE] = manifest.model_dump_json(indent=2).encode() + b"\n"

@@ -30,11 +30,12 @@ def merge(options: MergeOptions) -> Path:
     )
     source = begin_copy(options.model, options.output, packed)
     adapter = find(options.adapter, options.store)
+    weights = adapter.single("--adapter")
     adapter.check_fits(source)
     model = LlavaForConditionalGeneration.from_pretrained(source, dtype="auto", local_files_only=True)
-    merged = PeftModel.from_pretrained(model, str(adapter.weights)).merge_and_unload(safe_merge=True)
+    merged = PeftModel.from_pretrained(model, str(weights)).merge_and_unload(safe_merge=True)
     # Its embeddings and projector are the base's, by which adapters know theirs: those of the base do not fit this one.
-    setattr(merged.config, MERGED, hashlib.sha256((adapter.weights / WEIGHTS).read_bytes()).hexdigest())
+    setattr(merged.config, MERGED, hashlib.sha256((weights / WEIGHTS).read_bytes()).hexdigest())
     with new_directory(options.output) as part:
         copy_companions(source, part)
         merged.save_pretrained(part)

@@ -10,19 +10,21 @@ from functools import partial
 from pathlib import Path
 
 from service.adapters.base import Base
-from service.adapters.modules import CONFIG
 from service.checkpoint import locate
+from service.members import CONFIG, members
 from service.types import Adapter
 from trainer.adapter.local import LocalAdapter
 from trainer.adapter.lora import add_lora, without_lora
+from trainer.adapter.mixture import add_mixture, member_config
 from trainer.adapter.parent import Parent
 from trainer.adapter.version import plain_config, trainer_version, write_version
 from trainer.config.training import TrainOptions
 from trainer.data.digests import IMAGES, data_digest, image_list
 from trainer.data.forms.reading import Reading
-from trainer.data.row import asked
+from trainer.data.row import Row, asked
 from trainer.data.split import read_sides, sample
 from trainer.disk import check_folder
+from trainer.errors import OptionError
 from trainer.evaluation.comparison import compare
 from trainer.evaluation.manifest import manifest_of
 from trainer.evaluation.report import write_report
@@ -62,6 +64,8 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
     )
     rows, held_out = sides.train, sample(sides.held_out, options.score_rows, options.seed)
     log.info("%d training rows, %d held out, %d of these scored", len(rows), len(sides.held_out), len(held_out))
+    if options.experts != "none":
+        _check_both_kinds(rows, held_out)
     # 2. The base, and what its frozen half makes of every image.
     path = locate(options.model)
     parent = Parent.of(options, path, output)
@@ -70,12 +74,16 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
         begin(output, options, begun_from | facts(options, sides, Base.of_checkpoint(path)), options.resume)
     checkpoint = Checkpoint.load(path, options.nf4, uses_bfloat16(options))
     form: Form = "asked" if options.method == "sft" else "paired"
-    lessons = prepare(checkpoint, rows, held_out, sides.digests, options, partial(add_lora, options=options), form)
+    learns = partial(add_lora if options.experts == "none" else add_mixture, options=options)
+    lessons = prepare(checkpoint, rows, held_out, sides.digests, options, learns, form)
     if lessons is None:
         return None
     # 3. The adapter.
-    model = add_lora(checkpoint.model, options, parent.adapter.weights if parent else None)
-    shape = model.peft_config["default"]
+    if options.experts == "none":
+        model = add_lora(checkpoint.model, options, parent.adapter.weights if parent else None)
+        shape = model.peft_config["default"]
+    else:
+        model, shape = add_mixture(checkpoint.model, options), member_config(options)
     images = image_list(sides.digests[image] for image in lessons.trees.tokens.images)
     if parent:
         images = parent.images(images, held_out, sides.digests)
@@ -84,7 +92,8 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
     wanted = preference(options, model, checkpoint.precision, lessons, output) if form == "paired" else None
     weights = fit(model, lessons, options, output, wanted)
     if here().is_main_process:
-        (weights / CONFIG).write_bytes(plain_config(weights))
+        for folder in members(weights).values():
+            (folder / CONFIG).write_bytes(plain_config(folder))
     here().wait_for_everyone()
     # 4. Both models on the held-out rows, the adapter as it was written; each process asks its share.
     adapter, plain = LocalAdapter(options.name, weights, output), without_lora(checkpoint, model, options.nf4)
@@ -105,7 +114,24 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
         targets=str(shape.target_modules),
         data_digest=data_digest(rows, sides.digests),
         begun_from=parent.said if parent else "",
+        mixture=options.experts != "none",
     )
     published = write_version(options.store, manifest, weights, shlex.join(command or sys.argv), images)
     log.info("published %s as %s", published.key, published.path)
     return published
+
+
+def _check_both_kinds(rows: Sequence[Row], held_out: Sequence[Row]) -> None:
+    """Refuse a mixture of rows that are all of one kind.
+
+    Raises:
+        OptionError: naming the side and the kind.
+    """
+    for side, part in (("the training rows", rows), ("the held-out rows", held_out)):
+        pictured = sum(row.image is not None for row in part)
+        if pictured in (0, len(part)):
+            kind = "text alone" if not pictured else "rows with an image alone"
+            raise OptionError(
+                f"--experts: a mixture learns from rows with images and rows of text, and {side} are {kind}: add the"
+                " others by a second --data, or leave --experts out"
+            )

@@ -89,6 +89,13 @@ class LoopOptions(Configured, ReadingOptions):
         None, gt=0, description="gigabytes that the feature cache may take [all that is free]"
     )
     no_feature_cache: bool = Field(False, description="keep no features: the tower runs in each step")
+    text_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of each update's rows that are text alone: an epoch meets the rows with images once, and as"
+        " many text rows as that makes, in turns [as the rows are]",
+    )
     group_by_modality: bool = Field(
         False, description="an update has images or text alone, as LLaVA groups them; on by default for base tune"
     )
@@ -176,6 +183,19 @@ class TrainOptions(LoopOptions):
         description="options as somebody's study or practice has them (`python -m trainer recipes` prints them); those"
         " given here and in --config come first",
     )
+    experts: Literal["none", "mixture", "lavin", "two-up"] = Field(
+        "none",
+        description="mixture: two experts that share a down-projection, mixed by whether a question has an image, and"
+        " compiled to one LoRA for each; lavin: LaVIN's form of it, one correction before q, k and v; two-up: an expert"
+        " for each, unmixed",
+    )
+    temperature: float = Field(10.0, gt=0, description="of a mixture: of the softmax over its experts (LaVIN's 10)")
+    table_rate: float | None = Field(
+        None,
+        gt=0,
+        description="of a mixture: learning rate of the tables of experts [--learning-rate x --temperature, by which"
+        " their softmax moves as far in an update as any other weight]",
+    )
     rank: Rank = Field(16, description="LoRA rank; above 64 returns little")
     alpha: float | None = Field(None, gt=0, description="LoRA alpha [2 x rank]")
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)")
@@ -244,6 +264,37 @@ class TrainOptions(LoopOptions):
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option}: the adapter of --init-adapter keeps its own: leave --{option} out")
         return self
+
+    @model_validator(mode="after")
+    def _compiles(self) -> Self:
+        """A mixture has what compiles to plain LoRA."""
+        if self.experts == "none":
+            return self
+        if self.method != "sft":
+            raise ValueError(
+                f"--experts {self.experts}: learns from right answers, and --method {self.method} from pairs"
+            )
+        if self.optimizer != "adamw":
+            raise ValueError(f"--optimizer {self.optimizer}: a mixture's tables have a rate of their own, by adamw")
+        for name in ("rslora", "rank_pattern", "alpha_pattern", "init_adapter"):
+            if getattr(self, name):
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option}: does not go with --experts {self.experts}")
+        if self.group_by_modality and self.text_share:
+            raise ValueError("--group-by-modality: keeps apart what --text-share mixes: leave one of them out")
+        if self.experts == "lavin" and self.nf4:
+            raise ValueError(
+                "--nf4: the lavin form compiles into the weights that serve, and NF4 serves nowhere: train on the INT4"
+                " or bf16 checkpoint"
+            )
+        return self
+
+    @property
+    def rate_of_tables(self) -> float | None:
+        """Of a mixture's tables, as given or by which their softmax moves as any weight does; None where none learn."""
+        if self.experts not in ("mixture", "lavin"):
+            return None
+        return self.table_rate or self.learning_rate * self.temperature
 
     @property
     def strength(self) -> float:

@@ -80,25 +80,47 @@ def compare(
     """
     asked, tokens = list(rows), max_tokens or longest_answer(checkpoint.prompt, rows)
     measure = measure_for(gate, asked)
-    judge = {LOSS: mean_loss, PREFERENCE: preferred}.get(measure)
+    judge = {LOSS: answer_loss, PREFERENCE: preferred}.get(measure)
     log.info("asking %d held-out rows in up to %d tokens; %s decides", len(asked), tokens, measure)
 
-    def answers(label: str) -> tuple[tuple[Prediction, ...], float]:
-        said = predict(checkpoint, checkpoint.model, asked, sight, f"{label} answers", tokens)
-        return tuple(said), judge(checkpoint, asked, sight) if judge else 0.0
+    def answers(places: Sequence[int], label: str) -> tuple[list[Prediction], Sum]:
+        part = [asked[place] for place in places]
+        said = predict(checkpoint, checkpoint.model, part, sight, f"{label} answers", tokens)
+        return said, judge(checkpoint, part, sight) if judge else Sum()
 
-    base, base_found = answers("base")
-    with candidate.applied_to(checkpoint.model):  # the same modules, which answer through the adapter within
-        adapter, adapter_found = answers("adapter")
+    said, base_sum = answers(range(len(asked)), "base")
+    base, found, adapter_sum = tuple(said), dict[int, Prediction](), Sum()
+    for member, places in candidate.by_member(asked).items():
+        with candidate.applied_to(checkpoint.model, member):  # within, the same modules answer through it
+            said, more = answers(places, f"adapter {member}".rstrip())
+        found |= dict(zip(places, said, strict=True))
+        adapter_sum = adapter_sum + more
+    adapter = tuple(found[place] for place in range(len(asked)))
     texts = [said.text for said in base], [said.text for said in adapter]
-    found = Trial(tuple(asked), base, adapter, weigh(measure, asked, texts, (base_found, adapter_found)))
-    right = found.score
+    trial = Trial(tuple(asked), base, adapter, weigh(measure, asked, texts, (base_sum.mean, adapter_sum.mean)))
+    right = trial.score
     log.info("held out: base %d, adapter %d of %d right", right.base, right.adapter, right.rows)
-    return found
+    return trial
 
 
-def mean_loss(checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight | None) -> float:
-    """Cross-entropy of the right answers to `rows`, in nats a token, the end of an answer among them.
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A sum over rows, and over how many things it is: nats and tokens, or pairs won and pairs."""
+
+    total: float = 0.0
+    count: int = 0
+
+    @property
+    def mean(self) -> float:
+        """0 of none."""
+        return self.total / max(self.count, 1)
+
+    def __add__(self, other: "Sum") -> "Sum":
+        return Sum(self.total + other.total, self.count + other.count)
+
+
+def answer_loss(checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight | None) -> Sum:
+    """Cross-entropy of the right answers to `rows` in nats, and their tokens, the end of an answer among them.
 
     Of several processes each counts its share, and all have to call this.
     """
@@ -109,11 +131,11 @@ def mean_loss(checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight | None) 
             total += float(loss_sum(checkpoint.model, batch))
             count += len(batch.labels)
     sums = gathered([(total, count)])
-    return sum(total for total, _ in sums) / sum(count for _, count in sums)
+    return Sum(sum(total for total, _ in sums), sum(count for _, count in sums))
 
 
-def preferred(checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight | None) -> float:
-    """The share of pairs whose chosen answer is likelier than the rejected one, its end counted; others are left out.
+def preferred(checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight | None) -> Sum:
+    """The pairs whose chosen answer is likelier than the rejected one, its end counted, of all pairs.
 
     Of several processes each counts its share, and all have to call this.
     """
@@ -126,7 +148,7 @@ def preferred(checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight | None) 
             chosen, rejected = said.log_probs.unbind(1)
             won, count = won + int((chosen > rejected).sum()), count + len(chosen)
     sums = gathered([(won, count)])
-    return sum(won for won, _ in sums) / sum(count for _, count in sums)
+    return Sum(sum(won for won, _ in sums), sum(count for _, count in sums))
 
 
 def _trees(checkpoint: Checkpoint, rows: Sequence[Row], form: Form) -> Trees:

@@ -31,18 +31,22 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
     states = States.of(checkpoint, rows)
     tokens = options.max_tokens or longest_answer(checkpoint.prompt, rows)
 
-    def answers(llava: Any, label: str) -> tuple[str, ...]:
-        said = predict(checkpoint, llava, rows, states, f"{label} answers", tokens)
-        return tuple(prediction.text for prediction in said)
+    def answers(asked: Sequence[Row], llava: Any, label: str) -> list[str]:
+        said = predict(checkpoint, llava, asked, states, f"{label} answers", tokens)
+        return [prediction.text for prediction in said]
 
     source = Source(model, checkpoint.base.id, checkpoint.base.precision)
-    base = answers(checkpoint.model, "base")
+    base = tuple(answers(rows, checkpoint.model, "base"))
     evaluations = []
     for adapter in adapters:
-        with adapter.applied_to(checkpoint.model) as llava:
-            texts = answers(llava, adapter.name)
+        texts = [""] * len(rows)
+        for member, places in adapter.by_member(rows).items():
+            with adapter.applied_to(checkpoint.model, member) as llava:
+                said = answers([rows[place] for place in places], llava, adapter.name)
+            for place, text in zip(places, said, strict=True):
+                texts[place] = text
         seen = adapter.trained_on(states.digests)
         evaluations.append(
-            Evaluation(source, adapter.name, tuple(rows), base, texts, seen, adapter.origin, options.seed)
+            Evaluation(source, adapter.name, tuple(rows), base, tuple(texts), seen, adapter.origin, options.seed)
         )
     return evaluations

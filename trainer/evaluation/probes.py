@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from service.adapters.manifest import Probe
 from service.images import Preparation, picture
+from service.members import TEXT
 from service.prompt import Prompt
 from trainer.data.files import read
 from trainer.data.row import Row
@@ -39,13 +40,14 @@ def choose_probes(
     adapter: Sequence[Prediction],
     prompt: Prompt,
     preparation: Preparation,
+    member: str = "",
 ) -> tuple[Probe, ...]:
     """Rows that the adapter answers otherwise than its base, those both are surest of, each about another image.
 
     A probe is the beginning of an answer: before the first token of which the adapter is not `SURE`, where the service,
     which rounds otherwise, may go another way. Answers that do not differ that early are probes up to the first token
     that differs, and only where there are no others. Rows that only the adapter has right come first; free text seldom
-    is right to the letter.
+    is right to the letter. Of a mixture's text `member` they do not: it is meant to stay near its base.
 
     Raises:
         NoGain: there is no such row.
@@ -54,8 +56,10 @@ def choose_probes(
     for length in (_sure, _shortest, _whole):
         found = [each for row, before, after in asked if (each := _candidate(row, before, after, prompt, length))]
         if found:
-            return _probes([each for each in found if each.won] or found, preparation)
-    raise NoGain(f"the adapter answers {len(rows)} questions as its base does: nothing to publish")
+            won = [each for each in found if each.won and member != TEXT]
+            return _probes(won or found, preparation)
+    who = f"the adapter's {member} member" if member else "the adapter"
+    raise NoGain(f"{who} answers {len(rows)} questions as its base does: nothing to publish")
 
 
 def _sure(_base: Prediction, adapter: Prediction) -> int:

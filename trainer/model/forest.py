@@ -56,7 +56,7 @@ class Batch:
     those tokens; a place may be there twice, for branches that begin with an answer. `states` (images, image tokens,
     tower's hidden size) in reading order; where they have to be computed in the step, `pixels` (images, 3, side, side)
     instead. `numbers` (answer tokens,), of pairs alone, are the places of `labels` among all answer tokens of the rows:
-    see `Tokens.answers`.
+    see `Tokens.answers`. `pictured` (sequences, length) says of each token whether its row has an image.
     """
 
     token_ids: torch.Tensor
@@ -68,6 +68,7 @@ class Batch:
     states: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     pixels: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     numbers: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    pictured: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
     def to(self, device: torch.device) -> "Batch":
         """The same on `device`."""
@@ -159,24 +160,28 @@ def pack(lengths: Sequence[int], budget: int, bend: float) -> list[list[list[int
 def collate(trees: Trees, forest: Sequence[Sequence[int]], sight: Sight | None = None) -> Batch:
     """The batch of a forest, which is sequences of places in `trees`; without `sight` it shows no images."""
     length = _rounded(max((sum(int(trees.lengths[tree]) for tree in line) for line in forest), default=1))
-    grid = np.zeros((4, max(len(forest), 1), length), dtype=np.int64)
+    grid = np.zeros((5, max(len(forest), 1), length), dtype=np.int64)
     grid[0], grid[2] = trees.tokens.pad_id, -1
     answers, labels, images = [np.empty(0, np.int64)], [np.empty(0, np.int64)], list[str]()
     places_in_set = [np.empty(0, np.int64)]
+    planted = set[int]()
     for line, sequence in enumerate(forest):
         at = 0
         for tree in sequence:
             end = at + int(trees.lengths[tree])
             places, said = _plant(trees, tree, grid[:, line, at:end])
-            grid[2, line, at:end] = tree
+            # An update may hold a tree twice, which must not see itself.
+            grid[2, line, at:end] = tree if tree not in planted else len(trees) + len(answers)
+            planted.add(tree)
             answers.append(places + (line * length + at))
             labels.append(said)
             if trees.tokens.paired:
                 places_in_set += _numbered(trees, tree)
             if trees.image[tree] >= 0:
                 images.append(trees.tokens.images[trees.image[tree]])
+                grid[4, line, at:end] = 1
             at = end
-    token_ids, positions, numbers, branches = torch.from_numpy(grid).unbind(0)
+    token_ids, positions, numbers, branches, pictured = torch.from_numpy(grid).unbind(0)
     shown = sight(images) if sight and images else {}
     return Batch(
         token_ids,
@@ -186,6 +191,7 @@ def collate(trees: Trees, forest: Sequence[Sequence[int]], sight: Sight | None =
         torch.from_numpy(np.concatenate(answers)),
         torch.from_numpy(np.concatenate(labels)),
         numbers=torch.from_numpy(np.concatenate(places_in_set)),
+        pictured=pictured.bool(),
         **shown,
     )
 

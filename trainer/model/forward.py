@@ -16,6 +16,8 @@ class TreeLlava(LlavaForConditionalGeneration):  # type: ignore[misc]  # transfo
     Training has to go through a model's own forward: that is where DDP, FSDP and DeepSpeed hook in.
     """
 
+    # Whether its layers are given `Batch.pictured`, as a mixture's are.
+    told_modality = False
     accepts_loss_kwargs = True  # ask transformers' Trainer for the step's number of answer tokens
 
     def forward(self, *args: Any, trees: torch.Tensor | None = None, each: bool = False, **inputs: Any) -> Any:
@@ -66,6 +68,7 @@ def answer_logits(llava: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]
         attention_mask=mask(batch, llava.model.language_model.config._attn_implementation),
         position_ids=batch.positions,
         use_cache=False,
+        **({"pictured": batch.pictured} if getattr(llava, "told_modality", False) else {}),
     ).last_hidden_state
     return llava.lm_head(hidden.flatten(0, 1)[batch.answers]), batch.labels
 

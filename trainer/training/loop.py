@@ -24,9 +24,9 @@ from trainer.training.checkpoints import Checkpoints, last_complete
 from trainer.training.lessons import Lessons
 from trainer.training.meter import Bar, Meter
 from trainer.training.objective import Likelihood, Objective, Sums
-from trainer.training.optimizer import muon
+from trainer.training.optimizer import TABLE, give_rate, muon
 from trainer.training.run import LEARNT, LOG, cut_log
-from trainer.training.updates import Epochs, Shares, Updates
+from trainer.training.updates import Epochs, Shares, Updates, updates_of
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     bfloat16 = False
     objective: Objective
     figures: Sums
+    table_rate: float | None = None
     meter: Meter
     epochs: Epochs
     control: Any
@@ -74,18 +75,28 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             )
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """The objective's mean over the held-out rows, as `eval_loss`, and its figures likewise; logged."""
+        """The objective's mean over the held-out rows, as `eval_loss`, and its figures likewise; logged.
+
+        The loss is told by modality too where there are both; each item of the data is of one.
+        """
         self.model.eval()
-        total = Sums()
+        total, kinds = Sums(), torch.zeros(2, 2, device=self.args.device)
         # Not inference_mode: FSDP keeps what it gathers here for the training that goes on.
         with torch.no_grad():
             for inputs in self.get_eval_dataloader():
+                pictured = any(bool(forest["pictured"].any()) for forest in inputs["forests"])
                 for forest in inputs["forests"]:
                     with self._products(forest):
                         loss, figures = self.objective(self.model, forest, held_out=True)
                     total.add({"loss": loss.float(), **figures})
+                    kinds[int(pictured), 0] += loss.float()
                 total.add({}, self.objective.count(inputs))
+                kinds[int(pictured), 1] += self.objective.count(inputs)
         metrics = {f"eval_{name}": mean for name, mean in total.means(self.accelerator.reduce).items()}
+        kinds = self.accelerator.reduce(kinds)
+        if kinds[:, 1].all():
+            text, image = (kinds[:, 0] / kinds[:, 1]).tolist()
+            metrics |= {"eval_loss_text": text, "eval_loss_image": image}
         self._check(metrics["eval_loss"], f"the held-out rows, after step {self.state.global_step}")
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -97,6 +108,14 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             logs = logs | self.figures.means() | self.meter.read(self.state)
             self.figures = Sums()
         super().log(logs, *arguments)
+
+    def create_optimizer(self, *arguments: Any) -> Any:
+        """See transformers.Trainer; a mixture's tables have a rate of their own."""
+        optimizer = super().create_optimizer(*arguments)
+        if self.table_rate is not None:
+            tables = (each for name, each in self.model.named_parameters() if name.endswith(TABLE))
+            give_rate(optimizer, tables, self.table_rate)
+        return optimizer
 
     def floating_point_ops(self, _inputs: Any) -> int:
         """None are counted."""
@@ -169,16 +188,10 @@ def fit(
         check_folder("--output", output, _bytes_of_checkpoints(model))
         cut_log(output / LOG, int(last.name.rpartition("-")[2]) if last else 0)
     stop = [EarlyStoppingCallback(options.patience)] if options.patience else []
+    updates = updates_of(lessons.trees, options), Updates(lessons.held_out, options.rows_per_step, None, apart=True)
     shares, held_out = (
-        Shares(
-            Updates(trees, options.rows_per_step, seed, options.group_by_modality),
-            trees,
-            lessons.budget,
-            lessons.bend,
-            lessons.sight,
-            arguments.world_size,
-        )
-        for trees, seed in ((lessons.trees, options.seed), (lessons.held_out, None))
+        Shares(each, trees, lessons.budget, lessons.bend, lessons.sight, arguments.world_size)
+        for each, trees in zip(updates, (lessons.trees, lessons.held_out), strict=True)
     )
     epochs = Epochs(shares)
     trainer = TreeTrainer(
@@ -197,6 +210,7 @@ def fit(
     trainer.add_callback(Bar)
     trainer.bfloat16, trainer.epochs, trainer.meter = uses_bfloat16(options), epochs, Meter()
     trainer.objective, trainer.figures = objective or Likelihood(), Sums()
+    trainer.table_rate = getattr(options, "rate_of_tables", None)
     if options.resume:
         log.info("going on from %s", last.name if last else "the beginning: no checkpoint was complete")
     trainer.train(resume_from_checkpoint=str(last) if last else None)

@@ -169,7 +169,10 @@ def _few(
         products = sdpa_kernel(SDPBackend.FLASH_ATTENTION) if on_gpu else kernel(shape.length)
         with Peak(weight for _, weight in parameters) as peak, products:
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                loss = loss_sum(llava, Batch(numbers, numbers, numbers, numbers, places, places, _states(llava, shape)))
+                states = _states(llava, shape)
+                loss = loss_sum(
+                    llava, Batch(numbers, numbers, numbers, numbers, places, places, states, pictured=numbers.bool())
+                )
             loss.backward()  # type: ignore[no-untyped-call]
         return frozen, learnt, linears, peak.most
 

@@ -1,10 +1,14 @@
 """Optimisers that are made here, not by transformers."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from trainer.config.training import LoopOptions
+
+# What the parameters are called that have a rate of their own: the tables of trainer/adapter/mixture.py.
+TABLE = "mixture_table"
 
 
 def muon(options: LoopOptions) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
@@ -14,6 +18,15 @@ def muon(options: LoopOptions) -> tuple[type[torch.optim.Optimizer], dict[str, A
         "weight_decay": options.weight_decay,
         "adjust_lr_fn": "match_rms_adamw",
     }
+
+
+def give_rate(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter], rate: float) -> None:
+    """Have an optimiser's `parameters` learn at a rate of their own, without weight decay."""
+    own = list(parameters)
+    ids = {id(parameter) for parameter in own}
+    for group in optimizer.param_groups:
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in ids]
+    optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0})
 
 
 def timed_optimizer(options: LoopOptions, model: Any) -> torch.optim.Optimizer:

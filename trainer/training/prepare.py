@@ -23,7 +23,7 @@ from trainer.training.memory_plan import Need, Shape, need
 from trainer.training.meter import resident_bytes
 from trainer.training.optimizer import timed_optimizer
 from trainer.training.time_plan import blank, said, seconds_an_image, seconds_an_update
-from trainer.training.updates import Shares, Updates
+from trainer.training.updates import Shares, Updates, updates_of
 
 log = logging.getLogger(__name__)
 # Tokens of a forest that are tried where the options do not say: more are no faster.
@@ -60,7 +60,7 @@ def prepare(
     bend = bend_of(checkpoint.hidden_size, checkpoint.model.device.type == "cuda")
     trees, budget, checkpointing, planned = _fitted(checkpoint, tokens, options, learns, bend)
     if options.plan:
-        order = Updates(trees, options.rows_per_step, options.seed, options.group_by_modality)
+        order = updates_of(trees, options)
         shares = Shares(order, trees, budget, bend, blank(checkpoint), int(here().num_processes))
         _tell_time(checkpoint, options, learns, shares, checkpointing, held_out_tokens)
         return None
@@ -95,7 +95,7 @@ def _fitted(
     for checkpointing in ways:
         for budget in budgets:
             trees = grow(tokens, most_branches(options), budget)
-            order = Updates(trees, options.rows_per_step, options.seed, options.group_by_modality)
+            order = updates_of(trees, options)
             shape = _largest(trees, order, budget, bend)
             found = need(
                 checkpoint.model.config,

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
+from trainer.config.training import LoopOptions
+from trainer.errors import OptionError
 from trainer.model.forest import Sight, Trees, collate, pack
 
 _SPREAD = 1_000_003  # so that seed 0's second epoch is not seed 1's first
@@ -22,20 +24,32 @@ _SPREAD = 1_000_003  # so that seed 0's second epoch is not seed 1's first
 class Updates:
     """Updates of about `rows` rows each, from trees shuffled by seed and epoch; each tree once an epoch.
 
-    With `apart` an update has images or text alone, as LLaVA groups by modality.
+    With `apart` an update has images or text alone, as LLaVA groups by modality. With `text_share` that share of the
+    rows of every update is text: an epoch meets each tree with an image once, and takes text trees in turns, each as
+    often as every other but for one time.
     """
 
-    def __init__(self, trees: Trees, rows: int, seed: int | None, apart: bool = False) -> None:
-        """With `seed` unset the order is that of the rows in every epoch."""
+    def __init__(
+        self, trees: Trees, rows: int, seed: int | None, apart: bool = False, text_share: float | None = None
+    ) -> None:
+        """With `seed` unset the order is that of the rows in every epoch.
+
+        Raises:
+            OptionError: a share of text where all rows are of one kind.
+        """
         self._seed = seed
         self._rows = rows
         self._sizes = np.diff(trees.starts)
         kinds = [trees.image >= 0, trees.image < 0] if apart else [np.ones(len(trees), dtype=bool)]
         self._kinds = [found for kind in kinds if len(found := np.flatnonzero(kind))]
         self._last: tuple[int, list[NDArray[np.int64]]] = (-1, [])
+        self._shared = None if text_share is None else _shared(trees, self._sizes, text_share)
 
     def __len__(self) -> int:
         """Updates in an epoch."""
+        if self._shared:
+            pictured, _, texts = self._shared
+            return max(1, round((int(self._sizes[pictured].sum()) + texts) / self._rows))
         return sum(self._updates(kind) for kind in self._kinds)
 
     def epoch(self, epoch: int) -> list[NDArray[np.int64]]:
@@ -45,20 +59,55 @@ class Updates:
         return self._last[1]
 
     def _drawn(self, epoch: int) -> list[NDArray[np.int64]]:
+        if self._shared:
+            return self._mixed(epoch, *self._shared)
         if self._seed is None:
             return [update for kind in self._kinds for update in self._cut(kind)]
         rng = np.random.default_rng((self._seed % 2**32 * _SPREAD + epoch) % 2**63)
         updates = [update for kind in self._kinds for update in self._cut(rng.permutation(kind))]
         return [updates[place] for place in rng.permutation(len(updates))] if len(self._kinds) > 1 else updates
 
-    def _cut(self, trees: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Each tree goes to the update that its first row falls into; a tree has far fewer rows than an update."""
+    def _mixed(
+        self, epoch: int, pictured: NDArray[np.int64], textual: NDArray[np.int64], texts: int
+    ) -> list[NDArray[np.int64]]:
+        """Updates with their share of text: `texts` of the trees `textual` an epoch, which come in turns."""
+        first, last = epoch * texts, (epoch + 1) * texts
+        turns = range(first // len(textual), (last - 1) // len(textual) + 1)
+        drawn = np.concatenate([self._random(turn, 1).permutation(textual) for turn in turns])
+        offset = first - turns[0] * len(textual)
+        kinds = self._random(epoch, 0).permutation(pictured), drawn[offset : offset + texts]
+        parts = (np.split(kind, np.searchsorted(self._dealt(kind, len(self)), range(1, len(self)))) for kind in kinds)
+        return [np.concatenate(both) for both in zip(*parts, strict=True)]
+
+    def _random(self, number: int, stream: int) -> np.random.Generator:
+        return np.random.default_rng((self._seed or 0, stream, number))
+
+    def _dealt(self, trees: NDArray[np.int64], updates: int) -> NDArray[np.int64]:
+        """The update of each tree: that which its first row falls into."""
         sizes = self._sizes[trees]
-        update = (np.cumsum(sizes) - sizes) * self._updates(trees) // sizes.sum()
-        return np.split(trees, np.flatnonzero(np.diff(update)) + 1)
+        dealt: NDArray[np.int64] = (np.cumsum(sizes) - sizes) * updates // sizes.sum()
+        return dealt
+
+    def _cut(self, trees: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Trees by update; a tree has far fewer rows than an update, so none is empty."""
+        return np.split(trees, np.flatnonzero(np.diff(self._dealt(trees, self._updates(trees)))) + 1)
 
     def _updates(self, trees: NDArray[np.int64]) -> int:
         return max(1, round(int(self._sizes[trees].sum()) / self._rows))
+
+
+def updates_of(trees: Trees, options: LoopOptions) -> Updates:
+    """The updates that a training's options make of its trees."""
+    return Updates(trees, options.rows_per_step, options.seed, options.group_by_modality, options.text_share)
+
+
+def _shared(trees: Trees, sizes: NDArray[np.int64], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Trees with an image, trees of text, and how many of the latter an epoch has for that share of its rows."""
+    pictured, textual = np.flatnonzero(trees.image >= 0), np.flatnonzero(trees.image < 0)
+    if not len(pictured) or not len(textual):
+        kind = "text" if len(textual) else "images"
+        raise OptionError(f"--text-share {share:g}: mixes rows with images and rows of text; these are {kind} alone")
+    return pictured, textual, max(1, round(int(sizes[pictured].sum()) * share / (1 - share)))
 
 
 class Shares(Dataset[dict[str, Any]]):

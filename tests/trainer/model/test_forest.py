@@ -236,3 +236,10 @@ def test_captions_of_one_image_share_it(checkpoint: Checkpoint, rows: list[Row],
         for most in (2, 1)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_tree_that_is_there_twice_does_not_see_itself(checkpoint: Checkpoint) -> None:
+    trees = grow(encode([Row("t", None, "2 and 2?", "four", "text")], checkpoint.prompt, 64), 1)
+    once, twice = collate(trees, [[0]]), collate(trees, [[0, 0]])
+    with torch.inference_mode():
+        assert float(loss_sum(checkpoint.model, twice)) == pytest.approx(2 * float(loss_sum(checkpoint.model, once)))

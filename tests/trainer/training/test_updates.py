@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from trainer.errors import OptionError
 from trainer.model.forest import Trees, grow
 from trainer.model.tokens import END, SAID, Tokens
 from trainer.training.updates import Epochs, Shares, Updates
@@ -117,3 +118,33 @@ def test_a_resumed_loader_goes_on_with_the_updates_that_were_to_come(
     resumed = Loader(processes, rank)
     assert resumed.epoch(1, skip=2) == epochs[1][2:]
     assert resumed.epoch(2) == epochs[2]
+
+
+def test_every_update_has_its_share_of_text_and_texts_come_in_turns() -> None:
+    images = [image for image in range(30) for _ in range(2)]
+    trees = grow(tokens([*images, *[-1] * 25]), 2)
+    updates = Updates(trees, 10, 0, text_share=0.25)
+    assert len(updates) == 8  # 60 rows with an image, and 20 of text
+    met: list[int] = []
+    for epoch in range(5):
+        drawn = updates.epoch(epoch)
+        assert len(drawn) == 8
+        pictured = [tree for update in drawn for tree in update if trees.image[tree] >= 0]
+        assert sorted(pictured) == sorted(np.flatnonzero(trees.image >= 0))
+        for update in drawn:
+            textual = sum(trees.image[tree] < 0 for tree in update)
+            assert 2 <= textual <= 3
+        met += [tree for update in drawn for tree in update if trees.image[tree] < 0]
+    assert all(met.count(tree) == 4 for tree in np.flatnonzero(trees.image < 0))  # 100 drawn of 25
+    assert str(Updates(trees, 10, 0, text_share=0.25).epoch(3)) == str(updates.epoch(3))
+    assert str(Updates(trees, 10, 1, text_share=0.25).epoch(3)) != str(updates.epoch(3))
+
+
+def test_more_text_than_there_is_comes_again_and_one_kind_alone_is_refused() -> None:
+    trees = grow(tokens([*range(12), -1, -1, -1]), 1)
+    updates = Updates(trees, 8, 0, text_share=0.5)
+    textual = [tree for update in updates.epoch(0) for tree in update if trees.image[tree] < 0]
+    assert len(textual) == 12
+    for images, kind in (([-1] * 4, "text"), ([0, 1], "images")):
+        with pytest.raises(OptionError, match=f"--text-share 0.5: .*these are {kind} alone"):
+            Updates(grow(tokens(images), 1), 8, 0, text_share=0.5)
