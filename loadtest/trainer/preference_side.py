@@ -42,7 +42,7 @@ def main(side: str, case: dict[str, Any]) -> dict[str, float]:
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     model.eval()
-    found = preferred(checkpoint, held_out, States.of(checkpoint, held_out))
+    found = preferred(checkpoint, held_out, States.of(checkpoint, held_out)).mean
     return {"seconds": seconds, "pairs": len(rows) * options.epochs, "preferred": found, "peak_bytes": peak}
 
 
