@@ -210,7 +210,8 @@ def _train(options: Bench, name: str, method: str, rank: int, seed: int, rows: s
     asked_for = TrainOptions.model_validate(
         {
             **{"name": name, "model": options.model, "data": str(work / f"{rows}.jsonl"), "output": run},
-            **{"images": str(options.pictures / "images"), "eval_data": str(work / f"{held_out}.jsonl")},
+            **{"images": "" if rows == "train-text" else str(options.pictures / "images")},
+            **{"eval_data": str(work / f"{held_out}.jsonl")},
             **{"store": work / "store", "feature_cache": work / "features", "seed": seed, "epochs": options.epochs},
             **{"learning_rate": 2e-3, "rows_per_step": 64, "experts": method, "rank": 8, "precision": "float32"},
         }
