@@ -75,7 +75,7 @@ def test_adapters_of_six_methods_are_served_as_peft_answers_through_them(codes: 
         answers[name] = predict(checkpoint, checkpoint.model, rows, states, name)
         model.unload()
         paths = ["--adapter", str(tmp_path / name), "--name", name, "--model", str(MODEL), "--store", str(store)]
-        # A trained DoRA scales rows of the base, which takes many ranks: of 64 it would be off by a seventh, and refused.
+        # A trained DoRA scales rows of the base, which takes many ranks: of 64 it is off by a seventh, and refused.
         paths += ["--max-rank", "128"]
         assert main(["publish", *paths, "--data", str(codes / "train.jsonl"), "--images", str(codes)]) == 0
         manifest = json.loads((Store(store).stable(name).path / "manifest.json").read_text())
