@@ -108,6 +108,7 @@ SHAPING = {
     *("holdout", "seed", "epochs", "max_steps", "learning_rate", "warmup", "schedule", "weight_decay", "clip"),
     *("optimizer", "rows_per_step", "tokens", "patience", "group_by_modality", "precision", "no_feature_cache"),
     *("rank", "alpha", "rslora", "rank_pattern", "alpha_pattern", "nf4", "dropout", "targets"),
+    *("method", "beta", "gamma", "sft_weight", "experts", "temperature", "table_rate", "text_share"),
 }
 
 
