@@ -24,9 +24,9 @@ from trainer.adapter.foreign.names import Part, meanings
 from trainer.adapter.foreign.tensors import read_tensors, refuse_pointer, refuse_whole_weights
 
 # PEFT's own where a configuration does not say; the largest configuration that is read (PEFT writes 2 KB).
-_ALPHA, _MOST_CONFIG = 8, 1_000_000
+_ALPHA, MOST_CONFIG = 8, 1_000_000
 # Files of tensors may have so many times the bytes of the largest adapter, and so many beside: padding, other names.
-_TIMES, _BESIDE = 4, 64 << 20
+_TIMES, BESIDE = 4, 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +85,14 @@ def convert(source: Path, target: Path, linears: Shapes, max_rank: int) -> Conve
 
 def largest(linears: Shapes, max_rank: int) -> int:
     """Bytes that the files of an adapter for a base with these linears may have."""
-    return _TIMES * 4 * max_rank * sum(map(sum, linears.values())) + _BESIDE
+    return _TIMES * 4 * max_rank * sum(map(sum, linears.values())) + BESIDE
 
 
 def _read_config(folder: Path) -> _Lora:
     file = folder / CONFIG
     try:
         refuse_pointer(file)
-        config: Any = json.loads(read_small(file, _MOST_CONFIG))
+        config: Any = json.loads(read_small(file, MOST_CONFIG))
     except (ValueError, RecursionError) as error:
         raise AdapterRefused("files", f"{file} is not a PEFT LoRA configuration: {error!r:.300}") from error
     if not isinstance(config, dict) or not isinstance(kind := config.get("peft_type"), str):

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from service.adapters.features import unserved
 from service.adapters.modules import CONFIG, WEIGHTS, read_small
 from service.errors import AdapterRefused
-from trainer.adapter.convert import exactly
+from trainer.adapter.convert import BESIDE, MOST_CONFIG, exactly
 from trainer.adapter.foreign.names import kind_of, linear_of
 from trainer.adapter.foreign.tensors import read_tensors, refuse_whole_weights
 from trainer.data.row import Row
@@ -46,11 +46,10 @@ log = logging.getLogger(__name__)
 # A and B of a linear.
 Pair = tuple[torch.Tensor, torch.Tensor]
 
-_MOST_CONFIG = 1_000_000  # bytes of a configuration that are read; PEFT writes 2 KB
 # Whole numbers of a configuration decide how much memory its method takes: the rank, and any other.
 _MOST_RANK, _MOST_NUMBER = 1024, 16_384
-# Bytes of tensors that are read: a share of those of the base's linears in float32, and so many beside.
-_MOST_SHARE, _BESIDE = 0.5, 64 << 20
+# Bytes of tensors that are read: this share of those of the base's linears in float32, and BESIDE.
+_MOST_SHARE = 0.5
 # Singular values at the end that hold less than this share of the sum of all squares are left out.
 _REST = 1e-6
 # A LoRA is refused that is off by more than this share of what the adapter does to the base's logits; in bfloat16 by
@@ -119,7 +118,7 @@ def to_lora(
         name: module.weight for name, module in checkpoint.model.named_modules() if linear_of(name) == (name, "")
     }
     size = sum(weight.numel() for weight in linears.values())
-    tensors = _renamed(read_tensors(folder, int(4 * size * _MOST_SHARE) + _BESIDE))
+    tensors = _renamed(read_tensors(folder, int(4 * size * _MOST_SHARE) + BESIDE))
     modules = sorted({place[0] for key in tensors if (place := linear_of(key))} & linears.keys())
     shown = [row if row.answer else replace(row, answer=_ANSWER) for row in rows[:_ROWS]]
     base = _logits(checkpoint, shown, sight)
@@ -149,7 +148,7 @@ def to_lora(
 def _config(folder: Path) -> dict[str, Any]:
     """The configuration, or nothing where `convert` will say what is wrong with it."""
     try:
-        config = json.loads(read_small(folder / CONFIG, _MOST_CONFIG))
+        config = json.loads(read_small(folder / CONFIG, MOST_CONFIG))
     except (ValueError, RecursionError, OSError):
         return {}
     return config if isinstance(config, dict) else {}

@@ -30,6 +30,7 @@ from trainer.config.file import write_options
 from trainer.config.sweep import SweepOptions, combinations, training
 from trainer.config.training import TrainOptions
 from trainer.data.forms.reading import Reading
+from trainer.data.pages.pictures import logged
 from trainer.data.row import Row, asked
 from trainer.data.rows import read_rows
 from trainer.data.split import sample
@@ -98,7 +99,8 @@ def _train_all(trainings: Sequence[_Training], at_once: int) -> None:
     devices: SimpleQueue[int] = SimpleQueue()
     for number in range(at_once):
         devices.put(number % max(1, torch.cuda.device_count()))
-    with _processes() as running, ThreadPoolExecutor(at_once) as pool:
+    # Processes are stopped before the pool waits for its threads: a sweep that fails or is interrupted ends at once.
+    with ThreadPoolExecutor(at_once) as pool, _processes() as running:
         for each in pool.map(lambda one: _train(one, devices, running), left):
             done += 1
             each_s = (time.monotonic() - began) / done
@@ -170,19 +172,7 @@ def _asked(options: SweepOptions, trainings: Sequence[_Training], rows: Sequence
     for values in combinations(options):
         of = [each for each in trainings if each.values == values]
         seconds = sum(json.loads(each.ended.read_text())["seconds"] for each in of) / len(of)
-        losses = tuple(loss for each in of if (loss := _lowest(each.place / LOG)) is not None)
+        series = [logged(each.place / LOG, "eval_loss") for each in of]
+        losses = tuple(min(losses.values()) for losses in series if losses)
         found.append(Setting(values, tuple(answers[each.place.name] for each in of), seconds, losses))
     return found
-
-
-def _lowest(file: Path) -> float | None:
-    """The lowest held-out loss in a run's log."""
-    losses = []
-    for line in file.read_text().splitlines() if file.is_file() else ():
-        try:
-            entry = json.loads(line)
-        except ValueError:  # half a line of a run that was killed
-            continue
-        if isinstance(entry, dict) and "eval_loss" in entry:
-            losses.append(float(entry["eval_loss"]))
-    return min(losses, default=None)

@@ -28,7 +28,7 @@ class Picture:
 
 def curve(log: Path) -> Picture | None:
     """The losses in a run's log by step, or None where it has none; of a step logged twice the later counts."""
-    series = {name: points for name in SERIES if (points := _points(log, name))}
+    series = {name: points for name in SERIES if (points := logged(log, name))}
     if not series:
         return None
     figure = Figure(figsize=(7, 3.2), layout="constrained")
@@ -70,8 +70,8 @@ def thumbnail(image: str, side: int = SIDE) -> Picture:
     return Picture(_uri("image/jpeg", buffer.getvalue()), "the image asked about")
 
 
-def _points(log: Path, name: str) -> dict[int, float]:
-    """Finite values by step, sorted; a killed run may have left half a line."""
+def logged(log: Path, name: str) -> dict[int, float]:
+    """A series of a run's log: finite values by step, sorted; a killed run may have left half a line."""
     found: dict[int, float] = {}
     for line in log.read_text().splitlines() if log.is_file() else ():
         try:
