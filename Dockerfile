@@ -79,6 +79,7 @@ ENV UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=UNCHECKED_HASH UV_LINK_MODE=copy
 WORKDIR /build
 COPY --from=uv /opt/uv /opt/uv
 COPY pyproject.toml README.md LICENSE ./
+COPY manylens manylens
 COPY service service
 COPY trainer trainer
 RUN --mount=type=cache,target=/root/.cache/uv \

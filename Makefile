@@ -179,7 +179,7 @@ test-trl: $(VENV)/.all-$(ENGINE) ## loss and gradient from pairs of answers besi
 	$(BIN)/python -m pytest tests/trainer/training/test_preference_beside_trl.py $(ARGS)
 
 test-slow: $(VENV)/.all-$(ENGINE) ## trainings killed at random moments, and by two processes; test-restart as well
-	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' --ignore tests/test_clients.py --ignore tests/test_launchers.py --ignore tests/test_jobset.py --ignore tests/test_page_browser.py $(ARGS)
+	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' --ignore tests/test_clients.py --ignore tests/test_launchers.py --ignore tests/test_jobset.py --ignore tests/test_page_browser.py --ignore tests/test_wheel.py $(ARGS)
 
 test-launchers: $(VENV)/.all-$(ENGINE) ## two processes by DDP, FSDP2, ZeRO-2 and ZeRO-3 learn what one learns, on CPUs (installs DeepSpeed)
 	DS_BUILD_OPS=0 $(INSTALL) -e '.[zero]'
@@ -243,6 +243,10 @@ build/page/done: pyproject.toml tests/page/package.json | $(VENV)/.all-$(ENGINE)
 	cp tests/page/package.json build/page/
 	npm install --prefix build/page --no-audit --no-fund --loglevel=error
 	@touch $@
+
+.PHONY: test-wheel
+test-wheel: $(VENV)/.all-$(ENGINE) ## the wheel installed in a fresh environment serves, answers, and trains an adapter that it then serves
+	$(BIN)/python -m pytest -m slow tests/test_wheel.py $(ARGS)
 
 .PHONY: test-page
 test-page: build/page/done ## the page at / in Chromium, judged by axe-core (needs npm; as root installs chromium where there is none)

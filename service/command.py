@@ -26,23 +26,23 @@ _SWITCH_S = 0.0001
 log = logging.getLogger(__name__)
 
 
-def run(arguments: list[str], alone: bool = False) -> int:
+def run(arguments: list[str], alone: bool = False, program: str = PROGRAM) -> int:
     """Serve until told to stop; returns the exit status: 2 where an option is wrong, else as `service.server.serve`.
 
     `alone` says that this process does nothing else and has no threads yet, so that it may be forked. A first argument
-    `serve` may be left out: SageMaker starts every image with it.
+    `serve` may be left out: SageMaker starts every image with it. `program` is what help calls this command.
     """
     if arguments[:1] == ["serve"]:
         arguments = arguments[1:]
     if usage.asked(arguments):
-        print(usage.usage(PROGRAM, Settings, flags=False), end="")
+        print(usage.usage(program, Settings, flags=False), end="")
         return 0
     try:
         settings = CliApp.run(Settings, cli_args=arguments)
         logs.configure(settings.log_level, settings.log_format)
         return _serve(settings, alone)
     except SettingsError as error:
-        print(usage.unknown(error, PROGRAM, Settings) or error, file=sys.stderr)
+        print(usage.unknown(error, program, Settings) or error, file=sys.stderr)
     except ValidationError as error:
         for fault in error.errors():
             option = "_".join(map(str, fault["loc"]))

@@ -22,6 +22,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.embedded import embedded
+
 # The ranks vLLM has kernels for; the environment gives text, which a Literal of numbers would not take.
 Rank = Annotated[Literal[1, 8, 16, 32, 64, 128, 256, 320, 512], BeforeValidator(int)]
 # A name or an address; not a URL, which would match no host and shut out all.
@@ -78,9 +80,10 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
     )
 
-    model: str = Field("models/tiny-llava-int4", description="base checkpoint: a directory, or a Hugging Face id")
+    model: str = Field(embedded("tiny-llava-int4"), description="base checkpoint: a directory, or a Hugging Face id")
     adapters: _Store = Field(
-        "models/adapters", description="the adapter store that the trainer publishes into: a directory or an fsspec URL"
+        embedded("adapters"),
+        description="the adapter store that the trainer publishes into: a directory or an fsspec URL",
     )
     adapters_cache: Path = Field(
         Path(tempfile.gettempdir()) / "manylens-adapters",

@@ -7,10 +7,6 @@ import gzip
 import hashlib
 import json
 import re
-import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -126,20 +122,6 @@ def test_every_file_that_another_names_is_there() -> None:
     assert named <= set(NAMES)
     assert set(SCRIPTS) <= named
     assert load().keys() == {where(name) for name in NAMES}
-
-
-def test_the_wheel_has_every_file(tmp_path: Path) -> None:
-    """The container image installs this wheel's content (Dockerfile, stage `app`)."""
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
-    for name in ("service", "trainer"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    build = "from setuptools import build_meta; build_meta.build_wheel('.')"
-    subprocess.run([sys.executable, "-W", "ignore", "-c", build], cwd=tmp_path, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as packed:
-        for name in NAMES:
-            assert packed.read(f"service/page/files/{name}") == (FILES / name).read_bytes()
 
 
 # The example pictures

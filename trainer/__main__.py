@@ -22,7 +22,7 @@ from trainer.config.recipes import RecipesOptions, told
 from trainer.config.store import CollectOptions, StoreOptions
 from trainer.config.sweep import SweepOptions
 from trainer.config.training import AlignOptions, BaseOptions, StageOptions, TrainOptions, TuneOptions
-from trainer.errors import TrainerError, condition
+from trainer.errors import TrainerError, condition, missing_package
 
 if TYPE_CHECKING:
     from trainer.evaluation.result import Evaluation
@@ -72,12 +72,15 @@ _CONFIGURED: dict[str, type[BaseModel]] = {
 _NUMBERS = ("--weight",)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 where the machine failed, 2 where the input did, 130 at Ctrl-C."""
+def main(arguments: list[str] | None = None, program: str = PROGRAM, commands: type[BaseModel] = Trainer) -> int:
+    """Run one command; returns the exit status: 0, 1 where the machine failed, 2 where the input did, 130 at Ctrl-C.
+
+    `program` and `commands` are what help calls this program and lists: `manylens` has one command more.
+    """
     logging.basicConfig(level="INFO", format="%(message)s")
     arguments = sys.argv[1:] if arguments is None else arguments
     if usage.asked(arguments) or arguments in _GROUPS:
-        print(usage.usage(PROGRAM, Trainer, arguments), end="")
+        print(usage.usage(program, commands, arguments), end="")
         return 0
     try:
         refuse_options(arguments)
@@ -88,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(_faults(error, arguments)), file=sys.stderr)
         return 2
     except SettingsError as error:
-        print(usage.unknown(error, PROGRAM, Trainer, arguments) or _unparsed(error, arguments), file=sys.stderr)
+        print(usage.unknown(error, program, commands, arguments) or _unparsed(error, arguments), file=sys.stderr)
         return 2
     except (TrainerError, ServiceError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
@@ -96,6 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"\nstopped. {stop}".rstrip(), file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        print(missing_package(error), file=sys.stderr)
+        return 1
     except Exception as error:
         if not (said := condition(error)):
             raise

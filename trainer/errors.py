@@ -23,6 +23,9 @@ DISK = {
     errno.EEXIST: "is a file",
 }
 
+# Packages that come with an extra other than `train`.
+_EXTRAS = {"bitsandbytes": "qlora", "deepspeed": "zero", "faiss": "near", "llmcompressor": "quantize"}
+
 
 class TrainerError(Exception):
     """The root: the command line prints its message and ends with status 2."""
@@ -76,3 +79,9 @@ def _condition(error: BaseException) -> str | None:
         first = f" ({text.splitlines()[0]:.160})" if text else ""
         return f"out of memory{first}: fewer --tokens, --gradient-checkpointing and --nf4 need less"
     return None
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    """A sentence that names the package an import did not find, and the extra of Manylens that brings it."""
+    package = (error.name or str(error)).partition(".")[0]
+    return f"the package {package} is missing: install manylens[{_EXTRAS.get(package, 'train')}]"

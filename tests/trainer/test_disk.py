@@ -10,7 +10,7 @@ import pytest
 from tests.trainer.test_cli import run
 from trainer.data import files
 from trainer.disk import check_file, check_folder
-from trainer.errors import DataError, OptionError, condition
+from trainer.errors import DataError, OptionError, condition, missing_package
 from trainer.model.checkpoint_files import new_directory
 
 
@@ -100,6 +100,11 @@ def test_what_the_machine_does_is_a_sentence_and_a_fault_is_not(error: Exception
     for raised in (error, caused(error)):
         said = condition(raised)
         assert said is None if words is None else words in str(said)
+
+
+def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it() -> None:
+    assert missing_package(ModuleNotFoundError(name="peft")) == "the package peft is missing: install manylens[train]"
+    assert "manylens[quantize]" in missing_package(ModuleNotFoundError(name="llmcompressor.modifiers"))
 
 
 def caused(error: Exception) -> Exception:

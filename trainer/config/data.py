@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import CliSubCommand
 
+from service.embedded import embedded
 from trainer.config.fields import Options, Seed
 from trainer.config.reading import ReadingOptions
 
@@ -82,7 +83,7 @@ class ReportOptions(_Judged):
     output: str = Field("report.html", description="the page to write, a path or URL")
     held_out: str | None = Field(None, description="the held-out rows of the set: what they share with --data is told")
     model: str = Field(
-        "models/tiny-llava", description="the base whose tokens are counted: a directory, or a Hugging Face id"
+        embedded("tiny-llava"), description="the base whose tokens are counted: a directory, or a Hugging Face id"
     )
     pictures: int = Field(96, ge=0, le=1000, description="pictures to show, a page of 24 at a time; drawn by --seed")
     seed: Seed = Field(0, description="another seed shows other pictures")

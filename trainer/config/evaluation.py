@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from service.adapters.aliases import AliasName
+from service.embedded import embedded
 from trainer.config.fields import GATE, MAX_TOKENS, Configured, Gate, MaxTokens, Rank, Seed
 from trainer.config.reading import ReadingOptions
 
@@ -50,7 +51,7 @@ class PublishOptions(Configured, ReadingOptions):
     name: AliasName = Field(description="the adapter's name in the store: what a question's `adapter` will say")
     about: str = Field("", description="what it is for and what it is not, for its card and GET /v1/adapters")
     store: Path = Field(Path("adapters"), description="the adapter store to publish into")
-    model: str = Field("models/tiny-llava", description="base checkpoint: a directory, or a Hugging Face id")
+    model: str = Field(embedded("tiny-llava"), description="base checkpoint: a directory, or a Hugging Face id")
     modality: Literal["image", "text", "any"] = Field("any", description="which questions the adapter is meant for")
     max_rank: Rank = Field(64, description="largest rank, as the service's VQA_MAX_LORA_RANK")
     data: str | None = Field(

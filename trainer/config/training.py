@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import CliSubCommand
 
 from service.adapters.aliases import AliasName
+from service.embedded import embedded
 from trainer.config.fields import (
     GATE,
     LINEARS,
@@ -174,7 +175,7 @@ class TrainOptions(LoopOptions):
     name: AliasName = Field(description="the adapter's name: what a question's `adapter` will say")
     about: str = Field("", description="what it is for and what it is not, for its card and GET /v1/adapters")
     store: Path = Field(Path("adapters"), description="the adapter store to publish into")
-    model: str = Field("models/tiny-llava", description="base checkpoint: a directory, or a Hugging Face id")
+    model: str = Field(embedded("tiny-llava"), description="base checkpoint: a directory, or a Hugging Face id")
     output: Path | None = Field(None, description="where the run keeps its log and checkpoints [runs/NAME]")
     modality: Literal["image", "text", "any"] = Field("any", description="which questions the adapter is meant for")
 

@@ -1,0 +1,1 @@
+"""The command `manylens` of an installed wheel: the service and the trainer under one name."""
