@@ -79,6 +79,8 @@ def create_app(
         title="Manylens",
         summary="Questions about pictures, answered by one LLaVA through many LoRA adapters.",
         lifespan=_lifespan,
+        docs_url=None,  # FastAPI's own pages load scripts from elsewhere: service/page has one
+        redoc_url=None,
         root_path=settings.root_path,
         responses={"default": {"model": ErrorResponse, "description": "Every failure has this shape"}},
     )

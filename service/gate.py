@@ -9,8 +9,8 @@ from service.errors import Draining, ServiceError
 from service.lifetime import Life
 from service.routes import failure
 
-# Answered whatever the state: probes under all their names, metrics, and the description of the routes.
-ALWAYS = frozenset({"/healthz", "/readyz", "/health", "/livez", "/ping", "/metrics", "/docs", "/openapi.json"})
+# Answered whatever the state: probes under all their names, metrics, and the routes as OpenAPI.
+ALWAYS = frozenset({"/healthz", "/readyz", "/health", "/livez", "/ping", "/metrics", "/openapi.json"})
 
 
 class Gate:

@@ -150,7 +150,8 @@ class Settings(BaseSettings):
     image_memory: int = Field(
         512_000_000,
         gt=0,
-        description="bytes that decoding one image may take, told from its header; docs/images.md says what kinds take",
+        description="bytes that decoding one image may take, told from its header; "
+        "docs/reference/images.md says what kinds take",
     )
     images_per_question: int = Field(4, ge=1, le=64, description="most images of one question")
     image_url_s: float = Field(10.0, gt=0, description="seconds an image's URL has to deliver, redirects included")

@@ -10,7 +10,7 @@ the others on average, is a flood: its savings are void. A turn that no other fl
 virtual time moves on with it, so that a quiet hour leaves everybody all they may save, the busiest too. Virtual time
 never goes back, and stands while tickets that came earlier are passed, so waiting is ageing: each other flow passes a
 waiting ticket a bounded number of times. Priority is a head start, paid back by the flow's own later turns.
-docs/fairness.md has what this reaches, and what no queue could.
+docs/explanation/fairness.md has what this reaches, and what no queue could.
 """
 
 import bisect

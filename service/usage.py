@@ -37,7 +37,7 @@ def usage(program: str, options: type[BaseModel], commands: Sequence[str] = (), 
         f"usage: {program} {_call(options, flags)}", _WIDTH, subsequent_indent=" " * 7, break_on_hyphens=False
     )
     lines = [*called, "", *_about(options)]
-    if own := _commands(options):
+    if own := subcommands(options):
         lines += ["", "commands:", *_table((name, words) for name, (_, words) in own.items())]
         lines += ["", f"`{program} COMMAND --help` says what a command takes."]
     for heading, names in _groups(options):
@@ -66,13 +66,13 @@ def unknown(error: SettingsError, program: str, options: type[BaseModel], comman
 def _found(program: str, options: type[BaseModel], commands: Sequence[str]) -> tuple[str, type[BaseModel]]:
     """The command that a row of words leads to, as far as there is one, and what it takes."""
     for word in commands:
-        if (found := _commands(options).get(word)) is None:
+        if (found := subcommands(options).get(word)) is None:
             break
         program, options = f"{program} {word}", found[0]
     return program, options
 
 
-def _commands(options: type[BaseModel]) -> dict[str, tuple[type[BaseModel], str]]:
+def subcommands(options: type[BaseModel]) -> dict[str, tuple[type[BaseModel], str]]:
     """The commands of a class whose fields are commands: their names, their classes, and a line about each."""
     found = {}
     for name, field in options.model_fields.items():
@@ -98,7 +98,7 @@ def _groups(options: type[BaseModel]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _call(options: type[BaseModel], flags: bool) -> str:
-    if _commands(options):
+    if subcommands(options):
         return "COMMAND ..."
     needed = [_option(options, name, flags) for name, field in options.model_fields.items() if field.is_required()]
     return " ".join([*needed, "[OPTION ...]"])

@@ -386,7 +386,7 @@ def test_an_adapter_at_ten_times_its_share_delays_the_others_as_little_as_can_be
 
 @pytest.mark.parametrize(("slots", "adapters"), [(4, 32), (8, 32), (16, 32), (4, 8), (8, 8), (16, 8)])
 def test_an_adapter_at_ten_times_its_share_barely_delays_the_others(slots: int, adapters: int) -> None:
-    """On a busy service, where there is a wait to compare with; docs/fairness.md says where no queue could."""
+    """On a busy service, where there is a wait to compare with; docs/explanation/fairness.md tells of others."""
     without = others_p95_wait(0, adapters, slots)
     assert without > 0.5
     assert others_p95_wait(10, adapters, slots) <= 1.5 * without

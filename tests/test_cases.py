@@ -1,4 +1,4 @@
-"""docs/cases.md is true: every case is there, and its tests exist and speak of its status."""
+"""docs/reference/cases.md is true: every case is there, and its tests exist and speak of its status."""
 
 import ast
 import re
@@ -12,7 +12,8 @@ from tests.conftest import ROOT
 CASES = range(1, 51)
 # Of the second table, whose cases were seen in the wild, the numbers begin with a w.
 ROW = re.compile(r"\| (w?\d+) [^|]+ \| ([\d/]+) \| ([^|]+) \|")
-ROWS = [match.groups() for match in map(ROW.fullmatch, (ROOT / "docs/cases.md").read_text().splitlines()) if match]
+LINES = (ROOT / "docs/reference/cases.md").read_text().splitlines()
+ROWS = [match.groups() for match in map(ROW.fullmatch, LINES) if match]
 
 
 def sources() -> Iterator[tuple[str, str]]:
@@ -59,7 +60,8 @@ def test_the_tests_of_a_case_exist_and_speak_of_its_status(case: str, statuses: 
 
 
 def test_every_fault_of_the_trainer_has_tests_that_exist() -> None:
-    rows = re.findall(r"^\| t(\d+) [^|]+ \| [^|]+ \| ([^|]+) \|$", (ROOT / "docs/trainer-cases.md").read_text(), re.M)
+    text = (ROOT / "docs/reference/trainer-cases.md").read_text()
+    rows = re.findall(r"^\| t(\d+) [^|]+ \| [^|]+ \| ([^|]+) \|$", text, re.M)
     assert [int(number) for number, _ in rows] == list(range(1, 30))
     named = [name for _, names in rows for name in re.findall(r"`([^`]+)`", names)]
     assert [name for name in named if name not in TESTS] == []

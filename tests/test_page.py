@@ -33,7 +33,7 @@ RIGHT = {"triangle": "yellow", "square": "green", "seven": "7", "two": "2", "bar
 
 
 def where(name: str) -> str:
-    return "/" if name == "index.html" else f"/page/{name}"
+    return {"index.html": "/", "docs.html": "/docs"}.get(name, f"/page/{name}")
 
 
 async def test_every_file_is_served_with_its_type_and_the_policy(fake: Running) -> None:
@@ -113,8 +113,8 @@ def test_scripts_make_no_code_and_no_markup_of_text(name: str) -> None:
 
 
 def test_every_file_that_another_names_is_there() -> None:
-    index = (FILES / "index.html").read_text()
-    named = set(re.findall(r'(?:src|href)="page/([^"]+)"', index))
+    pages = (FILES / "index.html").read_text() + (FILES / "docs.html").read_text()
+    named = set(re.findall(r'(?:src|href)="page/([^"]+)"', pages))
     for name in SCRIPTS:
         folder = (FILES / name).parent
         imported = re.findall(r'from "(\./[^"]+)"', (FILES / name).read_text())

@@ -17,7 +17,7 @@ from trainer.__main__ import PROGRAM, Trainer, main
 
 def commands(options: type[BaseModel] = Trainer, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     yield words
-    for name, (found, _) in usage._commands(options).items():
+    for name, (found, _) in usage.subcommands(options).items():
         yield from commands(found, (*words, name))
 
 

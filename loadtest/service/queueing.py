@@ -1,4 +1,6 @@
-"""`python -m loadtest.service.queueing`: docs/fairness.md's table, simulated: our queue and one that knows the flood.
+"""`python -m loadtest.service.queueing`: the table of docs/explanation/fairness.md, simulated.
+
+It sets our queue beside one that knows the flood.
 
 Slots are held for a unit of time on average. Every adapter but one offers 95% of its share; that one nothing for half
 of the time, and then either nothing or ten times its share. What came in the second half counts. A turn costs what its

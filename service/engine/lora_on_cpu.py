@@ -15,7 +15,7 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
 # Up to this width products in float32 are faster: a product in bfloat16 costs oneDNN 30 us before it multiplies
-# anything (docs/speed.md has both, by width and tokens).
+# anything (docs/measured/speed.md has both, by width and tokens).
 NARROW = 1024
 
 

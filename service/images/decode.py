@@ -7,7 +7,7 @@ colour profiles are not applied. A JPEG whose longer side is at least four times
 1/8, whichever is the smallest that keeps it twice the picture's: its own transform gives that for a fraction of the
 work. Smaller images keep every pixel. A JPEG may lack its end marker where nothing else is missing.
 
-docs/images.md tells the limits and what they were measured to be worth.
+docs/reference/images.md tells the limits and what they were measured to be worth.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
-"""The page at `/`: its files are read once, when the app is made, and served from memory. Knows no question or adapter.
+"""The pages at `/` and `/docs`: their files are read once, when the app is made, and served from memory.
 
-The page is plain HTML, CSS and ES modules in `files/`, with one vendored library (`files/vendor`). It asks the routes
-that everybody else asks. Nothing is built, and nothing is loaded from elsewhere: POLICY forbids that to browsers.
+Knows no question and no adapter. Both pages are plain HTML, CSS and ES modules in `files/`, with one vendored library
+(`files/vendor`). They ask the routes that everybody else asks. Nothing is built, and nothing is loaded from elsewhere:
+POLICY forbids that to browsers.
 """
 
 import gzip
@@ -13,7 +14,8 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 
 FILES = Path(__file__).parent / "files"
-INDEX = "index.html"
+# The pages, each by its file; all other files are below FOLDER.
+PAGES = {"index.html": "/", "docs.html": "/docs"}
 # Where a browser finds the files, below the service's own root.
 FOLDER = "/page"
 POLICY = (
@@ -76,10 +78,10 @@ def load(root_path: str = "") -> dict[str, File]:
     found = {}
     for file in sorted(path for path in FILES.rglob("*") if path.is_file()):
         name, content = file.relative_to(FILES).as_posix(), file.read_bytes()
-        if name == INDEX:
+        if name in PAGES:
             # All addresses in the page are relative to this one.
             content = content.replace(b'<base href="/">', f'<base href="{root_path}/">'.encode())
-        found["/" if name == INDEX else f"{FOLDER}/{name}"] = File.of(_TYPES[file.suffix], content)
+        found[PAGES.get(name, f"{FOLDER}/{name}")] = File.of(_TYPES[file.suffix], content)
     return found
 
 

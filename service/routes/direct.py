@@ -1,7 +1,7 @@
 """The routes that questions come by, from the request straight to its endpoint: FastAPI describes them, and no more.
 
 FastAPI's own way looks up what an endpoint depends on, anew for each request, and validates what it answers. Both are
-worth their time where few requests come; docs/speed.md has what they cost.
+worth their time where few requests come; docs/measured/speed.md has what they cost.
 """
 
 from collections.abc import Awaitable, Callable

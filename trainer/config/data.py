@@ -21,7 +21,7 @@ class RowsOptions(ReadingOptions):
     """Options of a command over one set."""
 
     data: str = Field(
-        description="rows, a path or URL: LLaVA, {image, question, answer}, or any form of docs/data-forms.md"
+        description="rows, a path or URL: LLaVA, {image, question, answer}, or any form of docs/reference/data-forms.md"
     )
     images: str = Field(
         "",

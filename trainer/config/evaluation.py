@@ -46,7 +46,8 @@ class PublishOptions(Configured, ReadingOptions):
     )
     adapter: str = Field(
         description="what a tool has left: the directory of PEFT's files, or one that holds it, as Trainer's output"
-        " does with its checkpoints; or a Hugging Face id, ORG/NAME (docs/foreign-adapters.md: what happens to which)"
+        " does with its checkpoints; or a Hugging Face id, ORG/NAME"
+        " (docs/how-to/foreign-adapters.md: what happens to which)"
     )
     name: AliasName = Field(description="the adapter's name in the store: what a question's `adapter` will say")
     about: str = Field("", description="what it is for and what it is not, for its card and GET /v1/adapters")

@@ -41,7 +41,8 @@ class ReadingOptions(Options):
 
     form: Form = Field(
         "auto",
-        description="what the rows are; auto tells by the file's beginning, and says by what (docs/data-forms.md)",
+        description="what the rows are; auto tells by the file's beginning, and says by what"
+        " (docs/reference/data-forms.md)",
     )
     strict: bool = Field(
         False,

@@ -39,7 +39,7 @@ class LoopOptions(Configured, ReadingOptions):
     data: Listed = Field(
         min_length=1,
         description="training rows, a path or URL: LLaVA's, {image, question, answer}, or another form of"
-        " docs/data-forms.md; several sets are trained on together where --data is given several times",
+        " docs/reference/data-forms.md; several sets are trained on together where --data is given several times",
     )
     images: Listed = Field(
         [""],
@@ -222,7 +222,8 @@ class TrainOptions(LoopOptions):
     method: Literal["sft", "dpo", "orpo", "simpo"] = Field(
         "sft",
         description="sft learns answers; the others learn, of pairs {question, chosen, rejected}, to say the one rather"
-        " than the other: dpo against what the model said before (docs/training.md), orpo and simpo without that",
+        " than the other: dpo against what the model said before (docs/how-to/training.md), orpo and simpo"
+        " without that",
     )
     beta: float | None = Field(
         None,

@@ -18,7 +18,7 @@ from trainer.evaluation.score import right
 PROBES = 4
 # By how much a token's logit has to exceed the second best's for the service to choose it too. Logits below 32 lie at
 # most 0.125 apart in bfloat16, and each side, with kernels of its own, is off by a step or more: at 32 layers of random
-# weights vLLM chose another token where the lead was over 0.25 (docs/size.md).
+# weights vLLM chose another token where the lead was over 0.25 (docs/measured/size.md).
 SURE = 1.0
 
 

@@ -1,4 +1,6 @@
-"""What other tools leave behind: each is taken in or refused by name; docs/foreign-adapters.md has them in a table.
+"""What other tools leave behind: each is taken in or refused by name.
+
+docs/how-to/foreign-adapters.md has them in a table.
 
 Every adapter here is made from the naming rule of its tool, as read in that tool's source; none was trained by it.
 """
@@ -515,7 +517,7 @@ def test_whatever_a_configuration_says_it_is_taken_in_or_refused(
 
 
 def test_the_table_names_every_case_and_tests_that_exist() -> None:
-    table = (ROOT / "docs/foreign-adapters.md").read_text()
+    table = (ROOT / "docs/how-to/foreign-adapters.md").read_text()
     rows = re.findall(r"^\| [^|]+ \| [^|]+ \| ([^|]+) \|$", table, re.M)
     named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
     tests = [name for name in named if name.startswith("test_")]

@@ -195,7 +195,7 @@ def test_a_hook_has_the_last_word(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_the_rule_in_the_docs_works(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = Path("docs/curation.md").read_text()
+    text = Path("docs/how-to/curation.md").read_text()
     block = text[text.index("    # rules.py") : text.index("    python -m trainer data filter --data")]
     (tmp_path / "rules_of_docs.py").write_text(textwrap.dedent(block))
     monkeypatch.syspath_prepend(tmp_path)

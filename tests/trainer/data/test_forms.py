@@ -1,4 +1,6 @@
-"""Each file of tests/forms, in the form of a public set or a tool, is read as docs/data-forms.md says, word for word.
+"""Each file of tests/forms, in the form of a public set or a tool, is read word for word.
+
+docs/reference/data-forms.md says how.
 
 `python -m tests.trainer.data.test_forms` writes the table anew: read what changed before you keep it.
 """
@@ -34,7 +36,7 @@ from trainer.data.write import Report, writing
 from trainer.errors import DataError, OptionError, TrainerError
 
 FORMS = ROOT / "tests/forms"
-DOCUMENT = ROOT / "docs/data-forms.md"
+DOCUMENT = ROOT / "docs/reference/data-forms.md"
 BEGIN, END = "<!-- what tests/forms comes to -->", "<!-- end -->"
 COLOURS = ("red", "green", "blue", "black", "orange", "purple")
 # Sets whose pictures lie in them, or beside them: they are imported, the others checked where they are.
