@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from service.errors import ServiceError
-from service.pictures import Look
+from service.pictures import MakePictures
 from service.types import Answer, Picture, Question
 from service.vqa import VQA, Sight
 
@@ -51,16 +51,16 @@ class _Shared(Sight):
         self._failed: ServiceError | None = None
 
     async def fetch(self, question: Question, deadline: float, stack: AsyncExitStack) -> None:
-        """See Sight."""
+        """Fetch the images at URLs, for the first question of the batch that comes here; the others wait for it."""
         async with self._once():
             if self._fetched is None:
                 await super().fetch(question, deadline, stack)
 
-    async def look(self, question: Question) -> Look:
-        """See Sight."""
+    async def make_pictures(self, question: Question) -> MakePictures:
+        """A function that gives the pictures, which the first question of the batch had decoded on a worker thread."""
         async with self._once():
             if self._made is None:
-                self._made = await self._vqa.lane(question).run(await super().look(question))
+                self._made = await self._vqa.lane(question).run(await super().make_pictures(question))
         made = self._made
         return lambda: made
 

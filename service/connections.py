@@ -207,15 +207,15 @@ class _LastWords(asyncio.Transport):
         self._transport, self._connection, self._cycle = connection.transport, connection, connection.cycle
 
     def write(self, data: "bytes | bytearray | memoryview[Any]") -> None:
-        """See asyncio."""
+        """Send bytes to the client (asyncio.Transport.write)."""
         self._transport.write(data)
 
     def is_closing(self) -> bool:
-        """See asyncio."""
+        """Whether the connection is closed or being closed (asyncio.Transport.is_closing)."""
         return self._transport.is_closing()
 
     def close(self) -> None:
-        """See asyncio."""
+        """Close the connection; while the request's body still comes, only after its rest was read and dropped."""
         if self._cycle.more_body:
             self._connection.linger()
         else:

@@ -244,7 +244,7 @@ class _Shown(Collector):
         self._ours, self._named = ours, named
 
     def collect(self) -> Iterator[Metric]:
-        """See Collector."""
+        """Families as prometheus_client asks for them, names of adapters summed up unless `named`."""
         for registry in (self._ours, REGISTRY):
             for family in registry.collect():
                 if family.name in _NAMED_ONLY:  # and vLLM's own LORA_INFO is never shown

@@ -18,8 +18,8 @@ from service.types import Link, Picture, Upload
 
 # Small PNGs and JPEGs of no more pixels than this are decoded in some 50 ms.
 _LIGHT_BYTES, _LIGHT_PIXELS = 65_536, 4_000_000
-# Makes the pictures of one question, in order. It blocks: for a worker, together with what else the question needs.
-Look = Callable[[], tuple[Picture, ...]]
+# Decodes and prepares the images of one question, in order. It blocks for up to seconds: call it on a worker thread.
+MakePictures = Callable[[], tuple[Picture, ...]]
 
 
 def light(images: tuple[Upload | Link, ...]) -> bool:
@@ -56,8 +56,8 @@ class Pictures:
     fetcher: Fetcher
     metrics: Metrics
 
-    async def fetch(self, images: tuple[Upload | Link, ...]) -> Look:
-        """Have the images of one question here.
+    async def fetch(self, images: tuple[Upload | Link, ...]) -> MakePictures:
+        """Fetch those of one question's images that are URLs; returns the function that decodes all of them.
 
         Raises:
             InvalidRequest: more images than a question may have.

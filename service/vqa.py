@@ -26,7 +26,7 @@ from service.errors import (
 from service.in_hand import InHand
 from service.lifetime import Life
 from service.metrics import Metrics
-from service.pictures import Look, Pictures, light
+from service.pictures import MakePictures, Pictures, light
 from service.progress import Progress
 from service.prompt import Prompt
 from service.tracing import engine_hops
@@ -185,11 +185,11 @@ class VQA:
             async with self._slot(progress, sight, deadline), self._loading(lease) as loaded:
                 await self.engine.check()
                 slot_s = progress.elapsed()
-                look = await sight.look(question)
+                make_pictures = await sight.make_pictures(question)
                 if _short(question):
-                    query = self._query(question, look)
+                    query = self._query(question, make_pictures)
                 else:
-                    query = await self.lane(question).run(self._query, question, look)
+                    query = await self.lane(question).run(self._query, question, make_pictures)
                 progress.image_s += progress.elapsed() - slot_s
                 progress.adapter, progress.release = await loaded, lease.release
                 query = progress.query = replace(query, adapter=progress.adapter, whole=whole)
@@ -274,8 +274,8 @@ class VQA:
         tokens, logprob = len(query.choices[best]), scores.logprobs[best]
         yield Delta(texts[best], tokens, logprob, scores.prompt_tokens, "stop")
 
-    def _query(self, question: Question, look: Look) -> Query:
-        pictures = look()
+    def _query(self, question: Question, make_pictures: MakePictures) -> Query:
+        pictures = make_pictures()
         own = len(pictures) - sum(turn.pictures for turn in question.history)
         token_ids = self.prompt.encode(question.text, own, question.history)
         answers = choices.encode(self.prompt, question)
@@ -283,14 +283,16 @@ class VQA:
 
 
 class Sight:
-    """One question's images on their way: fetched before a slot is held, made into pictures in it."""
+    """One question's images: those at URLs are fetched before it holds a slot, all are decoded while it holds one."""
 
     def __init__(self, vqa: VQA) -> None:
         self._vqa = vqa
-        self._fetched: Look | None = None
+        self._fetched: MakePictures | None = None
 
     async def fetch(self, question: Question, deadline: float, stack: AsyncExitStack) -> None:
-        """Have the images at URLs here, in one of the places there are for that; `stack` ends when the question does.
+        """Fetch the images at URLs, once there is a place among those for fetching (`--fetches`).
+
+        Their bytes count as held until `stack` ends, which is when the question does.
 
         Raises:
             ServiceError: what `Pictures.fetch`, `Admission.slot` and `InHand.take` raise.
@@ -301,8 +303,8 @@ class Sight:
         async with self._vqa.fetching.slot(tenant, "", priority, deadline, patient=True):
             self._fetched = await self._vqa.pictures.fetch(question.images)
 
-    async def look(self, question: Question) -> Look:
-        """What makes the pictures of the images that came with the question, or were fetched; it blocks.
+    async def make_pictures(self, question: Question) -> MakePictures:
+        """The function that decodes the question's images; it blocks, so call it on a worker thread.
 
         Raises:
             ServiceError: what `Pictures.fetch` raises.

@@ -272,7 +272,7 @@ def test_case_31_folders_that_a_console_made_are_no_files(store: Store, tmp_path
     assert seen["hand"].versions == {adapter.version}
     fs.folders = ()
     bucket.fetch(folder)
-    assert {file.name for file in bucket.here(folder).iterdir()} == files_of(adapter).keys()
+    assert {file.name for file in bucket.local_path(folder).iterdir()} == files_of(adapter).keys()
     fs.rm(root, recursive=True)
     own.close()
 

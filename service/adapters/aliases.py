@@ -1,4 +1,4 @@
-"""What `aliases.json` says of one adapter: names for its versions, shares of the traffic, the way back. Data only."""
+"""The content of `aliases.json`: each alias's version, a canary's share, and the versions before. Data only."""
 
 import json
 from typing import Annotated
@@ -48,7 +48,7 @@ class Aliases(_Frozen):
         return cls.model_validate({"named": plain, **rest})
 
     def dump(self) -> bytes:
-        """What `parse` reads."""
+        """The bytes of `aliases.json`, as `parse` reads them."""
         said = {
             name: alias.model_dump() if alias.weight else alias.version for name, alias in sorted(self.named.items())
         }
@@ -56,7 +56,7 @@ class Aliases(_Frozen):
         return json.dumps(said | rest, indent=2).encode() + b"\n"
 
     def point(self, name: str, version: str, weight: float = 0.0) -> "Aliases":
-        """These, with an alias made or moved."""
+        """A copy in which the alias `name` leads to `version`; the version before is appended to `previous`."""
         before = self.named.get(name)
         named = {**self.named, name: Alias(version=version, weight=weight)}
         if before is None or before.version == version:
@@ -65,10 +65,10 @@ class Aliases(_Frozen):
         return self.model_copy(update={"named": named, "previous": previous})
 
     def roll_back(self, name: str) -> "Aliases":
-        """These, with an alias where it pointed before.
+        """A copy in which an alias leads to its previous version again.
 
         Raises:
-            AdapterRefused: it never pointed anywhere else.
+            AdapterRefused: the alias has no previous version.
         """
         past = self.previous.get(name, ())
         if name not in self.named or not past:
@@ -77,12 +77,12 @@ class Aliases(_Frozen):
         return self.model_copy(update={"named": named, "previous": {**self.previous, name: past[:-1]}})
 
     def without(self, name: str) -> "Aliases":
-        """These, less one alias."""
+        """A copy without one alias."""
         named, previous = ({k: v for k, v in old.items() if k != name} for old in (self.named, self.previous))
         return Aliases.model_validate({"named": named, "previous": previous, "pinned": self.pinned})
 
     def less(self, versions: frozenset[str]) -> "Aliases":
-        """These, less the way back to versions that are removed."""
+        """A copy in which `previous` no longer has the versions that are removed."""
         previous = {name: tuple(v for v in past if v not in versions) for name, past in self.previous.items()}
         return self.model_copy(update={"previous": previous})
 

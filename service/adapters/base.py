@@ -1,4 +1,4 @@
-"""Which base checkpoint is this? An identity that survives quantisation; reads files only."""
+"""Identifies a base checkpoint by tensors that quantisation leaves as they are; reads files only, runs no model."""
 
 import hashlib
 import json

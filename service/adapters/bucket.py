@@ -54,7 +54,7 @@ class Bucket:
         return {path.removeprefix(f"{self._root}/"): _at_most(most, content) for path, content in found.items()}
 
     def locked(self, make: bool = False) -> AbstractContextManager[None]:  # noqa: ARG002 - as Directory has it
-        """Nothing: no cloud can keep others out."""
+        """Lock nothing: object stores have no locks, so of two writers at once the last one wins."""
         return nullcontext()
 
     def put(self, path: str, content: bytes) -> None:
@@ -72,13 +72,13 @@ class Bucket:
         name, _, inside = folder.partition("/")
         return str(sorted(each for each in self._found.get(name, {}).items() if each[0].startswith(f"{inside}/")))
 
-    def here(self, folder: str) -> Path:
+    def local_path(self, folder: str) -> Path:
         """The local directory where `fetch` leaves a folder's files."""
         return self._own.copies() / folder
 
     def fetch(self, folder: str) -> None:
-        """Copy a folder's files here, if that was not done yet; there may be none."""
-        here = self.here(folder)
+        """Copy a folder's files to this machine, unless they were copied before; the folder may be empty."""
+        here = self.local_path(folder)
         if here.is_dir():
             os.utime(here)  # what was used last is removed last
             return
@@ -93,7 +93,7 @@ class Bucket:
     def release(self, folder: str) -> None:
         """Free what `fetch` copied, if it did."""
         with self._naming():
-            directory.remove(self.here(folder), self._own.path)
+            directory.remove(self.local_path(folder), self._own.path)
 
     def trim(self, keep: frozenset[str]) -> None:
         """Free the copies used longest ago that are over the bound in bytes, and never those of the folders `keep`."""
@@ -116,7 +116,7 @@ class Bucket:
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        """Clouds' clients share no error class."""
+        """Turn whatever a cloud's client raises into StoreUnavailable: those clients share no error class."""
         try:
             yield
         except Exception as error:

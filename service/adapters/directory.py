@@ -109,7 +109,7 @@ class Directory:
                 make(files, self._root / folder, self._root)
 
     def stamp(self, folder: str) -> str:
-        """A text that changes when a file of the folder does."""
+        """A text that differs whenever a file of the folder was changed, made or removed: names, sizes and times."""
         facts: list[object] = []
         with suppress(OSError):
             for name, file in sorted(files_of(self._root / folder).items()):
@@ -117,18 +117,18 @@ class Directory:
                 facts.append((name, fact.st_size, fact.st_mtime_ns, fact.st_ino))
         return str(facts)
 
-    def here(self, folder: str) -> Path:
+    def local_path(self, folder: str) -> Path:
         """The local directory where `fetch` leaves a folder's files: where they are."""
         return self._root / folder
 
     def fetch(self, folder: str) -> None:
-        """Nothing: files are used in place."""
+        """Do nothing: the files are on a disk of this machine and are used in place."""
 
     def release(self, folder: str) -> None:
-        """Nothing: nothing was copied."""
+        """Do nothing: nothing was copied, so there is nothing to remove."""
 
     def trim(self, keep: frozenset[str]) -> None:
-        """Nothing: nothing was copied."""
+        """Do nothing: nothing was copied, so there is nothing to remove."""
 
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with all in it; the first thing to go is its name."""

@@ -1,4 +1,4 @@
-"""What a version says of itself: the bond between the trainer, which writes it, and the service, which checks it."""
+"""The schema of `manifest.json`, which the trainer writes beside an adapter and the service checks before it serves."""
 
 from typing import Literal, Self
 
@@ -48,7 +48,7 @@ class Probe(_Frozen):
 
 
 class Facts(_Frozen):
-    """What a manifest says beside its probes."""
+    """The fields of a manifest other than its probes."""
 
     format: Literal[1, 2] = Field(1, description="2: a mixture, with a member for each modality; 1: one LoRA")
     name: str
@@ -84,7 +84,7 @@ class Manifest(Facts):
 
     @property
     def facts(self) -> Facts:
-        """All but the probes, which are large and asked once."""
+        """The manifest without its probes, which are large and needed only until the version is proven."""
         return Facts.model_validate(self.model_dump(exclude={"probes"}))
 
 

@@ -1,4 +1,4 @@
-"""May this version serve? Static checks of its files, then its own held-out probes, asked of the running engine."""
+"""Decides whether a version may serve: checks its files, then asks the running engine the probes of its manifest."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ _MOST_MANIFEST = 32_000_000
 
 @dataclass(frozen=True)
 class Proof:
-    """The judge of adapters for one base, prompt and image preparation."""
+    """What adapters are checked against: one base, prompt, image preparation and largest rank."""
 
     base: Base
     prompt: Prompt
@@ -43,7 +43,7 @@ class Proof:
         return cls(base, prompt, preparation, language_model_linears(checkpoint), max_rank, unproven)
 
     def key(self, engine: str) -> str:
-        """What a verdict hangs on beside the version: it says nothing of another base, prompt or engine."""
+        """A digest of all that a verdict depends on beside the version; a verdict under another key does not apply."""
         facts = [
             self.base.digest,
             self.base.precision,

@@ -195,7 +195,7 @@ class Reconciler:
             version.idle.set()
 
     def _advance(self, version: Version) -> None:
-        """Do what comes next for a version: nothing while its task is under way."""
+        """Start the next step for a version, by its state and what is wanted; nothing while a step is under way."""
         now = _now()
         if version.task is not None or self._closed:
             return
@@ -222,7 +222,7 @@ class Reconciler:
         version.waiting.clear()
 
     def _abandon(self, version: Version) -> None:
-        """End what nobody waits for any more, as far as it has not reached the engine."""
+        """Cancel a version's step that no request waits for any more, unless the engine is already loading it."""
         if version.wanted or (version.holders and version.state is not State.QUEUED):
             return
         if version.task is not None and version.state in (State.FETCHING, State.QUEUED):

@@ -1,4 +1,4 @@
-"""What an operator does with adapters: move an alias, share traffic out, roll back, pin, prefetch, delete.
+"""The operator's changes to adapters: move an alias, set a canary's share, roll back, pin, prefetch, delete.
 
 Written to the store, from where every replica takes it; this one at once.
 """

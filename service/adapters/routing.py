@@ -1,4 +1,4 @@
-"""Which version answers for what a question calls its adapter? Pure: a catalog and a reference in, a version out."""
+"""Finds the version that answers for the adapter that a question names. Pure: catalog and reference in, version out."""
 
 import hashlib
 import json

@@ -104,7 +104,7 @@ class Store:
 
     def at(self, name: str, version: str) -> Adapter:
         """A version as `catalog` gives it, and where `fetch` leaves its files."""
-        return Adapter(name, version, self._files.here(f"{name}/{VERSIONS}/{version}"))
+        return Adapter(name, version, self._files.local_path(f"{name}/{VERSIONS}/{version}"))
 
     def fetch(self, adapter: Adapter, whole: bool = False) -> None:
         """Bring a version's files here and check that they are what was published, unless they are known `whole`.

@@ -1,4 +1,4 @@
-"""What was found of versions, kept on disk: a service that starts again proves nothing twice.
+"""Verdicts on versions (may serve, or refused and why), kept on disk so that a start does not prove them again.
 
 A verdict says something of a version's content alone, so it holds for ever, for one base, prompt and engine build: each
 of those has a file of its own, a line a verdict.

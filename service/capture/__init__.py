@@ -1,6 +1,7 @@
-"""Questions, answers and corrections kept as training data, where the operator asked for it; never a request's worry.
+"""Keeps questions, answers and corrections as training data, where the operator set `--capture`.
 
-Here is when and whether; files.py knows where and how.
+A request never waits for this and never fails by it. This module decides when and whether to write; files.py where
+and how.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ _STOP_S = 5.0
 
 
 class Capture:
-    """Has files written behind the requests' backs."""
+    """Writes records on a worker thread, after the answer was sent; at most _BACKLOG of them wait."""
 
     def __init__(self, files: Files, redact: Redact | None, workers: Workers, metrics: Metrics) -> None:
         self._files, self._redact = files, redact or (lambda record: record)
@@ -43,7 +44,7 @@ class Capture:
     def keep(
         self, question: Question, pictures: tuple[Picture, ...], answer: Answer, release: Release | None = None
     ) -> None:
-        """Have an answered question written soon, if a row can hold it; returns at once and raises nothing."""
+        """Queue an answered question to be written, if a row can hold it; returns at once and raises nothing."""
         adapter = answer.adapter
         record = Record(
             request=question.id,

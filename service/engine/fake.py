@@ -25,7 +25,7 @@ VOCABULARY = 1024
 
 
 def sign(weights: bytes) -> str:
-    """The word by which an adapter is known."""
+    """The word that answers through an adapter begin with: a hash of its weights."""
     return hashlib.sha256(weights).hexdigest()[:12]
 
 
@@ -46,31 +46,31 @@ class FakeEngine:
 
     @property
     def build(self) -> str:
-        """See Engine."""
+        """The name of the class."""
         return type(self).__qualname__
 
     async def start(self) -> None:
-        """See Engine."""
+        """Be able to answer, with no adapter loaded."""
         self._fault = None
         self._going.set()
 
     async def stop(self) -> None:
-        """See Engine."""
+        """Fail what is under way and forget every adapter."""
         self._fault = "the engine is not running"
         self._going.set()
         self._weights.clear()
 
     def kill(self) -> None:
-        """Die, as by kill -9; nobody tells what is under way."""
+        """Die, as by kill -9: queries under way get neither an answer nor an error, and `check` fails from now on."""
         self._fault = "the engine died"
         self._going.clear()
 
     def hang(self) -> None:
-        """Stand still, as by SIGSTOP, which `check` does not see."""
+        """Stand still, as by SIGSTOP: queries wait from now on, and `check` still succeeds."""
         self._going.clear()
 
     async def load(self, adapter: Adapter) -> None:
-        """See Engine."""
+        """Read an adapter's weights, in one step; raises AdapterRefused where they cannot be read."""
         await self.check()
         try:
             parts = members(adapter.path)
@@ -82,13 +82,13 @@ class FakeEngine:
         self.loads, self.most = self.loads + 1, max(self.most, sum(map(len, self._weights.values())))
 
     async def unload(self, adapter: Adapter) -> None:
-        """See Engine."""
+        """Forget an adapter; waits while the engine hangs."""
         await self.check()
         await self._going.wait()
         self._weights.pop(adapter.key, None)
 
     async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
-        """See Engine."""
+        """The words that the query's digest draws, one a step; a JSON schema gets the least JSON that fits."""
         await self._judge(query, 1)
         sampling, words = query.sampling, self._words(query)
         if sampling.json_schema is not None:
@@ -114,7 +114,7 @@ class FakeEngine:
                     return
 
     async def score(self, query: Query) -> Scores:
-        """See Engine."""
+        """The choices' log-probabilities, drawn by the query's digest, in one step."""
         await self._judge(query, max(map(len, query.choices)))
         with self._working():
             await self._step()
@@ -123,14 +123,14 @@ class FakeEngine:
             return Scores(totals(query.choices, after), len(query.token_ids))
 
     async def extend(self, query: Query, said: Sequence[TokenIds], count: int) -> Continuations:
-        """See Engine."""
+        """The likeliest next tokens after each beginning, drawn by the query's digest, in one step."""
         await self._judge(query, query.sampling.max_tokens)
         with self._working():
             await self._step()
             return Continuations(tuple(self._likeliest(query, each, count) for each in said), len(query.token_ids))
 
     async def check(self) -> None:
-        """See Engine."""
+        """Raise EngineUnavailable where the engine is stopped or was killed."""
         if self._fault is not None:
             raise EngineUnavailable(self._fault)
 

@@ -86,7 +86,7 @@ def _inspect_llava() -> None:
 
 
 def _unsafe() -> str | None:
-    """Why this process must not be forked, if so."""
+    """The reason why this process must not be forked, as a sentence; None where it may be."""
     import torch
 
     if not sys.platform.startswith("linux"):

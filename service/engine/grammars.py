@@ -1,4 +1,4 @@
-"""Can vLLM hold an answer to this JSON schema? Found out in a thread of its own, before the engine is asked.
+"""Checks that vLLM can constrain an answer to a JSON schema, on a thread, before the engine is asked.
 
 vLLM itself looks at a schema on the event loop and compiles it in its engine process, where a schema that does not
 compile is a failed request without a word why.

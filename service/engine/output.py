@@ -1,4 +1,4 @@
-"""What vLLM's processes write, told in our way: log records as ours, anything else at debug; knows nothing of vLLM.
+"""Logs what vLLM's processes write: their log records as ours, all other lines at level debug. Knows nothing of vLLM.
 
 Their stdout and stderr are one pipe, which a thread here reads line by line: whatever they print, each line of ours
 stays a line of the format that was asked for. A record crosses as JSON behind a mark.

@@ -1,4 +1,4 @@
-"""The words of vLLM for how tokens are drawn and for what came of it; nothing here waits or runs anything."""
+"""Converts our sampling options to vLLM's SamplingParams, and vLLM's outputs to deltas; pure functions."""
 
 from functools import partial
 from typing import Any

@@ -50,60 +50,60 @@ class Supervised:
 
     @property
     def max_model_len(self) -> int | None:
-        """See Engine."""
+        """The context of the engine, in tokens; None while there is no engine."""
         return self._engine.max_model_len
 
     @property
     def build(self) -> str:
-        """See Engine."""
+        """The build of the engine below; see Engine.build."""
         return self._engine.build
 
     async def start(self) -> None:
-        """See Engine."""
+        """Start the engine below; from then on it may be asked."""
         await self._engine.start()
         self._asked = set()
         self._hear()
 
     async def stop(self) -> None:
-        """See Engine."""
+        """Fail everything under way with EngineUnavailable, then stop the engine below."""
         self._fail("the engine is stopped")
         await self._engine.stop()
 
     async def load(self, adapter: Adapter) -> None:
-        """See Engine."""
+        """Load an adapter; raises EngineUnavailable as soon as the engine is found to be lost."""
         await self._ask(self._engine.load, adapter)
 
     async def unload(self, adapter: Adapter) -> None:
-        """See Engine."""
+        """Unload an adapter; raises EngineUnavailable as soon as the engine is found to be lost."""
         await self._ask(self._engine.unload, adapter)
 
     async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
-        """See Engine."""
+        """The deltas of the engine below; raises EngineUnavailable as soon as it is lost, between two deltas too."""
         async with aclosing(self._engine.generate(query)) as deltas:
             while (delta := await self._ask(_next, deltas)) is not None:
                 self._hear()
                 yield delta
 
     async def score(self, query: Query) -> Scores:
-        """See Engine."""
+        """The scores of the engine below; raises EngineUnavailable as soon as it is found to be lost."""
         scores = await self._ask(self._engine.score, query)
         self._hear()
         return scores
 
     async def extend(self, query: Query, said: Sequence[TokenIds], count: int) -> Continuations:
-        """See Engine."""
+        """The next tokens of the engine below; raises EngineUnavailable as soon as it is found to be lost."""
         found = await self._ask(self._engine.extend, query, said, count)
         self._hear()
         return found
 
     async def check(self) -> None:
-        """See Engine."""
+        """Raise EngineUnavailable while there is no engine, or where the engine below does."""
         if self._asked is None:
             raise EngineUnavailable(self._fault)
         await self._engine.check()
 
-    def check_hope(self) -> None:
-        """Raise EngineUnavailable when an engine was lost and restarts have failed for too long."""
+    def check_restarts(self) -> None:
+        """Raise EngineUnavailable when there has been no engine for over `engine_lost_s` seconds, restarts and all."""
         if self._lost_at is not None and (gone_s := _now() - self._lost_at) > self._settings.engine_lost_s:
             raise EngineUnavailable(f"there has been no engine for {gone_s:.0f} s: {self._fault}")
 

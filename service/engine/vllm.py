@@ -49,7 +49,7 @@ class VLLMEngine:
 
     @property
     def build(self) -> str:
-        """See Engine."""
+        """Versions of vLLM and torch, the device, and the engine options: a verdict holds for all four alike."""
         import torch
         import vllm
         from vllm.platforms import current_platform
@@ -58,7 +58,11 @@ class VLLMEngine:
         return f"vllm {vllm.__version__}, torch {torch.__version__}, {device}, {self._settings.engine_args}"
 
     async def start(self) -> None:
-        """See Engine. Importing and loading block for half a minute or so, hence the thread."""
+        """Import vLLM and load the base, which takes half a minute or so, on a thread.
+
+        Raises:
+            EngineUnavailable: vLLM does not start; the message has the first error of its processes.
+        """
         self._building = asyncio.create_task(asyncio.to_thread(self._build))
         try:
             self._engine = await asyncio.shield(self._building)
@@ -70,7 +74,7 @@ class VLLMEngine:
         log.info("vLLM serves %s", self._checkpoint)
 
     async def stop(self) -> None:
-        """See Engine."""
+        """Shut vLLM down; a start that is still going on has its processes killed."""
         engine, self._engine = self._engine, None
         if engine is None and self._building is not None:
             engine = await self._end_building(self._building)
@@ -92,7 +96,7 @@ class VLLMEngine:
         return None if building.exception() else building.result()
 
     async def load(self, adapter: Adapter) -> None:
-        """See Engine."""
+        """Load an adapter, of a mixture every member, under an id that is never used again."""
         from vllm.lora.request import LoRARequest
 
         engine = self._running()
@@ -113,14 +117,14 @@ class VLLMEngine:
             raise AdapterRefused("engine", f"vLLM does not load {adapter.key[:48]}: {error}") from error
 
     async def unload(self, adapter: Adapter) -> None:
-        """See Engine."""
+        """Take an adapter and all its members out of vLLM; one that is not loaded is left alone."""
         engine = self._running()
         for request in self._lora.pop(adapter.key, {}).values():
             with _our_errors():
                 await engine.remove_lora(request.lora_int_id)
 
     async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
-        """See Engine."""
+        """Answer a query, a delta for each step of vLLM, or two in all where the query is wanted as a whole."""
         lora, wanted = self._adapter(query), query.sampling
         if wanted.json_schema is not None:
             await self._grammars.check(wanted.json_schema, self._running().model_config.get_vocab_size())
@@ -132,7 +136,7 @@ class VLLMEngine:
                 yield sampling.delta(output, wanted)
 
     async def score(self, query: Query) -> Scores:
-        """See Engine. Each prefix of the choices asks for its next tokens' probabilities: exact, and the cache shares.
+        """The log-probability of each choice, exact: one request a prefix of the choices, which share vLLM's cache.
 
         A prompt with its logprobs asked for would skip the prefix cache and be run once for every choice.
         """
@@ -147,7 +151,7 @@ class VLLMEngine:
         return Scores(totals(query.choices, found), len(root.prompt_token_ids))
 
     async def extend(self, query: Query, said: Sequence[TokenIds], count: int) -> Continuations:
-        """See Engine. The cache knows all but the last token of each beginning, and the pictures."""
+        """The likeliest next tokens after each beginning; the cache has all but the last token of each."""
         longest = query.sampling.max_tokens
         async with self._sides.on(_RANKED):
             outputs = await asyncio.gather(*(self._weigh(query, each, longest, logprobs=count) for each in said))
@@ -156,11 +160,11 @@ class VLLMEngine:
 
     @property
     def max_model_len(self) -> int | None:
-        """See Engine."""
+        """The context in tokens, prompt and answer together; None while vLLM does not run."""
         return None if self._engine is None else int(self._engine.model_config.max_model_len)
 
     async def check(self) -> None:
-        """See Engine."""
+        """Raise EngineUnavailable where vLLM does not run or has said that it is dead."""
         self._running()
 
     async def _weigh(self, query: Query, said: TokenIds, longest: int, **asked: Any) -> Any:

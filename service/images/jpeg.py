@@ -26,7 +26,7 @@ _SCAN, _EOI, _PROGRESSIVE = 0xDA, 0xD9, (0xC2, 0xC6, 0xCA, 0xCE)
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How a JPEG goes: whether its end marker is there, and the bytes of coefficients that its decoder keeps."""
+    """What the markers of a JPEG tell: whether its end marker is there, and bytes of coefficients its decoder keeps."""
 
     ended: bool
     coefficients: int

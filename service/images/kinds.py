@@ -1,4 +1,4 @@
-"""Which kind of image file bytes are, by what stands in them; nobody's word for it counts."""
+"""Tells the kind of an image file by its first bytes; names, content types and data URLs' types are not looked at."""
 
 from typing import Literal
 

@@ -1,1 +1,1 @@
-"""HTTP in, HTTP out: parse, call, reply. No rule lives here."""
+"""HTTP routes: each parses a request, calls the use case and words the answer. Rules about questions are elsewhere."""

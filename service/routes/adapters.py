@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.errors import AdapterNotFound, InvalidRequest
-from service.routes.bodies import as_sent, documented, read_json
+from service.routes.bodies import documented, read_json, unchanged
 from service.routes.state import Asker, Running
 from service.schemas.adapters import (
     AdapterChange,
@@ -56,7 +56,7 @@ async def show_adapter(name: Name, service: Running) -> AdapterDetail:
 @admin.put(_ADAPTER, openapi_extra=documented(_ADAPTER, AdapterChange, "put"))
 async def change_adapter(request: Request, name: Name, service: Running) -> AdapterDetail:
     """Move an alias to a version, which is proven first; share traffic out to it; pin the adapter."""
-    change, _ = await read_json(request, AdapterChange, service.reading, as_sent)
+    change, _ = await read_json(request, AdapterChange, service.reading, unchanged)
     moves = change.version is not None or change.weight is not None
     if not moves and change.pin is None:
         raise InvalidRequest("nothing to change: send version, weight or pin")
@@ -70,7 +70,7 @@ async def change_adapter(request: Request, name: Name, service: Running) -> Adap
 @admin.post(_ROLLBACK, openapi_extra=documented(_ROLLBACK, Rollback, required=False))
 async def roll_back_adapter(request: Request, name: Name, service: Running) -> AdapterDetail:
     """Point an alias, stable if none is named, at its previous version."""
-    rollback, _ = await read_json(request, Rollback, service.reading, as_sent)
+    rollback, _ = await read_json(request, Rollback, service.reading, unchanged)
     await service.releases.roll_back(name, rollback.alias)
     return AdapterDetail.of(service.residency, name)
 

@@ -26,11 +26,11 @@ async def ask_all(request: Request, service: Running, tenant: Asker, key: Reques
     """
     id_ = f"vqa-{request.state.request_id}"
 
-    def mean(body: BatchRequest) -> list[Question]:
+    def to_questions(body: BatchRequest) -> list[Question]:
         questions = body.to_questions(id_, service.deadline_s, service.settings.batch_questions)
         return [replace(question, tenant=tenant, key=key, patient=True) for question in questions]
 
-    body, questions = await read_json(request, BatchRequest, service.reading, mean)
+    body, questions = await read_json(request, BatchRequest, service.reading, to_questions)
     streamed = body.stream
     del body  # which has the images as text
     await service.tenants.charge(tenant, len(questions) - 1)  # one was charged when it came

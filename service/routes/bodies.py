@@ -36,13 +36,16 @@ _PARTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{:]', re.DOTALL)
 _STRINGS = 100
 
 
-async def read_json(request: Request, shape: type[M], workers: Workers, mean: Callable[[M], R]) -> tuple[M, R]:
-    """The body as `shape`, none being the empty object, and what it is taken to `mean`.
+async def read_json(request: Request, shape: type[M], workers: Workers, convert: Callable[[M], R]) -> tuple[M, R]:
+    """Read a JSON body as `shape`, and convert it; no body at all is read as `{}`. Returns both.
+
+    A large body is parsed and converted on a thread of `workers`.
 
     Raises:
-        BodyTypeRefused: it is said to be of another type than JSON.
+        BodyTypeRefused: its content-type is not JSON.
         MalformedRequest: no JSON, nested without end, or a key that comes twice.
-        TextTooLong, InvalidRequest: another shape, or more values than any; and what `mean` raises.
+        TextTooLong, InvalidRequest: fields are missing, unknown or out of bounds, or the body has over
+            MOST_VALUES values; and what `convert` raises.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in _TYPES and not kind.endswith("+json"):
@@ -53,24 +56,29 @@ async def read_json(request: Request, shape: type[M], workers: Workers, mean: Ca
         gathered.write(chunk)
     body = gathered.getvalue().removeprefix(_BOM) or b"{}"  # getvalue copies nothing
     del gathered
-    return await understand(partial(_parse, shape, body), mean, len(body), workers)
+    return await parse_and_convert(partial(_parse, shape, body), convert, len(body), workers)
 
 
-def as_sent(body: M) -> M:
-    """What a body means that stands for nothing else."""
+def unchanged(body: M) -> M:
+    """Return a body as it was parsed: for routes that need no other type made of it."""
     return body
 
 
-async def understand(parse: Callable[[], M], mean: Callable[[M], R], size: int, workers: Workers) -> tuple[M, R]:
-    """What `parse` makes of `size` characters and `mean` of that; megabytes of base64 are work for a thread.
+async def parse_and_convert(
+    parse: Callable[[], M], convert: Callable[[M], R], size: int, workers: Workers
+) -> tuple[M, R]:
+    """Call `parse`, then `convert` with what it returned; returns both results.
+
+    `size` is the body's in bytes: over _SMALL both run on a thread, so as not to hold the event loop.
 
     Raises:
-        TextTooLong, InvalidRequest: the shape is another; and what `parse` and `mean` raise.
+        TextTooLong, InvalidRequest: `parse` raised a ValidationError, which this puts in one sentence; and what
+            `parse` and `convert` raise beside that.
     """
 
     def read() -> tuple[M, R]:
         parsed = parse()
-        return parsed, mean(parsed)
+        return parsed, convert(parsed)
 
     try:
         return await workers.run(read) if size > _SMALL else read()
@@ -79,7 +87,7 @@ async def understand(parse: Callable[[], M], mean: Callable[[M], R], size: int, 
 
 
 def documented(path: str, shape: type[BaseModel], method: str = "post", required: bool = True) -> dict[str, Any]:
-    """What OpenAPI says of the body at `path` that `read_json` reads as `shape`."""
+    """The OpenAPI entry for the JSON body that `read_json` reads as `shape` at `path`."""
     # Where the shapes within it will stand in the document.
     pointer = path.replace("/", "~1").replace("{", "{{").replace("}", "}}")
     place = f"#/paths/{pointer}/{method}/requestBody/content/application~1json/schema/$defs/{{model}}"

@@ -84,10 +84,10 @@ async def chat(request: Request, service: Running, tenant: Asker, key: RequestKe
     """Answer the question a conversation ends in."""
     id_ = f"chatcmpl-{request.state.request_id}"
 
-    def mean(body: ChatRequest) -> Question:
+    def to_question(body: ChatRequest) -> Question:
         return replace(body.to_question(id_, service.deadline_s), tenant=tenant, key=key)
 
-    body, question = await read_json(request, ChatRequest, service.reading, mean)
+    body, question = await read_json(request, ChatRequest, service.reading, to_question)
     service.vqa.turn_away(question)
     body = body.model_copy(update={"messages": []})  # which have the images as text
     if body.stream:

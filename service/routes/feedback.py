@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 
 from service.errors import QuestionNotFound
-from service.routes.bodies import as_sent, documented, read_json
+from service.routes.bodies import documented, read_json, unchanged
 from service.routes.state import Asker, Running
 from service.schemas.feedback import FeedbackRequest
 
@@ -14,7 +14,7 @@ _PATH = "/v1/feedback"
 @router.post(_PATH, status_code=204, openapi_extra=documented(_PATH, FeedbackRequest))
 async def correct(request: Request, service: Running, tenant: Asker) -> None:
     """Say what the right answer was. Only where the service keeps questions, and only for one's own."""
-    feedback, _ = await read_json(request, FeedbackRequest, service.reading, as_sent)
+    feedback, _ = await read_json(request, FeedbackRequest, service.reading, unchanged)
     if service.vqa.capture is None:
         raise QuestionNotFound("this service keeps no questions: its operator has not asked for it")
     await service.vqa.capture.correct(feedback.id, tenant.name, feedback.answer, feedback.comment)

@@ -13,7 +13,7 @@ router = APIRouter(tags=["operations"])
 @router.get("/healthz")
 async def healthz(service: Annotated[Service, Depends(get_service)]) -> dict[str, str]:
     """Live: the process answers, and its engine runs or may yet be started; 503 when that failed for too long."""
-    service.engine.check_hope()
+    service.engine.check_restarts()
     return {"status": "live"}
 
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.middleware import route_path
 from service.routes import failure, listening
-from service.routes.bodies import read_json, understand
+from service.routes.bodies import parse_and_convert, read_json
 from service.routes.direct import Direct
 from service.routes.forms import is_form, read_form
 from service.routes.state import Asker, RequestKey, Running, Service
@@ -49,15 +49,15 @@ async def ask(request: Request, service: Running, tenant: Asker, key: RequestKey
     `/invocations` is where SageMaker asks; the body is the same, as it is or within `{"inputs": …}`.
     """
 
-    def mean(body: VQARequest, files: tuple[Upload, ...] = ()) -> Question:
+    def to_question(body: VQARequest, files: tuple[Upload, ...] = ()) -> Question:
         question = body.to_question(f"vqa-{request.state.request_id}", service.deadline_s, files)
         return replace(question, tenant=tenant, key=key)
 
     if is_form(request.headers.get("content-type", "")):
-        body, question = await _read_form(request, service, mean)
+        body, question = await _read_form(request, service, to_question)
     else:
         shape = Invocation if route_path(request.scope) == "/invocations" else VQARequest
-        body, question = await read_json(request, shape, service.reading, mean)
+        body, question = await read_json(request, shape, service.reading, to_question)
     service.vqa.turn_away(question)
     stream = body.stream
     del body  # which has the images as text
@@ -80,8 +80,8 @@ def _write_error(request_id: str, error: Exception) -> str:
 
 
 async def _read_form(
-    request: Request, service: Service, mean: Callable[[VQARequest, tuple[Upload, ...]], Question]
+    request: Request, service: Service, to_question: Callable[[VQARequest, tuple[Upload, ...]], Question]
 ) -> tuple[VQARequest, Question]:
     form = await read_form(request.headers["content-type"], request.stream())
     parse = partial(VQARequest.model_validate, form.fields)
-    return await understand(parse, lambda body: mean(body, form.files), form.size, service.reading)
+    return await parse_and_convert(parse, lambda body: to_question(body, form.files), form.size, service.reading)

@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 
 from service.errors import InvalidRequest
 from service.schemas.errors import ErrorResponse
-from service.schemas.vqa import IMAGE_URL, Asked, Seen, VQAResponse
+from service.schemas.vqa import IMAGE_URL, ImageFields, QuestionFields, VQAResponse
 from service.types import Question
 
 # More than any service answers at once; how many it does is --batch-questions.
@@ -17,7 +17,7 @@ def _question(value: Any) -> Any:
     return {"question": value} if isinstance(value, str) else value
 
 
-class BatchRequest(Seen):
+class BatchRequest(ImageFields):
     """Questions about the same images."""
 
     model_config = ConfigDict(
@@ -40,7 +40,7 @@ class BatchRequest(Seen):
     )
 
     questions: Annotated[
-        list[Annotated[Asked, BeforeValidator(_question, json_schema_input_type=Asked | str)]],
+        list[Annotated[QuestionFields, BeforeValidator(_question, json_schema_input_type=QuestionFields | str)]],
         Field(min_length=1, max_length=MOST),
     ]
     adapters: Annotated[

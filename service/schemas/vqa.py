@@ -18,8 +18,8 @@ IMAGE_URL = "https://example.com/chart.png"  # of examples
 _Choice = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
 
 
-class Seen(Incoming):
-    """What a question is about: images, or none."""
+class ImageFields(Incoming):
+    """The fields of a request that hold its images."""
 
     image: Annotated[
         ImageText | None,
@@ -42,8 +42,8 @@ class Seen(Incoming):
         return (*files, *(read_image(text) for text in texts))
 
 
-class Asked(Incoming):
-    """A question, whom it is asked of, and how it is to be answered."""
+class QuestionFields(Incoming):
+    """The fields of a request that hold one question, the adapter to ask, and how to answer."""
 
     question: Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT, examples=["what color is the shape?"])]
     adapter: Annotated[
@@ -92,7 +92,7 @@ class Asked(Incoming):
         )
 
 
-class VQARequest(Seen, Asked):
+class VQARequest(ImageFields, QuestionFields):
     """A question about an image, several, or none."""
 
     model_config = ConfigDict(
