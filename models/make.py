@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from models import checkpoint, recipe
-from models.questions import Asked
+from models.questions import SceneQuestion
 from models.stages import (
     CALIBRATION,
     LANGUAGE,
@@ -124,7 +124,9 @@ def _align(options: Make, lessons: Lessons, source: Path, target: Path) -> None:
     checkpoint.save(llava, AutoTokenizer.from_pretrained(source), target)
 
 
-def _tune(options: Make, part: int, lessons: Lessons, asked: list[list[Asked]], source: Path, target: Path) -> None:
+def _tune(
+    options: Make, part: int, lessons: Lessons, asked: list[list[SceneQuestion]], source: Path, target: Path
+) -> None:
     """A part of stage 2: projector and language model."""
     llava, prompt = _load(source)
     learn(
@@ -135,13 +137,13 @@ def _tune(options: Make, part: int, lessons: Lessons, asked: list[list[Asked]], 
     checkpoint.save(llava, AutoTokenizer.from_pretrained(source), target)
 
 
-def _alone(lessons: Lessons, categories: set[str]) -> list[list[Asked]]:
+def _alone(lessons: Lessons, categories: set[str]) -> list[list[SceneQuestion]]:
     """What is asked about scenes of one thing, which are those that have pairs."""
     both = zip(lessons.asked, lessons.pairs, strict=True)
     return [_of(asked, categories) if pairs else [] for asked, pairs in both]
 
 
-def _of(asked: list[Asked], categories: set[str]) -> list[Asked]:
+def _of(asked: list[SceneQuestion], categories: set[str]) -> list[SceneQuestion]:
     return [each for each in asked if each.category in categories]
 
 

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from models.optimise import Optimiser
-from models.questions import Asked, ask, ask_both_ways
+from models.questions import SceneQuestion, ask, ask_both_ways
 from models.scenes import Scene, draw
 from models.tower import PREPARATION, normalise
 from service.prompt import Prompt
@@ -45,8 +45,8 @@ class Lessons:
     """
 
     states: Tensor
-    asked: list[list[Asked]]
-    pairs: list[list[Asked]]
+    asked: list[list[SceneQuestion]]
+    pairs: list[list[SceneQuestion]]
 
 
 class CachedPrompt(Prompt):
@@ -57,14 +57,14 @@ class CachedPrompt(Prompt):
         self.encode_conversation = cache(super().encode_conversation)  # type: ignore[method-assign]
 
 
-def numbered_scene(seed: int, number: int) -> tuple[Scene, list[Asked]]:
+def numbered_scene(seed: int, number: int) -> tuple[Scene, list[SceneQuestion]]:
     """The scene of that number and its questions, always the same; see HELD_OUT and CALIBRATION for the far ones."""
     rng = np.random.default_rng((seed, 1, number))
     scene = draw(rng)
     return scene, ask(scene, rng, QUESTIONS)
 
 
-def _pairs(scene: Scene, seed: int, number: int) -> list[Asked]:
+def _pairs(scene: Scene, seed: int, number: int) -> list[SceneQuestion]:
     alone = scene.kind == "shapes" and len(scene.things) == 1
     return ask_both_ways(scene, np.random.default_rng((seed, 2, number))) if alone else []
 
@@ -85,7 +85,7 @@ def prepare_lessons(tower: Any, seed: int, first: int, scenes: int) -> Lessons:
     return Lessons(torch.cat(states), asked, pairs)
 
 
-def trees_of(lessons: Lessons, prompt: Prompt, asked: Sequence[Sequence[Asked]]) -> Trees:
+def trees_of(lessons: Lessons, prompt: Prompt, asked: Sequence[Sequence[SceneQuestion]]) -> Trees:
     """Trees of what is asked about each of the lessons' scenes, which may be nothing."""
     rows = [
         Row(str(number), f"{number:07}", each.question, each.answer, each.category)

@@ -41,7 +41,7 @@ class DataError(TrainerError):
 
 
 class OptionError(TrainerError):
-    """An option that cannot be followed."""
+    """An option whose value cannot be used, or that excludes another that was given."""
 
 
 class LossDiverged(TrainerError):

@@ -29,7 +29,7 @@ def sharing() -> tuple[int, int]:
 
 
 def mine(items: Sequence[T]) -> list[T]:
-    """This process's share of `items`: every so-manieth."""
+    """The items for this process: those at process_index, process_index + num_processes, and so on."""
     state = here()
     return list(items[state.process_index :: state.num_processes])
 

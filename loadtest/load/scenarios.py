@@ -15,7 +15,7 @@ TENANTS = {"shop": "key-of-shop", "lab": "key-of-lab", "archive": "key-of-archiv
 
 
 @dataclass(frozen=True)
-class Asked:
+class WireRequest:
     """One request as it goes over the wire, and whose it is in the results: an adapter, a tenant, or nobody."""
 
     content: bytes
@@ -31,7 +31,7 @@ class Scenario:
 
     name: str
     what: str
-    make: Callable[[int, random.Random], Asked]
+    make: Callable[[int, random.Random], WireRequest]
     bound_s: float = 1.0
     keys: bool = False
     first: tuple[bytes, ...] = ()
@@ -40,16 +40,21 @@ class Scenario:
 def scenarios(names: Sequence[str] = ("shapes",)) -> dict[str, Scenario]:
     """All scenarios; `names` are the adapters of the store, and those that need more of them are left out."""
     found = [
-        Scenario("small", "one small picture, the base", lambda n, _: Asked(faces.vqa(pictures.small(n))[0])),
+        Scenario("small", "one small picture, the base", lambda n, _: WireRequest(faces.vqa(pictures.small(n))[0])),
         Scenario(
-            "photo-form", "12-megapixel JPEGs as a form", lambda n, _: Asked(faces.form(pictures.photo(n))[0]), 2.0
+            "photo-form",
+            "12-megapixel JPEGs as a form",
+            lambda n, _: WireRequest(faces.form(pictures.photo(n))[0]),
+            2.0,
         ),
-        Scenario("photo-base64", "the same in JSON", lambda n, _: Asked(faces.vqa(pictures.photo(n))[0]), 2.0),
-        Scenario("ten", "ten questions about one picture", lambda n, _: Asked(_ten(n)), 2.0),
+        Scenario("photo-base64", "the same in JSON", lambda n, _: WireRequest(faces.vqa(pictures.photo(n))[0]), 2.0),
+        Scenario("ten", "ten questions about one picture", lambda n, _: WireRequest(_ten(n)), 2.0),
         Scenario(
-            "text", "questions without a picture", lambda n, _: Asked(faces.vqa(None, question=f"what is {n}?")[0])
+            "text",
+            "questions without a picture",
+            lambda n, _: WireRequest(faces.vqa(None, question=f"what is {n}?")[0]),
         ),
-        Scenario("stream", "one small picture, the answer as it comes", lambda n, _: Asked(_stream(n))),
+        Scenario("stream", "one small picture, the answer as it comes", lambda n, _: WireRequest(_stream(n))),
         Scenario("tenants", "three tenants: streams, photographs, batches", _mixed, 2.0, keys=True),
     ]
     for count in (1, 8, 24, 200):
@@ -67,9 +72,9 @@ def keys_file() -> str:
 def _adapters(names: Sequence[str], zipf: bool) -> Scenario:
     weights = [1 / (place + 1) ** _SKEW if zipf else 1.0 for place in range(len(names))]
 
-    def make(number: int, dice: random.Random) -> Asked:
+    def make(number: int, dice: random.Random) -> WireRequest:
         name = dice.choices(names, weights)[0]
-        return Asked(faces.vqa(pictures.small(number), name)[0], name)
+        return WireRequest(faces.vqa(pictures.small(number), name)[0], name)
 
     how = "by Zipf's law" if zipf else "uniformly"
     name = f"adapters-{len(names)}{'-zipf' if zipf else ''}"
@@ -90,7 +95,7 @@ def _archive(number: int) -> bytes:
     return faces.form(pictures.photo(number))[0]
 
 
-def _mixed(number: int, dice: random.Random) -> Asked:
+def _mixed(number: int, dice: random.Random) -> WireRequest:
     asks: dict[str, Callable[[int], bytes]] = {"shop": _stream, "lab": _ten, "archive": _archive}
     tenant = dice.choices(list(TENANTS), (8, 1, 1))[0]
-    return Asked(with_key(asks[tenant](number), TENANTS[tenant]), tenant)
+    return WireRequest(with_key(asks[tenant](number), TENANTS[tenant]), tenant)

@@ -66,8 +66,8 @@ class Body:
 
 
 @dataclass
-class Seen:
-    """What others see meanwhile, in seconds."""
+class OthersLatency:
+    """Latencies of well-behaved clients while a hostile body is sent, in seconds; `failed` counts their errors."""
 
     questions: list[float] = field(default_factory=list)
     probes: list[float] = field(default_factory=list)
@@ -131,9 +131,9 @@ def _measure(url: str, body: Body, options: Bench, usual: float) -> dict[str, ob
 
 
 @contextmanager
-def _watching(url: str) -> Iterator[Seen]:
+def _watching(url: str) -> Iterator[OthersLatency]:
     """What another client's small questions and the probe take while the block runs, a few of each a second."""
-    seen, over = Seen(), threading.Event()
+    seen, over = OthersLatency(), threading.Event()
 
     def ask() -> None:
         with httpx.Client(base_url=url, timeout=60) as client:

@@ -1,4 +1,4 @@
-"""The adapter card: README.md of a version."""
+"""Writes the adapter card, README.md of a version, from its manifest."""
 
 from service.adapters.manifest import Manifest
 

@@ -59,7 +59,7 @@ class Table(nn.Module):
         return ((self.mixture_table if table is None else table) / self._temperature).softmax(-1)
 
     def forward(self) -> torch.Tensor:
-        """Of the experts, by token: (sequences, length, experts)."""
+        """Each expert's weight for each token, (sequences, length, experts), summing to 1 over the experts."""
         assert self.pictured is not None, "a mixture's layers are told of modalities by the forward pass of a forest"
         found: torch.Tensor = self.weights().to(self.pictured.device)[self.pictured.long()]
         return found
@@ -93,7 +93,7 @@ class Corrected(nn.Module):
         self.base, self.experts, self.by_output = base, experts, by_output
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """See torch."""
+        """The linear's output plus the experts' corrections, (sequences, length, output)."""
         out: torch.Tensor = self.base(states)
         added: torch.Tensor = self.experts(out if self.by_output else states)
         return out + added.to(out.dtype)
@@ -122,7 +122,7 @@ class MixtureLlava(BaseLlava):
             save_file(tensors, folder / WEIGHTS, {"format": "pt"})
 
     def unload(self) -> None:
-        """Take the experts out again, in place."""
+        """Put the base's own linears back in the experts' place; the model is changed in place."""
         for hook in self.mixture_hooks:
             hook.remove()
         for layer in self.model.language_model.layers:
@@ -172,7 +172,7 @@ def compiled(llava: Any, state_dict: dict[str, torch.Tensor] | None = None) -> d
 
 
 def member_config(options: TrainOptions) -> LoraConfig:
-    """What PEFT's configuration says of a compiled member."""
+    """The content of adapter_config.json for one compiled member, image or text."""
     linears = ("q_proj", "k_proj", "v_proj") if options.experts == "lavin" else options.targets
     return LoraConfig(
         r=options.rank,

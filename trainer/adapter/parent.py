@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """An adapter to go on from."""
+    """The adapter that `--init-adapter` names: training goes on from its weights."""
 
     adapter: LocalAdapter
 
@@ -51,12 +51,12 @@ class Parent:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What a resumed run compares."""
+        """The facts that must be the same when a run is resumed."""
         return {"init-adapter": self._sha256}
 
     @property
     def said(self) -> str:
-        """What its successor's card says of it."""
+        """The sentence about it for the manifest and card of the adapter trained from it."""
         file = self.adapter.origin / manifests.FILE
         if not file.is_file():
             return f"{self.adapter.name} (weights {self._sha256[:12]})"

@@ -48,10 +48,10 @@ def plain_config(directory: Path) -> bytes:
 
 
 def now() -> str:
-    """The time for a manifest, UTC to the second."""
+    """The time now for a manifest: UTC, ISO 8601, to the second."""
     return datetime.now(UTC).replace(microsecond=0).isoformat()
 
 
 def trainer_version() -> str:
-    """Who trained, for a manifest."""
+    """This program's name and version, for a manifest."""
     return f"manylens {package_version('manylens')}"

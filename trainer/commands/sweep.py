@@ -58,7 +58,7 @@ class _Training:
 
     @property
     def ended(self) -> Path:
-        """The file that says so."""
+        """The file whose presence says that a run of the sweep ended well."""
         return self.place.with_name(f"{self.place.name}.json")
 
 

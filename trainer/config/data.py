@@ -257,7 +257,7 @@ class AnnotationOptions(Options):
 
 
 class EndpointOptions(Options):
-    """What every command has that asks a vision model."""
+    """Options of every command that asks a vision model over HTTP."""
 
     images: str = Field(description="the folder of pictures, a path or URL")
     data: str | None = Field(None, description="rows whose pictures are asked about [every picture in --images]")

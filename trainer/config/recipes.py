@@ -25,7 +25,7 @@ class RecipesOptions(Options):
 
 
 def recipes() -> list[str]:
-    """The names there are."""
+    """The names that --recipe takes."""
     return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
 
 

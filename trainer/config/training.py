@@ -27,7 +27,7 @@ from trainer.config.reading import ReadingOptions
 
 
 class LoopOptions(Configured, ReadingOptions):
-    """What every training has."""
+    """Options of every training, of an adapter or of a base."""
 
     headings: ClassVar[dict[str, str]] = {
         "data": "the rows",
@@ -149,7 +149,7 @@ class LoopOptions(Configured, ReadingOptions):
 
     @property
     def sets(self) -> list[tuple[str, str]]:
-        """Each file of rows with its image folder."""
+        """Pairs of a file of rows and the folder of its images, one for each --data."""
         folders = self.images if len(self.images) == len(self.data) else self.images * len(self.data)
         return list(zip(self.data, folders, strict=True))
 
@@ -300,12 +300,12 @@ class TrainOptions(LoopOptions):
 
     @property
     def strength(self) -> float:
-        """Beta as given, or the method's own."""
+        """--beta, or where it is not given the default of --method."""
         return self.beta or (2.0 if self.method == "simpo" else 0.1)
 
     @property
     def lora_alpha(self) -> float:
-        """Alpha as given, or twice the rank."""
+        """--alpha, or where it is not given twice the rank."""
         return self.alpha or 2 * self.rank
 
     @property

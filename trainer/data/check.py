@@ -7,7 +7,7 @@ from trainer.config.data import CheckOptions
 from trainer.data import files
 from trainer.data.faults import Fault, Faults
 from trainer.data.forms.reading import Reading
-from trainer.data.looks import looked_at
+from trainer.data.image_facts import with_faults
 from trainer.data.progress import told
 from trainer.data.rows import Line, Source
 from trainer.data.survey import countable
@@ -17,7 +17,7 @@ _FIELDS = ("question", "answer")
 
 
 def check(options: CheckOptions) -> str:
-    """What the set holds.
+    """Read a whole set and count what it holds.
 
     Raises:
         DataError: all faults, as file:line: fault.
@@ -28,7 +28,7 @@ def check(options: CheckOptions) -> str:
     answers: Counter[str] = Counter()
     ids = _Ids()
     images: dict[str, str | None] = {}
-    for line in looked_at(told(source.lines(), "check"), images_of, images, options.index):
+    for line in with_faults(told(source.lines(), "check"), images_of, images, options.index):
         for fault in (*line.faults, *_row_faults(line, options, images)):
             faults.add(f"{options.data}:{line.where}", fault)
         ids.see(line)
@@ -44,7 +44,7 @@ def check(options: CheckOptions) -> str:
 
 
 def images_of(line: Line) -> list[str]:
-    """The images of a record's rows."""
+    """The names of the images that a record's rows are about."""
     return [row.image for row in line.rows if row.image]
 
 
@@ -57,7 +57,7 @@ class _Ids:
         self._count = 0
 
     def see(self, line: Line) -> None:
-        """One more row."""
+        """Count one more row."""
         if line.id is not None and self._first.setdefault(line.id, line.where) != line.where:
             self._count += 1
             if len(self._again) < COMMON:

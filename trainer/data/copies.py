@@ -8,7 +8,7 @@ once: 150,000 images take 11,000,000,000 comparisons, some seconds.
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.looks import SMALL, Look
+from trainer.data.image_facts import SMALL, ImageFacts
 
 # Images whose looks lie in one block of memory, and those whose pixels are compared at once.
 _BLOCK, _ONCE = 1 << 16, 512
@@ -25,29 +25,29 @@ class Copies:
         # Blocks of hashes and of small pixels, of which the last is not full.
         self._blocks: list[tuple[NDArray[np.uint64], NDArray[np.uint8]]] = []
 
-    def first(self, name: str, look: Look) -> str:
+    def first(self, name: str, facts: ImageFacts) -> str:
         """The name of the first image that looked like this one; its own, and it is remembered, if there was none."""
-        if (other := self.find(look)) is not None:
+        if (other := self.find(facts)) is not None:
             return other
-        self.add(name, look)
+        self.add(name, facts)
         return name
 
-    def add(self, name: str, look: Look) -> None:
-        """Remember an image, whatever it looks like."""
+    def add(self, name: str, facts: ImageFacts) -> None:
+        """Remember an image, whether or not it is a copy of another."""
         place = len(self._names) % _BLOCK
         if place == 0:  # the system gives memory for what is written, not for the whole block
             self._blocks.append((np.empty(_BLOCK, np.uint64), np.empty((_BLOCK, 3 * SMALL * SMALL), np.uint8)))
         hashes, small = self._blocks[-1]
-        hashes[place] = look.hash
-        small[place] = np.frombuffer(look.small, np.uint8)
+        hashes[place] = facts.hash
+        small[place] = np.frombuffer(facts.small, np.uint8)
         self._names.append(name)
 
-    def find(self, look: Look) -> str | None:
+    def find(self, facts: ImageFacts) -> str | None:
         """The name of the first image remembered that looks like this one."""
-        pixels = np.frombuffer(look.small, np.uint8).astype(np.int16)
+        pixels = np.frombuffer(facts.small, np.uint8).astype(np.int16)
         for number, (hashes, small) in enumerate(self._blocks):
             count = min(_BLOCK, len(self._names) - number * _BLOCK)
-            near = np.flatnonzero(np.bitwise_count(hashes[:count] ^ np.uint64(look.hash)) <= self._distance)
+            near = np.flatnonzero(np.bitwise_count(hashes[:count] ^ np.uint64(facts.hash)) <= self._distance)
             for start in range(0, len(near), _ONCE):
                 some = near[start : start + _ONCE]
                 alike = some[np.abs(small[some] - pixels).max(axis=1) <= self._tolerance]

@@ -14,7 +14,7 @@ import numpy as np
 from trainer.config.data import DedupeOptions
 from trainer.data import files, progress
 from trainer.data.copies import Copies
-from trainer.data.looks import looks
+from trainer.data.image_facts import facts_of_all
 from trainer.data.row import Row
 from trainer.data.rows import rows_of
 from trainer.data.write import Report, writing
@@ -25,7 +25,7 @@ _NEAREST = 16
 
 
 def dedupe(options: DedupeOptions) -> str:
-    """Write each question about each look once.
+    """Write each question once among images that look alike.
 
     Raises:
         DataError: faulty rows, a file that cannot be read or written, or an image that does not decode; `data check`
@@ -56,10 +56,10 @@ def _by_looks(images: Iterable[str], options: DedupeOptions) -> dict[str, str]:
     """Of each image the first that looks like it."""
     copies = Copies(options.distance, options.tolerance)
     first: dict[str, str] = {}
-    for image, look in looks(images, options.index):
-        if look.fault:
-            raise DataError([f"{files.relative(image, options.images)}: {look.fault}"])
-        first[image] = copies.first(image, look)
+    for image, facts in facts_of_all(images, options.index):
+        if facts.fault:
+            raise DataError([f"{files.relative(image, options.images)}: {facts.fault}"])
+        first[image] = copies.first(image, facts)
     return first
 
 

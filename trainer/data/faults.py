@@ -36,7 +36,7 @@ class Faults:
         return bool(self._counts)
 
     def add(self, place: str, fault: Fault) -> None:
-        """One more record with a fault; `place` is "file:line"."""
+        """Note a record with a fault; `place` is "file:line"."""
         self._counts[fault.kind] += 1
         if self._counts[fault.kind] <= SHOWN:
             self._shown.append(f"{place}: {fault}")

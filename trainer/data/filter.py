@@ -3,7 +3,7 @@
 from trainer.config.data import FilterOptions
 from trainer.data.curation.agreement import agreed
 from trainer.data.curation.hook import load_hook
-from trainer.data.looks import Look, looks
+from trainer.data.image_facts import ImageFacts, facts_of_all
 from trainer.data.progress import told
 from trainer.data.row import Row
 from trainer.data.rows import source_of
@@ -21,7 +21,7 @@ def filter_rows(options: FilterOptions) -> Report:
     report = Report()
     hook = load_hook(options.hook)
     images = (row.image for line in source_of(options).lines() for row in line.rows if row.image)
-    judged = {image: judge(look, options) for image, look in looks(dict.fromkeys(images), options.index)}
+    judged = {image: judge(facts, options) for image, facts in facts_of_all(dict.fromkeys(images), options.index)}
     source = source_of(options)
     with writing(options.output, options.images, report) as writer:
         for line in told(source.lines(), "filter"):
@@ -46,28 +46,31 @@ def _disagreement(row: Row, options: FilterOptions) -> str | None:
     return None
 
 
-def judge(look: Look, options: FilterOptions) -> str | None:
+def judge(facts: ImageFacts, options: FilterOptions) -> str | None:
     """Why an image is not worth a question, or None.
 
     Raises:
         DataError: the file cannot be read, which says nothing of the image.
     """
-    if not look.sha256:
-        raise DataError([str(look.fault)])
-    if look.fault:
-        return look.fault
-    short, long = sorted((look.width, look.height))
+    if not facts.sha256:
+        raise DataError([str(facts.fault)])
+    if facts.fault:
+        return facts.fault
+    short, long = sorted((facts.width, facts.height))
     limits = (
         (short < options.min_side, f"the shorter side is under --min-side {options.min_side}"),
         (long > options.max_aspect * short, f"a side is over --max-aspect {options.max_aspect:g} times the other"),
-        (look.contrast < options.min_contrast, f"blank: contrast under --min-contrast {options.min_contrast:g}"),
-        (look.sharpness < options.min_sharpness, f"blurred: sharpness under --min-sharpness {options.min_sharpness:g}"),
+        (facts.contrast < options.min_contrast, f"blank: contrast under --min-contrast {options.min_contrast:g}"),
         (
-            look.brightness < options.min_brightness,
+            facts.sharpness < options.min_sharpness,
+            f"blurred: sharpness under --min-sharpness {options.min_sharpness:g}",
+        ),
+        (
+            facts.brightness < options.min_brightness,
             f"dark: brightness under --min-brightness {options.min_brightness:g}",
         ),
         (
-            look.brightness > options.max_brightness,
+            facts.brightness > options.max_brightness,
             f"pale: brightness over --max-brightness {options.max_brightness:g}",
         ),
     )

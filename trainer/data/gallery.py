@@ -8,7 +8,7 @@ import numpy as np
 
 from trainer.config.data import DISTANCE, TOLERANCE
 from trainer.data.copies import Copies
-from trainer.data.looks import Look
+from trainer.data.image_facts import ImageFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Pair:
 class Gallery:
     """Pictures as they come. Memory: about 150 bytes a picture, 1,000 where others are to be compared with it."""
 
-    def __init__(self, pictures: Iterable[tuple[str, Look]], trained: "Gallery | None" = None) -> None:
+    def __init__(self, pictures: Iterable[tuple[str, ImageFacts]], trained: "Gallery | None" = None) -> None:
         """Take in all pictures; `pairs` are those that have a copy in `trained`."""
         self.faults: dict[str, str] = {}
         self.pairs: list[Pair] = []
@@ -36,22 +36,22 @@ class Gallery:
         }
         self._bytes: dict[bytes, str] = {}
         self._copies = Copies(DISTANCE, TOLERANCE)
-        for name, look in pictures:
-            if look.fault is not None:
-                self.faults[name] = look.fault
+        for name, facts in pictures:
+            if facts.fault is not None:
+                self.faults[name] = facts.fault
                 continue
-            self._measure(look)
+            self._measure(facts)
             if trained is None:
-                self._copies.add(name, look)
-                self._bytes.setdefault(bytes.fromhex(look.sha256), name)
-            elif twin := trained._bytes.get(bytes.fromhex(look.sha256)):
+                self._copies.add(name, facts)
+                self._bytes.setdefault(bytes.fromhex(facts.sha256), name)
+            elif twin := trained._bytes.get(bytes.fromhex(facts.sha256)):
                 self.pairs.append(Pair(name, twin, same=True))
-            elif alike := trained._copies.find(look):
+            elif alike := trained._copies.find(facts):
                 self.pairs.append(Pair(name, alike, same=False))
 
-    def _measure(self, look: Look) -> None:
-        sides = sorted((look.width, look.height))
-        found = (*sides, look.brightness, look.contrast, look.sharpness)
+    def _measure(self, facts: ImageFacts) -> None:
+        sides = sorted((facts.width, facts.height))
+        found = (*sides, facts.brightness, facts.contrast, facts.sharpness)
         for column, value in zip(self._measures.values(), found, strict=True):
             column.append(value)
 

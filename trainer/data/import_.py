@@ -6,7 +6,7 @@ from trainer.config.data import ImportOptions
 from trainer.data.check import images_of
 from trainer.data.faults import Fault
 from trainer.data.forms.reading import Reading
-from trainer.data.looks import looked_at
+from trainer.data.image_facts import with_faults
 from trainer.data.progress import told
 from trainer.data.rows import Line, Source
 from trainer.data.write import Report, writing
@@ -25,7 +25,7 @@ def import_rows(options: ImportOptions) -> str:
     images: dict[str, str | None] = {}
     with writing(options.output, source.images, report) as writer:
         lines = told(source.lines(), f"import {source.found.form}", "record")
-        for line in looked_at(lines, images_of, images, options.index):
+        for line in with_faults(lines, images_of, images, options.index):
             faults = line.faults or _image_faults(line, images)
             for fault in faults:
                 report.note(f"dropped, {fault.kind}", _where(line, fault))

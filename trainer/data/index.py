@@ -8,8 +8,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from trainer.data import files
+from trainer.data.image_facts import TABLE, ImageFacts, in_batches
 from trainer.data.kept import Kept
-from trainer.data.looks import TABLE, Look, in_batches
 from trainer.data.row import Row
 from trainer.errors import DataError
 
@@ -45,7 +45,7 @@ def image_digests(rows: Iterable[Row], folder: Path | None) -> dict[str, str]:
             stamps = dict(zip(batch, threads.map(files.stamp, batch), strict=True))
             known = index.known(stamps)
             others = {image: stamp for image, stamp in stamps.items() if image not in known}
-            known |= {image: Look.of(packed).sha256 for image, packed in looks.known(others).items()}
+            known |= {image: ImageFacts.of(packed).sha256 for image, packed in looks.known(others).items()}
             unread = [image for image in batch if image not in known]
             for image, digest in zip(unread, threads.map(_sha256, unread), strict=True):
                 if isinstance(digest, DataError):

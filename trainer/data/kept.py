@@ -53,7 +53,7 @@ class Kept:
             self._give_up(str(error))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._table is not None:
             self._table.close()
             self._table = None

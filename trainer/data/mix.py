@@ -62,7 +62,7 @@ def shares(sizes: list[int], weights: list[float], rows: int | None) -> list[int
 
 
 def common_folder(folders: list[str]) -> str:
-    """The folder that all lie in.
+    """The deepest folder that all the sets' image folders lie in.
 
     Raises:
         OptionError: there is none.

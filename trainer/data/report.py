@@ -13,7 +13,7 @@ from trainer.config.data import ReportOptions
 from trainer.data import files
 from trainer.data.forms.reading import Reading
 from trainer.data.gallery import Gallery, Pair
-from trainer.data.looks import looks
+from trainer.data.image_facts import facts_of_all
 from trainer.data.pages.pictures import thumbnail
 from trainer.data.pages.set import Card, Set, sentence, warnings, write_page
 from trainer.data.progress import told
@@ -61,10 +61,10 @@ def report(options: ReportOptions) -> str:
     sample = Sample(options.pictures, options.seed)
     found = _surveyed(options.data, options, base, sample)
     held = _surveyed(options.held_out, options, base, Sample(0, 0)) if options.held_out else None
-    gallery = Gallery(looks(found.images, options.index))
+    gallery = Gallery(facts_of_all(found.images, options.index))
     pairs: list[Pair] = []
     if held:
-        others = Gallery(looks(held.images, options.index), trained=gallery)
+        others = Gallery(facts_of_all(held.images, options.index), trained=gallery)
         pairs = others.pairs
         gallery.faults.update(others.faults)
     cards, unshown = _cards(sample, options.images)

@@ -105,7 +105,7 @@ class Source:
             raise faults.error()
 
     def counted(self, line: Line) -> Line:
-        """The same line, and the counts grown by it."""
+        """The line unchanged, after it was added to the counts."""
         self.mended.update(line.mended)
         for row in line.rows:
             self.paired += row.rejected is not None
@@ -197,7 +197,7 @@ class Parser:
         return self.record(Record(number, str(number), value))
 
     def record(self, record: Record) -> Line:
-        """Judge one record."""
+        """Turn one record into its rows, or name its fault."""
         if not isinstance(record.value, Mapping):
             said = record.value if self._found.form == "csv" else "not a JSON object"
             return _faulty(record.number, said, where=record.where)

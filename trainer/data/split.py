@@ -14,8 +14,8 @@ from trainer.config.data import DISTANCE, TOLERANCE, SplitOptions
 from trainer.data import files, progress
 from trainer.data.copies import Copies
 from trainer.data.forms.reading import AUTO, Reading
+from trainer.data.image_facts import facts_of_all
 from trainer.data.index import image_digests
-from trainer.data.looks import looks
 from trainer.data.row import Row
 from trainer.data.rows import rows_of
 from trainer.data.stream import Chosen, Joined, RowFile
@@ -180,11 +180,11 @@ def _near(options: SplitOptions, digests: Mapping[str, str]) -> str | None:
         if row.image:
             sides[held_out(row, options.holdout, options.seed, digests)][row.image] = None
     copies = Copies(DISTANCE, TOLERANCE)
-    for image, look in looks(sides[False], options.index):
-        if not look.fault:
-            copies.first(image, look)
-    judged = ((image, look) for image, look in looks(sides[True], options.index) if not look.fault)
-    near = [(image, twin) for image, look in judged if (twin := copies.find(look))]
+    for image, facts in facts_of_all(sides[False], options.index):
+        if not facts.fault:
+            copies.first(image, facts)
+    judged = ((image, facts) for image, facts in facts_of_all(sides[True], options.index) if not facts.fault)
+    near = [(image, twin) for image, facts in judged if (twin := copies.find(facts))]
     if not near:
         return None
     image, twin = (files.relative(name, options.images) for name in near[0])

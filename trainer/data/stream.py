@@ -115,7 +115,7 @@ def _again(line: bytes) -> Row:
 
 
 class Joined(_Rows):
-    """Several sequences of rows, one behind the other."""
+    """Several sequences of rows as one, in order."""
 
     def __init__(self, parts: Sequence[Sequence[Row]]) -> None:
         self.parts = parts
@@ -133,7 +133,7 @@ class Joined(_Rows):
 
 
 class Chosen(_Rows):
-    """Some rows of a sequence, by their places."""
+    """The rows of a sequence at the given indices, in the order of the indices."""
 
     def __init__(self, rows: Sequence[Row], places: NDArray[np.int64]) -> None:
         self._rows = rows

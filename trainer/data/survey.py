@@ -28,7 +28,7 @@ class Category:
     answers: Counter[str] = field(default_factory=Counter)
 
     def add(self, answer: str, text_only: bool) -> None:
-        """One more question."""
+        """Count one more question."""
         self.questions += 1
         self.text_only += text_only
         self.answers[answer] += 1

@@ -22,7 +22,7 @@ class Report:
         self._names: dict[str, list[str]] = {}
 
     def note(self, reason: str, name: str) -> None:
-        """One more row, or line, that this happened to."""
+        """Count one more row, or line, under `reason`, and keep the first names to show."""
         self.notes[reason] += 1
         names = self._names.setdefault(reason, [])
         if len(names) < SHOWN:

@@ -62,7 +62,7 @@ class Trial:
             check_answers(self.rows, self.texts, where)
 
     def evaluation(self, source: Source, adapter: str) -> Evaluation:
-        """This trial as a report shows it."""
+        """The trial's scores and answers in the form that reports take."""
         return Evaluation(source, adapter, self.rows, *self.texts)
 
 
@@ -112,7 +112,7 @@ class Sum:
 
     @property
     def mean(self) -> float:
-        """0 of none."""
+        """The mean of the values; 0.0 where there are none."""
         return self.total / max(self.count, 1)
 
     def __add__(self, other: "Sum") -> "Sum":

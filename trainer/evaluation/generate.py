@@ -58,7 +58,7 @@ class KeyCache(DynamicCache):  # type: ignore[misc]
         self._dtype = dtype
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, *place: Any, **named: Any) -> Any:
-        """See transformers."""
+        """Add keys and values of new tokens, in the cache's own dtype; returns all so far."""
         return super().update(keys.to(self._dtype), values.to(self._dtype), *place, **named)
 
 

@@ -45,7 +45,7 @@ class Standing:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The verdict on a setting in words: best, surely worse, or not told apart."""
         if self.behind is None:
             return "best here"
         return "worse" if self.real else "not told apart from the best"

@@ -41,16 +41,16 @@ class Checkpoint:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What matrices multiply in."""
+        """The dtype that the linears multiply in."""
         return torch.bfloat16 if self.bfloat16 else torch.float32
 
     @property
     def hidden_size(self) -> int:
-        """Of the language model's states."""
+        """The width of the language model's hidden states."""
         return int(self.model.config.text_config.hidden_size)
 
     def precision(self) -> AbstractContextManager[Any]:
-        """What the model has to run in."""
+        """The context manager under which the model has to run: autocast to `dtype` where it computes in bfloat16."""
         return torch.autocast(self.model.device.type, self.dtype, enabled=self.bfloat16)
 
     @cached_property
@@ -74,7 +74,7 @@ class Checkpoint:
 
     @property
     def context(self) -> int:
-        """Tokens that question, image and answer may come to."""
+        """The most tokens that image, question and answer may have together."""
         return int(self.model.config.text_config.max_position_embeddings)
 
     @classmethod

@@ -56,12 +56,12 @@ def begin_copy(model: str, output: Path, instead: str, share: float = 1.0) -> Pa
 
 
 def bytes_of(source: Path) -> int:
-    """What the weights of a checkpoint take on disk."""
+    """Bytes that the weights of a checkpoint take on disk."""
     return sum(file.stat().st_size for file in source.glob("*.safetensors"))
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Copy what a checkpoint has beside its weights."""
+    """Copy a checkpoint's files other than weights: configuration, tokenizer, processor, chat template."""
     for file in (file for pattern in _COMPANIONS for file in source.glob(pattern) if file.name != INDEX):
         shutil.copyfile(file, target / file.name)
 

@@ -71,7 +71,7 @@ class Batch:
     pictured: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on `device`."""
+        """A copy whose tensors are on `device`."""
         return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 

@@ -16,7 +16,7 @@ class Said:
 
     @property
     def means(self) -> torch.Tensor:
-        """Log-probability a token, (pairs, 2)."""
+        """Mean log-probability of an answer's tokens in nats, (pairs, 2): chosen, rejected."""
         return self.log_probs / self.tokens
 
 

@@ -54,7 +54,7 @@ class Loss:
     right_after: float
 
     def summary(self) -> dict[str, float]:
-        """For a line of JSON."""
+        """The figures as a dictionary that json.dumps takes."""
         return {
             "answer_tokens": self.tokens,
             "loss": round(self.before, 4),
@@ -112,7 +112,7 @@ class _Writer:
         self._folder, self._places, self._total = folder, dict[str, str](), 0
 
     def write(self, tensors: dict[str, torch.Tensor]) -> Path:
-        """Write one more file."""
+        """Write tensors as one more safetensors file of the checkpoint; returns its path."""
         file = self._folder / f"model-{len(set(self._places.values())):05d}.safetensors"
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, file, {"format": "pt"})
         file.chmod(0o644)

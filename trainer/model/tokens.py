@@ -52,7 +52,7 @@ class Tokens:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each row behind its prefix."""
+        """The number of tokens of each row behind the prefix it shares, (rows,)."""
         return np.diff(self.starts)
 
     @cached_property

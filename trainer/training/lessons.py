@@ -1,4 +1,4 @@
-"""What a training learns from, ready for the loop."""
+"""Prepares what a training learns from, in the form that the loop takes."""
 
 from dataclasses import dataclass
 

@@ -118,7 +118,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return optimizer
 
     def floating_point_ops(self, _inputs: Any) -> int:
-        """None are counted."""
+        """Always 0: transformers would count them for its own log, which nothing here reads."""
         return 0
 
     @contextmanager
@@ -147,7 +147,7 @@ class _Epochs(TrainerCallback):  # type: ignore[misc]
         self._epochs = epochs
 
     def on_epoch_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """See transformers.TrainerCallback."""
+        """Tell the updates which epoch begins (transformers.TrainerCallback)."""
         self._epochs.set_epoch(int(state.epoch or 0))
 
 
@@ -158,7 +158,7 @@ class _Log(TrainerCallback):  # type: ignore[misc]
         self._file = file
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """See transformers.TrainerCallback."""
+        """Append the logged values to the run's log file (transformers.TrainerCallback)."""
         if state.is_world_process_zero:
             with self._file.open("a") as file:
                 file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")

@@ -62,7 +62,7 @@ class Need:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all parts, in bytes."""
         return self.weights + self.more + self.process
 
     def shared(self, weights: int, states: int) -> "Need":

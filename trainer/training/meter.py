@@ -10,7 +10,7 @@ from transformers.trainer_callback import ProgressCallback
 
 
 class Meter:
-    """Counts updates between two readings."""
+    """Counts rows, tokens and padding of updates, for the figures a second in the log."""
 
     def __init__(self) -> None:
         self._rows = self._tokens = self._padded = 0
@@ -47,7 +47,7 @@ class Bar(ProgressCallback):  # type: ignore[misc]  # transformers is untyped
     """transformers' progress bar with what was last logged on it, instead of a line for each."""
 
     def on_log(self, _args: Any, _state: Any, _control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """See transformers.TrainerCallback."""
+        """Show losses and speed at the progress bar (transformers.TrainerCallback)."""
         if self.training_bar is not None and logs:
             shown = {
                 "loss": "{:.4f}",

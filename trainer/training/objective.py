@@ -24,7 +24,7 @@ class Likelihood:
     """Cross-entropy of the right answers' tokens, in nats a token: supervised fine-tuning."""
 
     def count(self, inputs: dict[str, Any]) -> torch.Tensor:
-        """The answers' tokens."""
+        """The number of answer tokens in the batch, which the loss is divided by."""
         answers: torch.Tensor = inputs["answers"]
         return answers
 

@@ -46,7 +46,7 @@ class Preference:
         self._trained, self._held_out = trained, held_out
 
     def count(self, inputs: dict[str, Any]) -> torch.Tensor:
-        """The pairs."""
+        """The number of pairs in the batch, which the loss is divided by."""
         return torch.full_like(inputs["answers"], inputs["rows"])
 
     def __call__(
@@ -66,7 +66,7 @@ class Preference:
 
 
 def rewards(said: Said, reference: Said | None, options: TrainOptions) -> torch.Tensor:
-    """What the methods compare of each answer, (pairs, 2)."""
+    """Rewards, (pairs, 2): beta times log-probability less the reference's, or times its mean a token without one."""
     if reference is not None:
         return options.strength * (said.log_probs - reference.log_probs)
     return options.strength * said.means

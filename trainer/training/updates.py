@@ -53,7 +53,7 @@ class Updates:
         return sum(self._updates(kind) for kind in self._kinds)
 
     def epoch(self, epoch: int) -> list[NDArray[np.int64]]:
-        """Places of trees, an array for each update."""
+        """The updates of one epoch: for each an array of indices into the trees."""
         if self._last[0] != epoch:
             self._last = (epoch, self._drawn(epoch))
         return self._last[1]

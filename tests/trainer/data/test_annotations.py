@@ -17,7 +17,7 @@ from scipy import ndimage
 from tests.conftest import png
 from trainer.__main__ import main
 from trainer.data.annotations.ledger import Ledger
-from trainer.data.annotations.questions import Asked
+from trainer.data.annotations.questions import UnwordedQuestion
 from trainer.data.annotations.wordings import DEFAULT, Wordings
 from trainer.data.row import Row
 from trainer.data.rows import read_rows
@@ -168,7 +168,7 @@ def test_a_ledger_never_tips_by_more_than_one(drawn: list[tuple[str, bool]]) -> 
     ledger = Ledger(Wordings.read(None))
     rng = np.random.default_rng(0)
     for subject, flag in drawn:
-        ledger.choose([Asked("exists", subject, {}, yes(flag), flag)], rng)
+        ledger.choose([UnwordedQuestion("exists", subject, {}, yes(flag), flag)], rng)
     for answers in ledger.answers.values():
         assert abs(answers["yes"] - answers["no"]) <= 1
 

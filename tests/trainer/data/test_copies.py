@@ -5,11 +5,11 @@ import random
 import pytest
 
 from trainer.data.copies import Copies
-from trainer.data.looks import Look
+from trainer.data.image_facts import ImageFacts
 
 
-def of(hash_: int, grey: int) -> Look:
-    return Look("", hash=hash_, small=bytes([grey]) * 768)
+def of(hash_: int, grey: int) -> ImageFacts:
+    return ImageFacts("", hash=hash_, small=bytes([grey]) * 768)
 
 
 def test_both_hash_and_pixels_have_to_be_near() -> None:

@@ -65,7 +65,7 @@ class Part:
 
     @property
     def key(self) -> str:
-        """PEFT's name for the tensor."""
+        """The tensor's name in PEFT's own form, which is the key it is written under."""
         return f"{_PEFT}{self.module}.lora_{self.side}.weight"
 
 

@@ -14,7 +14,7 @@ from trainer.data.annotations.coco import Coco
 from trainer.data.annotations.folders import Folders
 from trainer.data.annotations.ledger import Ledger
 from trainer.data.annotations.pictures import header, turned
-from trainer.data.annotations.questions import Asked, Vocabulary, decimal, questions
+from trainer.data.annotations.questions import UnwordedQuestion, Vocabulary, decimal, questions
 from trainer.data.annotations.scene import Scene, Source, Thing
 from trainer.data.annotations.table import Table
 from trainer.data.annotations.voc import Voc
@@ -62,13 +62,13 @@ def annotations(options: AnnotationOptions) -> str:
 def _ask(
     writer: Writer,
     scene: Scene,
-    possible: list[Asked],
+    possible: list[UnwordedQuestion],
     ledger: Ledger,
     options: AnnotationOptions,
     rng: np.random.Generator,
 ) -> None:
     """Write at most --questions about a picture, as many kinds as possible before one comes twice."""
-    kinds: dict[str, list[Asked]] = {}
+    kinds: dict[str, list[UnwordedQuestion]] = {}
     for asked in possible:
         if not options.kinds or asked.kind in options.kinds:
             kinds.setdefault(asked.kind, []).append(asked)

@@ -17,7 +17,7 @@ from trainer.errors import DataError
 
 
 class Coco:
-    """One file, its boxes held in columns."""
+    """One COCO annotation file, its boxes held in arrays."""
 
     def __init__(self, options: AnnotationOptions, report: Report) -> None:
         """Read the file.
@@ -41,7 +41,7 @@ class Coco:
 
     @property
     def names(self) -> Sequence[str]:
-        """The categories."""
+        """The names of the categories, in the file's order."""
         return self._categories
 
     @property

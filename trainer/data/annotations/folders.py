@@ -34,12 +34,12 @@ class Folders:
 
     @property
     def names(self) -> Sequence[str]:
-        """The folders' names."""
+        """The classes: the names of the folders that hold images."""
         return self._classes
 
     @property
     def scenes(self) -> Iterator[Scene]:
-        """The pictures by their names."""
+        """Each image with its class, in order of file names."""
         return (Scene(name, label=_class(name)) for name in self._pictures if _class(name))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from trainer.data.annotations.questions import Asked
+from trainer.data.annotations.questions import UnwordedQuestion
 from trainer.data.annotations.wordings import Wordings
 
 # How many more answers of one sort a subject may have than of the other; a wording may have one.
@@ -25,9 +25,11 @@ class Ledger:
         self._used: Counter[tuple[str, str]] = Counter()
         self.answers: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
 
-    def choose(self, possible: Iterable[Asked], rng: np.random.Generator) -> tuple[Asked, str] | None:
+    def choose(
+        self, possible: Iterable[UnwordedQuestion], rng: np.random.Generator
+    ) -> tuple[UnwordedQuestion, str] | None:
         """The question, of one kind, that is owed most, with its wording; None: all would tip the balance."""
-        best: tuple[Asked, str] | None = None
+        best: tuple[UnwordedQuestion, str] | None = None
         least: tuple[float, ...] = ()
         for asked in possible:
             for wording in self._wordings.get(asked.kind, ()):
@@ -40,7 +42,7 @@ class Ledger:
             self._add(*best)
         return best
 
-    def _owed(self, asked: Asked, wording: str) -> tuple[int, int] | None:
+    def _owed(self, asked: UnwordedQuestion, wording: str) -> tuple[int, int] | None:
         """The smaller the more it is owed: by the answers of its wording and subject, then by how often it was used."""
         used = self._used[asked.kind, wording] + self._used[asked.kind, f"\0{asked.subject}"]
         if asked.flag is None:
@@ -52,7 +54,7 @@ class Ledger:
             return None
         return 2 * by_wording + by_subject, used
 
-    def _add(self, asked: Asked, wording: str) -> None:
+    def _add(self, asked: UnwordedQuestion, wording: str) -> None:
         self.answers[asked.kind, wording][asked.answer] += 1
         for key in ((asked.kind, wording), (asked.kind, f"\0{asked.subject}")):
             self._used[key] += 1

@@ -23,7 +23,7 @@ class Header(NamedTuple):
 
 
 def header(url: str) -> Header | None:
-    """A picture's header; None: it is no picture."""
+    """An image opened as far as its header, nothing decoded; None where the file is no image."""
     try:
         with files.reading(url) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")

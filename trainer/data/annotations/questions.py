@@ -23,7 +23,7 @@ _RELATED, _ABSENT = 6, 8
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class UnwordedQuestion:
     """A question without its wording: `fields` fill the wordings' braces; `flag` is True for yes, left, top, the first.
 
     `subject` is what the answer must not be guessed from; a question with another `flag` has the same.
@@ -46,7 +46,7 @@ class Vocabulary:
     complete: bool = True
 
 
-def questions(scene: Scene, known: Vocabulary, rng: np.random.Generator) -> list[Asked]:
+def questions(scene: Scene, known: Vocabulary, rng: np.random.Generator) -> list[UnwordedQuestion]:
     """Everything that can be asked; of classes that are not there a few, drawn by `rng`."""
     if scene.facts:
         return list(_facts(scene, known, rng))
@@ -67,19 +67,21 @@ def _yes(flag: bool) -> str:
     return "yes" if flag else "no"
 
 
-def _labels(name: str, known: Vocabulary, rng: np.random.Generator) -> Iterator[Asked]:
-    yield Asked("label", "", {}, name)
+def _labels(name: str, known: Vocabulary, rng: np.random.Generator) -> Iterator[UnwordedQuestion]:
+    yield UnwordedQuestion("label", "", {}, name)
     for other in (name, *_absent({name}, known, rng)):
-        yield Asked("is_label", other, known.wordings.one(other), _yes(other == name), other == name)
+        yield UnwordedQuestion("is_label", other, known.wordings.one(other), _yes(other == name), other == name)
 
 
-def _presence(scene: Scene, things: Sequence[Thing], known: Vocabulary, rng: np.random.Generator) -> Iterator[Asked]:
+def _presence(
+    scene: Scene, things: Sequence[Thing], known: Vocabulary, rng: np.random.Generator
+) -> Iterator[UnwordedQuestion]:
     there = {thing.name for thing in things}
     for name in sorted(there):
-        yield Asked("exists", name, known.wordings.one(name), "yes", True)
+        yield UnwordedQuestion("exists", name, known.wordings.one(name), "yes", True)
     if known.complete:
         for name in _absent({thing.name for thing in scene.things}, known, rng):
-            yield Asked("exists", name, known.wordings.one(name), "no", False)
+            yield UnwordedQuestion("exists", name, known.wordings.one(name), "no", False)
 
 
 def _absent(there: set[str], known: Vocabulary, rng: np.random.Generator) -> list[str]:
@@ -89,34 +91,34 @@ def _absent(there: set[str], known: Vocabulary, rng: np.random.Generator) -> lis
     return [absent[place] for place in rng.permutation(len(absent))[:_ABSENT]]
 
 
-def _counts(counts: Counter[str], scene: Scene, known: Vocabulary) -> Iterator[Asked]:
+def _counts(counts: Counter[str], scene: Scene, known: Vocabulary) -> Iterator[UnwordedQuestion]:
     everything = {thing.name for thing in scene.things}
     certain = {
         name: count for name, count in sorted(counts.items()) if known.wordings.alike(name) & everything == {name}
     }
     if known.complete and len(everything) == len(scene.things) == sum(certain.values()) == 1:
-        yield Asked("what", "", {}, next(iter(certain)))
+        yield UnwordedQuestion("what", "", {}, next(iter(certain)))
     for name, count in certain.items():
         if count <= MOST:
-            yield Asked("count", name, known.wordings.one(name), str(count))
+            yield UnwordedQuestion("count", name, known.wordings.one(name), str(count))
     for first, second in permutations(certain, 2):
         if certain[first] != certain[second]:
             more = certain[first] > certain[second]
-            yield Asked("more", f"{first}/{second}", known.wordings.two(first, second), _yes(more), more)
+            yield UnwordedQuestion("more", f"{first}/{second}", known.wordings.two(first, second), _yes(more), more)
 
 
-def _places(placed: Sequence[Thing], known: Vocabulary) -> Iterator[Asked]:
+def _places(placed: Sequence[Thing], known: Vocabulary) -> Iterator[UnwordedQuestion]:
     for thing in placed:
         box, fields = _box(thing), known.wordings.one(thing.name)
         if box.right <= 0.5 or box.left >= 0.5:
             left = box.right <= 0.5
-            yield Asked("side", thing.name, fields, "left" if left else "right", left)
+            yield UnwordedQuestion("side", thing.name, fields, "left" if left else "right", left)
         if box.bottom <= 0.5 or box.top >= 0.5:
             top = box.bottom <= 0.5
-            yield Asked("height", thing.name, fields, "top" if top else "bottom", top)
+            yield UnwordedQuestion("height", thing.name, fields, "top" if top else "bottom", top)
 
 
-def _relations(things: Sequence[Thing], known: Vocabulary) -> Iterator[Asked]:
+def _relations(things: Sequence[Thing], known: Vocabulary) -> Iterator[UnwordedQuestion]:
     for one, other in permutations(things, 2):
         if other.name in known.wordings.alike(one.name):
             continue
@@ -128,11 +130,11 @@ def _relations(things: Sequence[Thing], known: Vocabulary) -> Iterator[Asked]:
             ("smaller", "larger", _sizes(a, b)),
         ):
             if apart is not None:
-                yield Asked(before, subject, fields, _yes(apart), apart)
-                yield Asked(behind, subject, fields, _yes(not apart), not apart)
+                yield UnwordedQuestion(before, subject, fields, _yes(apart), apart)
+                yield UnwordedQuestion(behind, subject, fields, _yes(not apart), not apart)
         smaller = _sizes(a, b)
         if smaller is not None:
-            yield Asked("which_larger", subject, fields, other.name if smaller else one.name, not smaller)
+            yield UnwordedQuestion("which_larger", subject, fields, other.name if smaller else one.name, not smaller)
 
 
 def _order(start: float, end: float, other_start: float, other_end: float) -> bool | None:
@@ -152,10 +154,10 @@ def _box(thing: Thing) -> Box:
     return thing.box
 
 
-def _facts(scene: Scene, known: Vocabulary, rng: np.random.Generator) -> Iterator[Asked]:
+def _facts(scene: Scene, known: Vocabulary, rng: np.random.Generator) -> Iterator[UnwordedQuestion]:
     for column, value in scene.facts:
         name = known.wordings.spoken(column)
-        yield Asked("fact", column, {"column": name}, value)
+        yield UnwordedQuestion("fact", column, {"column": name}, value)
         others = known.columns.get(column, ())
         number = decimal(value)
         for place in rng.permutation(len(others))[:_ABSENT]:
@@ -165,11 +167,11 @@ def _facts(scene: Scene, known: Vocabulary, rng: np.random.Generator) -> Iterato
             if number is None and than is None:
                 same = other == value
                 if same or other.lower() != value.lower():
-                    yield Asked("fact_is", f"{column}/{other}", fields, _yes(same), same)
+                    yield UnwordedQuestion("fact_is", f"{column}/{other}", fields, _yes(same), same)
             elif number is not None and than is not None and number != than:
-                yield Asked("fact_more", column, fields, _yes(number > than), number > than)
+                yield UnwordedQuestion("fact_more", column, fields, _yes(number > than), number > than)
         if number is None and value in others:
-            yield Asked("fact_is", f"{column}/{value}", {"column": name, "value": value}, "yes", True)
+            yield UnwordedQuestion("fact_is", f"{column}/{value}", {"column": name, "value": value}, "yes", True)
 
 
 def decimal(text: str) -> float | None:

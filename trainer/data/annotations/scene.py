@@ -15,12 +15,12 @@ class Box(NamedTuple):
 
     @property
     def width(self) -> float:
-        """As a fraction of the picture's width."""
+        """The box's width as a fraction of the picture's, 0 to 1."""
         return self.right - self.left
 
     @property
     def height(self) -> float:
-        """As a fraction of the picture's height."""
+        """The box's height as a fraction of the picture's, 0 to 1."""
         return self.bottom - self.top
 
 

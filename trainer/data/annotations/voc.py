@@ -37,7 +37,7 @@ class Voc:
 
     @property
     def scenes(self) -> Iterator[Scene]:
-        """The pictures, by their files' names."""
+        """Each image with its boxes, in order of the XML files' names."""
         return self._read(self._report)
 
     def _read(self, report: Report) -> Iterator[Scene]:

@@ -36,12 +36,12 @@ class Yolo:
 
     @property
     def names(self) -> Sequence[str]:
-        """The classes by their numbers."""
+        """The names of the classes; a label file's number is an index into them."""
         return self._names
 
     @property
     def scenes(self) -> Iterator[Scene]:
-        """The pictures by their names."""
+        """Each image with its boxes, in order of file names."""
         for name in self._pictures:
             labels = self._labels(name)
             lines = files.read(labels).decode("utf-8", "replace").splitlines() if files.is_file(labels) else []

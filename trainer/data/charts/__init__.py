@@ -14,7 +14,7 @@ from trainer.data.write import Report, writing
 
 
 def make(options: ChartOptions) -> str:
-    """Draw, ask and write; say where.
+    """Draw the charts, make their questions and write both; returns a sentence that says where they are.
 
     Raises:
         DataError: a file cannot be written.

@@ -41,7 +41,7 @@ class Pace:
         self._lock = threading.Lock()
 
     def wait(self) -> None:
-        """Return when the next request may go."""
+        """Wait until the next request may be sent (--per-minute); returns at once where no rate is set."""
         if not self._between:
             return
         with self._lock:
@@ -62,7 +62,7 @@ class VisionEndpoint:
         self._pace = Pace(options.per_minute)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections to the endpoint."""
         self._client.close()
 
     def ask(self, picture: str, text: str, temperature: float) -> Said:

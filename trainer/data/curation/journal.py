@@ -71,5 +71,5 @@ class Journal:
         self._file.flush()
 
     def close(self) -> None:
-        """Let go of the file; it stays."""
+        """Close the file, which stays on the disk for the next run."""
         self._file.close()

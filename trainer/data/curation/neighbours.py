@@ -41,7 +41,7 @@ class Space:
 
     @property
     def names(self) -> list[str]:
-        """The images by their places."""
+        """The images' names; a neighbour's number is an index into them."""
         return list(self.places)
 
     def nearest(self, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ from trainer.config.data import ScoreOptions
 from trainer.data import files
 from trainer.data.curation.embedding import Embedder
 from trainer.data.curation.neighbours import Space
-from trainer.data.looks import looks
+from trainer.data.image_facts import facts_of_all
 from trainer.data.row import Row
 from trainer.data.rows import rows_of
 from trainer.data.write import Report, writing
@@ -35,7 +35,7 @@ _OTHERS, _NEAREST = 16, 64
 # Rows whose neighbours are counted at once.
 _BLOCK = 10_000
 _SHOWN = 5
-# What a look says of a picture alone (trainer/data/looks.py); the first two may be what rows are dropped by.
+# What facts say of a picture alone (trainer/data/image_facts.py); the first two may be what rows are dropped by.
 QUALITY = ("sharpness", "contrast", "brightness", "width", "height")
 
 
@@ -85,10 +85,10 @@ def _embedder(options: ScoreOptions) -> Embedder | None:
 def _quality(asked: "_Asked", options: ScoreOptions) -> np.ndarray:
     """The figures QUALITY of each picture, (pictures, 5)."""
     found = np.zeros((len(asked.images), len(QUALITY)), np.float32)
-    for place, (image, look) in enumerate(looks(asked.images, options.index)):
-        if look.fault:
-            raise DataError([f"{files.relative(image, options.images)}: {look.fault}: `data filter` drops it"])
-        found[place] = [getattr(look, name) for name in QUALITY]
+    for place, (image, facts) in enumerate(facts_of_all(asked.images, options.index)):
+        if facts.fault:
+            raise DataError([f"{files.relative(image, options.images)}: {facts.fault}: `data filter` drops it"])
+        found[place] = [getattr(facts, name) for name in QUALITY]
     return found
 
 

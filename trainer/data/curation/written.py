@@ -208,7 +208,7 @@ class _Bill:
         self._lock = threading.Lock()
 
     def before(self, done: int) -> str:
-        """What is known before any request."""
+        """A sentence before the first request: pictures, and at most how many requests, tokens and how much money."""
         options, most = self._options, self._pictures * self._requests
         tokens = most * options.max_tokens
         minutes = f", at least {most / options.per_minute:.0f} minutes at --per-minute" if options.per_minute else ""
@@ -239,7 +239,7 @@ class _Bill:
         return f"by the first picture: {tokens_in} tokens go in and {tokens_out} come back in all{told}"
 
     def add(self, said: Said) -> None:
-        """One more answer."""
+        """Count one more answer and what it cost."""
         with self._lock:
             self._asked += 1
             self._tokens[0] += said.tokens_in
@@ -256,7 +256,7 @@ class _Bill:
             raise OptionError(f"--most-cost {most:g}: is spent; what was answered is kept, and more goes on from there")
 
     def paid(self) -> str:
-        """What it came to."""
+        """A sentence with the requests made, the tokens and the cost."""
         money = f", {self._money(*self._tokens):.4f} in money" if self._options.price_in else ""
         return f"{self._asked} requests, {self._tokens[0]} tokens in and {self._tokens[1]} back{money}"
 

@@ -49,7 +49,7 @@ def curve(log: Path) -> Picture | None:
 
 
 def drawn(figure: Figure, words: str) -> Picture:
-    """A figure as SVG."""
+    """A matplotlib figure as SVG text, to stand in a page."""
     buffer = io.BytesIO()
     # Without salt and date the same figure would give another file every time.
     with mpl.rc_context({"svg.hashsalt": "manylens"}):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from trainer.data import files
 from trainer.data.gallery import Gallery, Pair
-from trainer.data.looks import in_batches
+from trainer.data.image_facts import in_batches
 from trainer.data.pages.pictures import Picture
 from trainer.data.pages.template import render
 from trainer.data.survey import Category, Survey
@@ -112,7 +112,7 @@ def write_page(url: str, shown: Set) -> None:
 
 
 def page(shown: Set) -> str:
-    """The page as text."""
+    """The whole page as HTML text."""
     answers = shown.found.all.answers
     questions = shown.found.all.questions
     lines = _lines(shown)
@@ -133,7 +133,7 @@ def page(shown: Set) -> str:
 
 
 def sentence(shown: Set) -> str:
-    """The most of it in one sentence."""
+    """The main counts of the set in one sentence, for the terminal."""
     found, held = shown.found, shown.held
     guess = found.all.guess
     said = (

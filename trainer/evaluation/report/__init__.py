@@ -53,7 +53,7 @@ def write_report(url: str, evaluations: Sequence[Evaluation]) -> None:
 
 
 def page(evaluations: Sequence[Evaluation]) -> str:
-    """The page as text."""
+    """The whole page as HTML text."""
     return render("page.html", sections=[_section(each) for each in evaluations])
 
 

@@ -35,7 +35,7 @@ def write_sweep(folder: Path, found: Sequence[Standing], rows: Sequence[Row]) ->
 
 
 def page(found: Sequence[Standing], rows: Sequence[Row]) -> str:
-    """The page as text."""
+    """The whole page as HTML text."""
     images = len({row.image or row.id for row in rows})
     return render("sweep.html", found=found, rows=len(rows), images=images, picture=_picture(found))
 

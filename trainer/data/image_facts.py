@@ -1,4 +1,4 @@
-"""What one reading of each image gives every command: digest, size, whether it decodes, and how it looks.
+"""Reads each image once for all commands: its digest, size, whether it decodes, and measures of how it looks.
 
 Images that lie on this machine are read in as many processes as there are cores, and what was found is kept beside the
 digests (`kept.py`): whichever command comes first reads them, and the others find it there.
@@ -56,7 +56,7 @@ _THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ImageFacts:
     """What one reading of an image file gave; where `fault` says why it would be refused, all but `sha256` are zero.
 
     `width` and `height` are pixels as it is shown. `brightness` and `contrast` are mean and standard deviation of its
@@ -77,18 +77,18 @@ class Look:
 
     @property
     def packed(self) -> bytes:
-        """As it is kept."""
+        """The facts as bytes, for the table beside the images."""
         facts = {name: value for name, value in asdict(self).items() if name != "small"}
         return json.dumps(facts).encode() + b"\n" + self.small
 
     @classmethod
-    def of(cls, packed: bytes) -> "Look":
-        """What was kept."""
+    def of(cls, packed: bytes) -> "ImageFacts":
+        """The facts that `packed` made these bytes of."""
         facts, _, small = packed.partition(b"\n")
         return cls(**json.loads(facts), small=small)
 
 
-class Looker:
+class ImageReader:
     """Reads images, a batch at a time, for as long as a `with` block lasts; one that was read is not read again.
 
     What is known in `folder` from before is not read either while size and times of the file are the same. A file that
@@ -103,7 +103,7 @@ class Looker:
         self._began = time.perf_counter()
         self._asked = self._read = 0
 
-    def __enter__(self) -> "Looker":
+    def __enter__(self) -> "ImageReader":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,8 +116,8 @@ class Looker:
                 *(self._read, self._asked - self._read, seconds, self._asked / seconds),
             )
 
-    def begin(self, images: Sequence[str]) -> Callable[[], list[Look]]:
-        """Begin to read `images`; what is returned waits for it, and gives a look for each.
+    def begin(self, images: Sequence[str]) -> Callable[[], list[ImageFacts]]:
+        """Begin to read `images`; what is returned waits for it, and gives the facts of each.
 
         Raises:
             DataError: a process that decodes was killed, which the waiting tells.
@@ -129,25 +129,27 @@ class Looker:
         self._asked += len(images)
         self._read += len(unread)
 
-        def waited() -> list[Look]:
+        def waited() -> list[ImageFacts]:
             found = dict(zip(unread, read(), strict=True))
-            self._kept.keep({image: (stamps[image], look.packed) for image, look in found.items() if look.sha256})
+            self._kept.keep({image: (stamps[image], facts.packed) for image, facts in found.items() if facts.sha256})
             self._bar.update(len(images))
-            return [found[image] if image in found else Look.of(known[image]) for image in images]
+            return [found[image] if image in found else ImageFacts.of(known[image]) for image in images]
 
         return waited
 
 
-def looks(images: Iterable[str], folder: Path | None, processes: int | None = None) -> Iterator[tuple[str, Look]]:
-    """Each image with its look, in order; none is held longer than it takes to hand it on. See `Looker`.
+def facts_of_all(
+    images: Iterable[str], folder: Path | None, processes: int | None = None
+) -> Iterator[tuple[str, ImageFacts]]:
+    """Each image with its facts, in order; none is held longer than it takes to hand it on. See `ImageReader`.
 
     Raises:
         DataError: a process that decodes was killed.
     """
-    with Looker(folder, processes) as looker:
-        waiting: deque[tuple[list[str], Callable[[], list[Look]]]] = deque()
+    with ImageReader(folder, processes) as reader:
+        waiting: deque[tuple[list[str], Callable[[], list[ImageFacts]]]] = deque()
         for names in in_batches(images, _BATCH):
-            waiting.append((names, looker.begin(names)))
+            waiting.append((names, reader.begin(names)))
             if len(waiting) > _AHEAD:
                 names, read = waiting.popleft()
                 yield from zip(names, read(), strict=True)
@@ -155,19 +157,19 @@ def looks(images: Iterable[str], folder: Path | None, processes: int | None = No
             yield from zip(names, read(), strict=True)
 
 
-def looked_at(
+def with_faults(
     items: Iterable[T], images_of: Callable[[T], Iterable[str]], faults: dict[str, str | None], folder: Path | None
 ) -> Iterator[T]:
     """The same items, each when `faults` has its images with what is wrong with each, or None; each is read once.
 
     Raises:
-        DataError: as `looks`.
+        DataError: as `facts_of_all`.
     """
-    with Looker(folder) as looker:
+    with ImageReader(folder) as reader:
         for batch in in_batches(items, _ITEMS):
             named = dict.fromkeys(image for item in batch for image in images_of(item))
             fresh = [image for image in named if image not in faults]
-            faults.update((image, look.fault) for image, look in zip(fresh, looker.begin(fresh)(), strict=True))
+            faults.update((image, facts.fault) for image, facts in zip(fresh, reader.begin(fresh)(), strict=True))
             yield from batch
 
 
@@ -178,20 +180,20 @@ def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def look(data: bytes) -> Look:
-    """How the image file `data` looks, by this project's own decoder."""
+def facts_of(data: bytes) -> ImageFacts:
+    """The facts of the image file whose bytes are `data`, read by the decoder that the service uses."""
     sha256 = hashlib.sha256(data).hexdigest()
     if data.startswith(LFS_POINTER):
-        return Look(sha256, "is a Git LFS pointer and not the image: run `git lfs pull`")
+        return ImageFacts(sha256, "is a Git LFS pointer and not the image: run `git lfs pull`")
     try:
         picture = decode(data, side=SIDE)
     except ServiceError as error:
-        return Look(sha256, str(error))
+        return ImageFacts(sha256, str(error))
     width, height = _size(data, picture)
     grey = picture.convert("L")
     grey.thumbnail((_GREY, _GREY), Image.Resampling.BOX)
     values = np.asarray(grey, dtype=np.float32)
-    return Look(
+    return ImageFacts(
         sha256,
         None,
         width,
@@ -234,7 +236,7 @@ class _Readers:
             self._pool.shutdown(cancel_futures=True)
         self.threads.shutdown(cancel_futures=True)
 
-    def read(self, images: Sequence[str]) -> Callable[[], list[Look]]:
+    def read(self, images: Sequence[str]) -> Callable[[], list[ImageFacts]]:
         """Begin to read; what is returned waits for it."""
         local = all(files.local(image) for image in images)
         if not local or (self._pool is None and len(images) < _FEW) or self._processes == 1:
@@ -248,7 +250,7 @@ class _Readers:
         return lambda: [look for task in tasks for look in _waited(task)]
 
 
-def _waited(task: "Future[list[Look]]") -> list[Look]:
+def _waited(task: "Future[list[ImageFacts]]") -> list[ImageFacts]:
     try:
         return task.result()
     except BrokenProcessPool as error:
@@ -262,15 +264,15 @@ def _leave_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _read_all(images: Sequence[str]) -> list[Look]:
+def _read_all(images: Sequence[str]) -> list[ImageFacts]:
     return [_read(image) for image in images]
 
 
-def _read(image: str) -> Look:
+def _read(image: str) -> ImageFacts:
     try:
-        return look(files.read(image))
+        return facts_of(files.read(image))
     except DataError as error:
-        return Look("", str(error))
+        return ImageFacts("", str(error))
 
 
 def _at_once() -> int:
