@@ -103,7 +103,7 @@ async def browsing(root: str) -> AsyncGenerator[Opened, None]:
             tab.page.set_default_timeout(30 * SECOND)
             tab.watch()
             await tab.page.goto(tab.root + view)
-            await tab.page.wait_for_selector(".base, .banner")
+            await tab.page.wait_for_selector(".base, .banner, details.route")
             return tab
 
         yield open_tab
@@ -554,3 +554,22 @@ def _said(text: str) -> dict[str, Any]:
     return {"id": "vqa-1", "answer": text, "confidence": 0.5, "choices": None, "adapter": None} | {
         "finish_reason": "stop", "usage": {}, "timing": timing
     }  # fmt: skip
+
+
+# The page at /docs
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+async def test_the_page_of_routes_names_every_route_and_is_accessible(world: World, size: str, scheme: str) -> None:
+    tab = await world.open_tab(size, scheme, view="docs")
+    told = await tab.page.eval_on_selector_all(
+        "details.route > summary > code", "all => all.map(one => one.textContent)"
+    )
+    document = (await world.service.client.get("/openapi.json")).json()
+    expected = [f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods]
+    assert told == expected
+    await tab.page.click("summary:has-text('POST /v1/vqa') >> nth=0")
+    await tab.page.wait_for_selector("details[open] th:has-text('question')")
+    await tab.judge("a route that is open")
+    await tab.page.context.close()
