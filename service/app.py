@@ -24,7 +24,7 @@ from service.adapters.routing import some
 from service.adapters.store import Store
 from service.admission import Admission
 from service.auth import Tenants
-from service.capture import Capture, Files
+from service.capture import Capture, Files, Rules
 from service.engine import Engine
 from service.engine.sizing import Sizes
 from service.engine.supervised import Supervised
@@ -35,8 +35,9 @@ from service.images.fetch import Fetcher, FetchLimits
 from service.in_hand import InHand
 from service.lifetime import Life
 from service.memory import available
-from service.metrics import Metrics, exposed
+from service.metrics import Metrics, Versions, exposed
 from service.middleware import BodyLimit, Head, RequestId, Trace
+from service.online import Online
 from service.pictures import Pictures
 from service.places import Places
 from service.prompt import Prompt
@@ -148,8 +149,9 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
     pictures = Pictures(proof.preparation, limits, fetcher, metrics)
     capture = None
     if settings.capture is not None:
-        files = Files(settings.capture, settings.capture_days, settings.capture_bytes)
-        capture = Capture(files, settings.capture_redact, workers, metrics)
+        files = Files(settings.capture, settings.capture_days, settings.capture_bytes, settings.capture_a_day)
+        rules = Rules(settings.capture_share, settings.capture_below)
+        capture = Capture(files, settings.capture_redact, workers, metrics, rules)
     in_hand = InHand(settings.bytes_in_hand or max(available() // 8, settings.body_limit))
     log.info("bodies and fetched images: at most %.1f GB at once", in_hand.total / 1e9)
     use_case = VQA(
@@ -165,8 +167,10 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
         Workers(1, "quick"),
         metrics,
         capture,
-        life,
+        life=life,
     )
+    online = Online(residency, use_case.outcomes, capture)
+    metrics.registry.register(Versions(online.series))
     _show(metrics, admission, life)
     _show_limits(metrics, settings, sizes, engine)
     metrics.bytes_in_hand.set_function(lambda: in_hand.total - in_hand.left)
@@ -179,6 +183,7 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
         residency,
         releases,
         use_case,
+        online,
         metrics,
         tenants,
         reading,
@@ -218,6 +223,8 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         asyncio.create_task(service.tenants.watch(service.workers)),
         asyncio.create_task(service.places.renew()),
     ]
+    if service.vqa.capture is not None:
+        tasks.append(asyncio.create_task(service.vqa.capture.follow()))
     try:
         with own_port:
             yield

@@ -254,6 +254,13 @@ class AdapterRefused(ServiceError):
         self.reason = reason
 
 
+class AliasesChanged(ServiceError):
+    """A change that was to be made only to the aliases its caller had seen; they are others by now."""
+
+    status = 412
+    code = "aliases_changed"
+
+
 class LimitReached(ServiceError):
     """The caller's own limit, of rate or of requests at once; others are served."""
 

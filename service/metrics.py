@@ -24,7 +24,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
@@ -37,7 +37,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 LORA_INFO = "vllm:lora_requests_info"
 _SCORE, _STABLE = "vqa_adapter_score", "vqa_adapter_stable"
 # Families that mean nothing once what tells adapters apart is summed up.
-_NAMED_ONLY = frozenset({LORA_INFO, _SCORE, _STABLE})
+_NAMED_ONLY = frozenset({LORA_INFO, _SCORE, _STABLE, "vqa_version_request_seconds"})
 
 
 class Affinity(Collector):
@@ -129,6 +129,57 @@ class Residents(Collector):
             for of, share in each.scores.items():
                 score.add_metric([*labels, of], share)
         yield from (resident, stable, score)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSeries:
+    """What there is to say of one loaded version since the adapter's aliases changed last.
+
+    `requests` by outcome (ok, failed), `seconds` of those answered by quantile, `total_s` their sum, `feedback` by
+    verdict (right, wrong).
+    """
+
+    adapter: str
+    version: str
+    requests: Mapping[str, int]
+    seconds: Mapping[str, float]
+    total_s: float
+    feedback: Mapping[str, int]
+
+
+class Versions(Collector):
+    """The series by version, made when they are read: of the versions that are loaded, and no others."""
+
+    def __init__(self, look: Callable[[], Sequence[VersionSeries]]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[Metric]:
+        """Three families, for Prometheus."""
+        names = ["adapter", "version"]
+        requests = CounterMetricFamily(
+            "vqa_version_requests",
+            "Questions by name or alias to a loaded version since the adapter's aliases changed last: ok, failed",
+            labels=[*names, "outcome"],
+        )
+        seconds = Metric("vqa_version_request_seconds", "Time of those answered, in seconds", "summary")
+        feedback = GaugeMetricFamily(
+            "vqa_version_feedback",
+            "Answers of a loaded version since then that were judged, by verdict, as --capture's directory holds them: "
+            "replicas that share one tell the same",
+            labels=[*names, "verdict"],
+        )
+        for each in self._look():
+            labels = [each.adapter, each.version]
+            named = dict(zip(names, labels, strict=True))
+            for outcome, count in each.requests.items():
+                requests.add_metric([*labels, outcome], count)
+            for quantile, value in each.seconds.items():
+                seconds.add_sample(seconds.name, {**named, "quantile": quantile}, value)
+            seconds.add_sample(f"{seconds.name}_count", named, each.requests.get("ok", 0))
+            seconds.add_sample(f"{seconds.name}_sum", named, each.total_s)
+            for verdict, count in each.feedback.items():
+                feedback.add_metric([*labels, verdict], count)
+        yield from (requests, seconds, feedback)
 
 
 class Metrics:

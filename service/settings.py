@@ -196,6 +196,15 @@ class Settings(BaseSettings):
     )
     capture_days: int = Field(30, gt=0, description="days they are kept")
     capture_bytes: int = Field(10_000_000_000, gt=0, description="bytes they may take; the oldest days go first")
+    capture_share: float = Field(
+        1.0, ge=0, le=1, description="share of the answers that are kept, by chance: a canary is judged by these alone"
+    )
+    capture_below: float | None = Field(
+        None, gt=0, le=1, description="keep others too whose confidence is lower than this: they teach most"
+    )
+    capture_a_day: int | None = Field(
+        None, gt=0, description="answers that each replica keeps a day (UTC), at most; corrections of them are all kept"
+    )
     capture_redact: ImportString[Any] | None = Field(
         None, description="package.module.function that gets each service.capture.Record, and returns what may be kept"
     )

@@ -26,6 +26,7 @@ from service.errors import (
 from service.in_hand import InHand
 from service.lifetime import Life
 from service.metrics import Metrics
+from service.outcomes import Outcomes
 from service.pictures import MakePictures, Pictures, light
 from service.progress import Progress
 from service.prompt import Prompt
@@ -56,6 +57,7 @@ class VQA:
     quick: Workers
     metrics: Metrics
     capture: Capture | None = None
+    outcomes: Outcomes = field(default_factory=Outcomes)
     life: Life = field(default_factory=Life)
 
     def names(self, tenant: Tenant) -> list[str]:
@@ -154,6 +156,9 @@ class VQA:
         finally:
             self.metrics.in_flight.dec()
             progress.record(outcome, self.metrics)
+            if progress.adapter is not None and progress.release != "pinned":
+                adapter, since = progress.adapter, self.residency.changed(progress.adapter.name)
+                self.outcomes.record(adapter.name, adapter.version, outcome, progress.elapsed(), since)
 
     async def warm_up(self, turn: int = 0) -> tuple[float, float]:
         """Ask the base about a blank image, so that no caller pays for what an engine does only once.

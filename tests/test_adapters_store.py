@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.adapters.aliases import STABLE, Alias, Aliases
+from service.adapters.aliases import CANARY, STABLE, Alias, Aliases
 from service.adapters.routing import Catalog, Router, Shelf, route
 from service.adapters.store import Store, digest
 from service.errors import AdapterNotFound, AdapterRefused, StoreUnavailable
@@ -86,6 +86,16 @@ def test_publishing_again_keeps_the_way_back(store: Store) -> None:
     assert store.catalog().shelves["digits"].versions == {first, second}
     with pytest.raises(AdapterRefused, match="no version before"):
         store.change("digits", lambda aliases: aliases.roll_back(STABLE))
+
+
+def test_a_version_may_be_published_as_canary_and_the_first_one_is_stable(store: Store) -> None:
+    first = store.publish("digits", {"adapter_config.json": b"1"}, canary=0.2).version
+    second = store.publish("digits", {"adapter_config.json": b"2"}, canary=0.2).version
+    named = store.catalog().shelves["digits"].aliases.named
+    assert {alias: (to.version, to.weight) for alias, to in named.items()} == {
+        STABLE: (first, 0.0),
+        CANARY: (second, 0.2),
+    }
 
 
 def test_a_deleted_adapter_is_gone_at_once_and_its_files_when_freed(store: Store) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.__main__ import main as serve
+from service.capture import Rules
 from service.capture.files import Files, Record, is_row_text
 from service.engine.fake import FakeEngine
 from service.images import decode, picture
@@ -236,6 +237,47 @@ async def test_a_slow_disk_delays_no_answer_and_too_much_is_dropped(
         await ask(keeping)
     assert 'vqa_captured_total{outcome="dropped"} 1.0' in (await keeping.client.get("/metrics")).text
     held.set()
+
+
+@pytest.mark.parametrize(
+    ("rules", "confidence", "drawn", "chosen"),
+    [
+        (Rules(), 0.9, 0.999, "chance"),
+        (Rules(share=0.2), 0.9, 0.1, "chance"),
+        (Rules(share=0.2), 0.1, 0.2, None),
+        (Rules(share=0.2, below=0.5), 0.4, 0.3, "confidence"),
+        (Rules(share=0.2, below=0.5), 0.4, 0.1, "chance"),
+        (Rules(share=0.0, below=0.5), 0.5, 0.0, None),
+    ],
+)
+def test_rules_choose_by_chance_first_and_then_by_confidence(
+    rules: Rules, confidence: float, drawn: float, chosen: str | None
+) -> None:
+    assert replace(rules, draw=lambda: drawn).choose(confidence) == chosen
+
+
+async def test_what_the_rules_pass_over_is_answered_and_not_kept(fake_adapters: Path, kept: Path) -> None:
+    settings = Settings(adapters=fake_adapters, capture=kept, capture_share=0, capture_below=1e-9)
+    async with serving(settings, FakeEngine()) as running:
+        answer = await ask(running)
+        assert_error(await correct(running, answer["id"]), 404, "question_not_found")
+        assert 'vqa_captured_total{outcome="passed"} 1.0' in (await running.client.get("/metrics")).text
+    assert not files(kept, "*.jsonl")
+
+
+async def test_so_many_a_day_are_kept_after_a_restart_too_and_corrections_all_are(
+    fake_adapters: Path, kept: Path
+) -> None:
+    settings = Settings(adapters=fake_adapters, capture=kept, capture_a_day=3)
+    for asked, capped in ((2, 0), (2, 1)):
+        async with serving(settings, FakeEngine()) as running:
+            answers = [await ask(running) for _ in range(asked)]
+            await settled(running)
+            assert f'vqa_captured_total{{outcome="capped"}} {capped}.0' in (await running.client.get("/metrics")).text
+            assert (await correct(running, answers[0]["id"])).status_code == 204
+    assert len(rows(kept, "questions")) == 3
+    assert {row["kept_by"] for row in rows(kept, "questions")} == {"chance"}
+    assert len(rows(kept, "corrections")) == 2
 
 
 def day(ago: int) -> str:

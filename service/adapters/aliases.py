@@ -1,13 +1,15 @@
 """The content of `aliases.json`: each alias's version, a canary's share, and the versions before. Data only."""
 
+import hashlib
 import json
+from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from service.errors import AdapterRefused
 
-STABLE = "stable"
+STABLE, CANARY = "stable", "canary"
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 VERSION = r"[0-9a-f]{64}"
 AliasName = Annotated[str, Field(pattern=f"^{NAME}$")]
@@ -26,11 +28,25 @@ class Alias(_Frozen):
 
 
 class Aliases(_Frozen):
-    """One adapter's aliases; `previous` has the versions each pointed at before, newest last."""
+    """One adapter's aliases; `previous` has the versions each pointed at before, newest last.
+
+    `since` says when each alias was last moved or given another share, as far as that was written down.
+    """
 
     named: dict[AliasName, Alias] = Field(default_factory=dict)
     previous: dict[AliasName, tuple[Version, ...]] = Field(default_factory=dict)
+    since: dict[AliasName, AwareDatetime] = Field(default_factory=dict)
     pinned: bool = False
+
+    @property
+    def changed(self) -> datetime | None:
+        """When any alias was last moved or given another share; None where that was not written down."""
+        return max(self.since.values(), default=None)
+
+    @property
+    def tag(self) -> str:
+        """A text that is another one whenever anything of these is: what HTTP calls an entity tag, without quotes."""
+        return hashlib.sha256(self.dump()).hexdigest()[:16]
 
     @classmethod
     def parse(cls, text: bytes) -> "Aliases":
@@ -52,17 +68,21 @@ class Aliases(_Frozen):
         said = {
             name: alias.model_dump() if alias.weight else alias.version for name, alias in sorted(self.named.items())
         }
-        rest = {f"_{name}": value for name in ("previous", "pinned") if (value := getattr(self, name))}
+        rest = {f"_{name}": value for name, value in self.model_dump(mode="json").items() if name != "named" and value}
         return json.dumps(said | rest, indent=2).encode() + b"\n"
 
     def point(self, name: str, version: str, weight: float = 0.0) -> "Aliases":
-        """A copy in which the alias `name` leads to `version`; the version before is appended to `previous`."""
-        before = self.named.get(name)
-        named = {**self.named, name: Alias(version=version, weight=weight)}
-        if before is None or before.version == version:
-            return self.model_copy(update={"named": named})
-        previous = {**self.previous, name: (*self.previous.get(name, ()), before.version)}
-        return self.model_copy(update={"named": named, "previous": previous})
+        """A copy in which the alias `name` leads to `version`; the version before is appended to `previous`.
+
+        Where that is so already, it is this very object.
+        """
+        before, after = self.named.get(name), Alias(version=version, weight=weight)
+        if before == after:
+            return self
+        changed = {"named": {**self.named, name: after}, "since": {**self.since, name: _now()}}
+        if before is not None and before.version != version:
+            changed["previous"] = {**self.previous, name: (*self.previous.get(name, ()), before.version)}
+        return self.model_copy(update=changed)
 
     def roll_back(self, name: str) -> "Aliases":
         """A copy in which an alias leads to its previous version again.
@@ -74,12 +94,20 @@ class Aliases(_Frozen):
         if name not in self.named or not past:
             raise AdapterRefused("history", f"alias {name!r} has no version before this one to go back to")
         named = {**self.named, name: Alias(version=past[-1], weight=self.named[name].weight)}
-        return self.model_copy(update={"named": named, "previous": {**self.previous, name: past[:-1]}})
+        changed = {
+            "named": named,
+            "previous": {**self.previous, name: past[:-1]},
+            "since": {**self.since, name: _now()},
+        }
+        return self.model_copy(update=changed)
 
     def without(self, name: str) -> "Aliases":
         """A copy without one alias."""
-        named, previous = ({k: v for k, v in old.items() if k != name} for old in (self.named, self.previous))
-        return Aliases.model_validate({"named": named, "previous": previous, "pinned": self.pinned})
+        kept = {
+            what: {alias: value for alias, value in getattr(self, what).items() if alias != name}
+            for what in ("named", "previous", "since")
+        }
+        return self.model_copy(update=kept)
 
     def less(self, versions: frozenset[str]) -> "Aliases":
         """A copy in which `previous` no longer has the versions that are removed."""
@@ -93,3 +121,7 @@ class Aliases(_Frozen):
             if side < 0:
                 return name
         return STABLE
+
+
+def _now() -> datetime:
+    return datetime.fromisoformat(datetime.now(UTC).isoformat(timespec="milliseconds"))

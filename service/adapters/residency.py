@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
+from datetime import datetime
 
 from service.adapters.aliases import STABLE
 from service.adapters.proof import Proof
@@ -270,6 +271,15 @@ class Residency:
             return Standing.BAD
         return Standing.PROVEN if verdict is not None else Standing.UNKNOWN
 
+    def changed(self, name: str) -> datetime | None:
+        """When an alias of an adapter was last moved or given another share, as far as that is served here."""
+        shelf = self.served.shelves.get(name)
+        return shelf.aliases.changed if shelf else None
+
+    def loaded(self) -> list[tuple[str, str]]:
+        """The adapters in the engine, each by name and version; any thread may ask."""
+        return [(version.adapter.name, version.adapter.version) for version in self._serving()]
+
     def pinned(self) -> list[Adapter]:
         """The versions in service of pinned adapters; as many stay loaded as leave room for any other version."""
         names = sorted(self.wanted.pinned)
@@ -282,8 +292,10 @@ class Residency:
 
     def _residents(self) -> list[Resident]:
         """What is loaded just now, for its series; called from the thread that serves --metrics-port too."""
-        serving = [version for version in list(self.reconciler.versions.values()) if version.state is State.SERVING]
-        return [self._resident(version) for version in serving]
+        return [self._resident(version) for version in self._serving()]
+
+    def _serving(self) -> list[Version]:
+        return [version for version in list(self.reconciler.versions.values()) if version.state is State.SERVING]
 
     def _resident(self, version: Version) -> Resident:
         adapter, facts = version.adapter, version.verdict.facts if version.verdict else None

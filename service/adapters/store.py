@@ -23,7 +23,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from service.adapters import aliases, routing
-from service.adapters.aliases import STABLE, Aliases
+from service.adapters.aliases import CANARY, STABLE, Aliases
 from service.adapters.bucket import Bucket
 from service.adapters.directory import LAST, VERSIONS, Directory, Folder, counts, files_of
 from service.adapters.own import Own
@@ -149,8 +149,11 @@ class Store:
         """Free local copies that are over the bound in bytes, those used longest ago first, and never one of `used`."""
         self._files.trim(frozenset(map(_folder, used)))
 
-    def publish(self, name: str, files: Mapping[str, bytes]) -> Adapter:
+    def publish(self, name: str, files: Mapping[str, bytes], canary: float | None = None) -> Adapter:
         """Add a version made of `files` and point the alias `stable` at it; killed at any moment, none or all is seen.
+
+        With `canary` it is the alias `canary` with that share of the questions, and stable stays where it is; the
+        first version of a name is stable whatever that says.
 
         Raises:
             ValueError: a name that is no adapter name.
@@ -161,7 +164,11 @@ class Store:
         parts = {file: files[file] for file in sorted(files, key=lambda file: file == LAST) if counts(file)}
         with self._files.locked(make=True):
             self._files.add(_folder(adapter), parts)
-            self._point(name, (self._aliases(name) or Aliases()).point(STABLE, adapter.version))
+            named = self._aliases(name) or Aliases()
+            if canary is None or STABLE not in named.named:
+                self._point(name, named.point(STABLE, adapter.version))
+            else:
+                self._point(name, named.point(CANARY, adapter.version, canary))
         self.fetch(adapter)
         return adapter
 

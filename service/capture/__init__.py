@@ -7,17 +7,21 @@ and how.
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from typing import IO, TypeVar
 
 from service.capture import review
-from service.capture.files import Files, Record, is_row_text
+from service.capture.files import EnoughToday, Files, Record, is_row_text
+from service.capture.judged import Feedback, Judged, same
+from service.capture.rules import Rules
 from service.errors import NotKept, QuestionNotFound, ServiceError
 from service.metrics import Metrics
 from service.types import Answer, Picture, Question, Release
 from service.workers import Workers
 
-__all__ = ["Capture", "Files", "Record", "Redact"]
+__all__ = ["Capture", "Feedback", "Files", "Record", "Redact", "Rules"]
 
 T = TypeVar("T")
 
@@ -28,24 +32,39 @@ Redact = Callable[[Record], Record | None]
 # Answers that wait to be written; more are dropped.
 _BACKLOG = 128
 _STOP_S = 5.0
+# Between two looks at what other replicas wrote to the same directory.
+_FOLLOW_S = 30.0
 
 
 class Capture:
     """Writes records on a worker thread, after the answer was sent; at most _BACKLOG of them wait."""
 
-    def __init__(self, files: Files, redact: Redact | None, workers: Workers, metrics: Metrics) -> None:
+    def __init__(self, files: Files, redact: Redact | None, workers: Workers, metrics: Metrics, rules: Rules) -> None:
         self._files, self._redact = files, redact or (lambda record: record)
+        self._rules = rules
+        self.judged = Judged(files.directory)
         self._workers, self._metrics = workers, metrics
         self._writing: set[asyncio.Task[None]] = set()
         self._reading = asyncio.Lock()  # one reader at a time: each may read LINES lines
-        for outcome in ("kept", "skipped", "dropped", "redacted", "failed"):  # from 0 on, so that the first one shows
+        for outcome in (
+            "kept",
+            "passed",
+            "capped",
+            "skipped",
+            "dropped",
+            "redacted",
+            "failed",
+        ):  # from 0 on, so that the first one shows
             metrics.captured.labels(outcome)
 
     def keep(
         self, question: Question, pictures: tuple[Picture, ...], answer: Answer, release: Release | None = None
     ) -> None:
-        """Queue an answered question to be written, if a row can hold it; returns at once and raises nothing."""
-        adapter = answer.adapter
+        """Queue an answered question to be written, if the rules choose it and a row can hold it.
+
+        Returns at once and raises nothing.
+        """
+        adapter, kept_by = answer.adapter, self._rules.choose(answer.confidence)
         record = Record(
             request=question.id,
             tenant=question.tenant.name,
@@ -56,10 +75,13 @@ class Capture:
             confidence=round(answer.confidence, 6),
             release=release,
             picture=pictures[0].image if pictures else None,
+            kept_by=kept_by,
         )
         # A row holds one question and one picture at most.
         if question.history or len(pictures) > 1 or not (is_row_text(record.question) and is_row_text(record.answer)):
             self._count("skipped")
+        elif kept_by is None:
+            self._count("passed")
         elif len(self._writing) >= _BACKLOG:
             self._count("dropped")
         else:
@@ -100,6 +122,28 @@ class Capture:
         """
         return await self._read(partial(review.archive, self._files.directory, tenant))
 
+    async def feedback(self, adapter: str, since: datetime | None) -> tuple[str | None, dict[str, Feedback]]:
+        """What callers said of an adapter's answers from `since` on, by version, and the id of the directory.
+
+        Raises:
+            NotKept: what was kept cannot be read.
+        """
+
+        def read() -> tuple[str | None, dict[str, Feedback]]:
+            self.judged.refresh()
+            return self.judged.id(), self.judged.of(adapter, since)
+
+        return await self._read(read)
+
+    async def follow(self) -> None:
+        """Take note, now and then, of feedback that others wrote to the same directory; never returns."""
+        while True:
+            try:
+                await self._workers.run(self.judged.refresh)
+            except Exception as error:  # a disk that is away, a line that somebody else wrote
+                log.warning("feedback that was kept cannot be read: %s", error)
+            await asyncio.sleep(_FOLLOW_S)
+
     async def _read(self, work: Callable[[], T]) -> T:
         if self._writing:
             await asyncio.wait(self._writing)
@@ -118,6 +162,8 @@ class Capture:
     async def _write(self, record: Record) -> None:
         try:
             await self._workers.run(self._save, record)
+        except EnoughToday:
+            self._count("capped")
         except Exception as error:
             self._failed(error)
 
@@ -127,7 +173,9 @@ class Capture:
             raise QuestionNotFound(f"no question {request!r} of yours is kept here")
         if not self._save(found.corrected(answer, comment)):
             raise NotKept("there is no room for more: try again tomorrow")
-        verdict = "right" if _same(answer, found.answer) else "wrong"
+        verdict = "right" if same(answer, found.answer) else "wrong"
+        with suppress(OSError):  # it is kept, and read at the next look
+            self.judged.refresh()
         self._metrics.feedback.labels(found.adapter or "", found.release or "", verdict).inc()
 
     def _save(self, record: Record) -> bool:
@@ -142,8 +190,3 @@ class Capture:
 
     def _count(self, outcome: str) -> None:
         self._metrics.captured.labels(outcome).inc()
-
-
-def _same(one: str, other: str) -> bool:
-    """Whether two answers are the same words, case and spaces aside."""
-    return one.casefold().split() == other.casefold().split()

@@ -27,6 +27,7 @@ from typing import Any
 
 from PIL import Image
 
+from service.capture.rules import KeptBy
 from service.text import ANSWER_ENDS, is_unicode
 from service.types import Release
 
@@ -40,7 +41,8 @@ class Record:
     """One row; `said` is our answer where `answer` is a caller's correction of it, whose picture is `image` already.
 
     `picture` is what the model saw; `image` is its name, once it has one. `release` is by what the version of the
-    adapter was chosen, None for the base.
+    adapter was chosen, None for the base. `answered` is when our answer was given, in ISO 8601; of a question that is
+    not yet written it is None. `kept_by` is by what rule the answer was kept.
     """
 
     request: str
@@ -56,6 +58,8 @@ class Record:
     comment: str | None = None
     image: str | None = None
     day: str | None = None
+    answered: str | None = None
+    kept_by: KeptBy | None = None
 
     def corrected(self, answer: str, comment: str | None) -> "Record":
         """The same question with its right answer."""
@@ -69,11 +73,16 @@ def is_row_text(text: str) -> bool:
     return visible and not marked and len(text) <= TEXT_LIMIT and is_unicode(text)
 
 
-class Files:
-    """The directory, kept for `days` and within `size` bytes."""
+class EnoughToday(Exception):
+    """As many questions were kept today as may be."""
 
-    def __init__(self, directory: Path, days: int, size: int) -> None:
-        self.directory, self._days, self._size = directory, days, size
+
+class Files:
+    """The directory, kept for `days` and within `size` bytes; this replica adds `a_day` questions a day at most."""
+
+    def __init__(self, directory: Path, days: int, size: int, a_day: int | None = None) -> None:
+        self.directory, self._days, self._size, self._a_day = directory, days, size, a_day
+        self._written = ("", 0)  # a day, and the questions kept on it
         self._host = socket.gethostname()
         self._lock = threading.Lock()
         self._room = 0
@@ -84,6 +93,7 @@ class Files:
 
         Raises:
             OSError: it cannot be written; no half of a row stays.
+            EnoughToday: it is a question, and one too many.
         """
         with self._lock:
             self._sweep()
@@ -91,10 +101,14 @@ class Files:
                 return False
             day = record.day or _today().isoformat()
             folder = self.directory / day
+            if record.said is None and self._a_day is not None and self._kept_on(day) >= self._a_day:
+                raise EnoughToday
             (folder / "images").mkdir(0o700, parents=True, exist_ok=True)
             image = record.image if record.picture is None else self._picture(folder / "images", record.picture)
             kind = "questions" if record.said is None else "corrections"
             self._append(folder / f"{kind}-{self._host}.jsonl", _row(replace(record, image=image)))
+            if record.said is None and self._a_day is not None:
+                self._written = (day, self._kept_on(day) + 1)
             return True
 
     def find(self, request: str, tenant: str) -> Record | None:
@@ -108,6 +122,13 @@ class Files:
                     if (found.request, found.tenant) == (request, tenant):
                         return found
         return None
+
+    def _kept_on(self, day: str) -> int:
+        """Questions that this replica kept on a day; read from its file once, for it may have been started again."""
+        if self._written[0] != day:
+            file = self.directory / day / f"questions-{self._host}.jsonl"
+            self._written = (day, file.read_bytes().count(b"\n") if file.exists() else 0)
+        return self._written[1]
 
     def _picture(self, images: Path, picture: Image.Image) -> str:
         name = hashlib.sha256(f"{picture.mode}{picture.size}".encode() + picture.tobytes()).hexdigest() + ".png"
@@ -172,10 +193,12 @@ def _size(folder: Path) -> int:
 def _row(record: Record) -> dict[str, Any]:
     fields = asdict(replace(record, picture=None, day=None))
     row = {name: value for name, value in fields.items() if value is not None}
-    return row | {"category": record.adapter or "base", "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    if record.said is None:
+        row.pop("answered", None)  # it is told by `at`
+    return row | {"category": record.adapter or "base", "at": datetime.now(UTC).isoformat(timespec="milliseconds")}
 
 
 def record_of(row: Mapping[str, Any], day: str) -> Record:
     """The record that a row of a day is of."""
     fields: dict[str, Any] = {name: row.get(name) for name in Record.__slots__}
-    return Record(**fields | {"picture": None, "day": day})
+    return Record(**fields | {"picture": None, "day": day, "answered": row.get("answered", row.get("at"))})

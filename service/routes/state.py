@@ -16,6 +16,7 @@ from service.engine.supervised import Supervised
 from service.errors import Forbidden, Overloaded
 from service.lifetime import Life
 from service.metrics import Metrics
+from service.online import Online
 from service.places import Places
 from service.settings import Settings
 from service.shared import Shared
@@ -38,6 +39,7 @@ class Service:
     residency: Residency
     releases: Releases
     vqa: VQA
+    online: Online
     metrics: Metrics
     tenants: Tenants
     reading: Workers

@@ -2,7 +2,7 @@
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -13,6 +13,9 @@ from service.adapters.aliases import STABLE, AliasName
 from service.adapters.residency import Residency
 from service.adapters.version import State
 from service.errors import AdapterNotFound
+from service.intervals import wilson
+from service.online import Comparison, Figures
+from service.outcomes import quantile
 from service.schemas import Incoming
 from service.types import Adapter
 
@@ -188,17 +191,56 @@ class AliasOut(BaseModel):
     previous: list[str]
 
 
+class OnlineOut(BaseModel):
+    """How a version does with those who ask it by name or alias, since `since` of the adapter.
+
+    Questions are this replica's since it started. Feedback is what the directory of --capture holds: replicas whose
+    `kept_in` is the same share it, and tell the same.
+    """
+
+    right: Annotated[int, Field(description="answers that were judged, and were the right ones")]
+    wrong: int
+    agreement: Annotated[float | None, Field(description="right among those judged; null: none was judged")]
+    interval: Annotated[tuple[float, float] | None, Field(description="of the agreement, 95% (Wilson)")]
+    answered: Annotated[int, Field(description="questions answered by this replica")]
+    failed: Annotated[int, Field(description="questions that failed for no fault of the caller's, and not for load")]
+    p50_s: Annotated[float | None, Field(description="seconds that half of the answers took at most")]
+    p95_s: float | None
+    seconds: Annotated[
+        dict[float, int], Field(description="the answers by the seconds they took at most, 20 steps to a factor of 10")
+    ]
+
+    @classmethod
+    def of(cls, figures: Figures) -> "OnlineOut":
+        """The wire shape of a version's figures."""
+        told, asked = figures.feedback, figures.questions
+        judged = told.right + told.wrong
+        return cls(
+            right=told.right,
+            wrong=told.wrong,
+            agreement=told.right / judged if judged else None,
+            interval=wilson(told.right, judged),
+            answered=asked.answered,
+            failed=asked.failed,
+            p50_s=quantile(asked.seconds, 0.5),
+            p95_s=quantile(asked.seconds, 0.95),
+            seconds=dict(sorted(asked.seconds.items())),
+        )
+
+
 class VersionOut(_Standing):
     """A version of the store; `manifest` is what it says of itself, once it was judged."""
 
     manifest: dict[str, Any] | None
+    online: Annotated[OnlineOut | None, Field(description="how it does with its callers; admins alone see it")] = None
 
     @classmethod
-    def of(cls, residency: Residency, adapter: Adapter) -> "VersionOut":
+    def of(cls, residency: Residency, adapter: Adapter, figures: Figures | None) -> "VersionOut":
         """What is known of one version."""
         verdict = residency.verdict(adapter)
         facts = verdict.facts.model_dump() if verdict and verdict.facts else None
-        return cls(manifest=facts, **_Standing.facts(residency, adapter))
+        online = OnlineOut.of(figures) if figures else None
+        return cls(manifest=facts, online=online, **_Standing.facts(residency, adapter))
 
 
 class AdapterDetail(BaseModel):
@@ -206,12 +248,18 @@ class AdapterDetail(BaseModel):
 
     name: str
     pinned: bool
+    since: Annotated[
+        datetime | None, Field(description="when an alias was last moved or given another share; null: not known")
+    ] = None
+    kept_in: Annotated[
+        str | None, Field(description="id of the directory that holds the feedback; replicas may share it")
+    ] = None
     aliases: dict[str, AliasOut]
     versions: list[VersionOut]
 
     @classmethod
-    def of(cls, residency: Residency, name: str) -> "AdapterDetail":
-        """All that is known of one adapter.
+    def of(cls, residency: Residency, name: str, online: Comparison | None) -> "AdapterDetail":
+        """All that is known of one adapter; `online` is how its versions do, where that may be told.
 
         Raises:
             AdapterNotFound: there is no such adapter.
@@ -230,11 +278,14 @@ class AdapterDetail(BaseModel):
             for alias, wish in sorted(shelf.aliases.named.items())
         }
         versions = sorted(shelf.versions | residency.wanted.named(name))
+        figures: Mapping[str, Figures] = online.versions if online else {}
         return cls(
             name=name,
             pinned=shelf.aliases.pinned,
+            since=residency.changed(name),
+            kept_in=online.kept_in if online else None,
             aliases=aliases,
-            versions=[VersionOut.of(residency, residency.at(name, version)) for version in versions],
+            versions=[VersionOut.of(residency, residency.at(name, each), figures.get(each)) for each in versions],
         )
 
 

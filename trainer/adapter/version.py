@@ -16,8 +16,12 @@ from trainer.adapter.card import card
 from trainer.data.digests import IMAGES
 
 
-def write_version(store: Path, manifest: Manifest, directory: Path, command: str, images: str = "") -> Adapter:
+def write_version(
+    store: Path, manifest: Manifest, directory: Path, command: str, images: str = "", canary: float | None = None
+) -> Adapter:
     """Write PEFT's files in `directory` and what is known of them into the store as the name's stable version.
+
+    With `canary` it is the name's canary with that share of the questions; see Store.publish.
 
     They are two, or of a mixture two for each member, in a folder of its own.
 
@@ -33,7 +37,7 @@ def write_version(store: Path, manifest: Manifest, directory: Path, command: str
         files[IMAGES] = images.encode()
     files[manifests.FILE] = manifest.model_dump_json(indent=2).encode() + b"\n"
     files["README.md"] = card(manifest, command).encode()
-    return Store(store).publish(manifest.name, files)
+    return Store(store).publish(manifest.name, files, canary)
 
 
 def plain_config(directory: Path) -> bytes:

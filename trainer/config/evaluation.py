@@ -7,7 +7,7 @@ from pydantic import Field
 
 from service.adapters.aliases import AliasName
 from service.embedded import embedded
-from trainer.config.fields import GATE, MAX_TOKENS, Configured, Gate, MaxTokens, Rank, Seed
+from trainer.config.fields import CANARY, GATE, MAX_TOKENS, Canary, Configured, Gate, MaxTokens, Rank, Seed
 from trainer.config.reading import ReadingOptions
 
 
@@ -61,5 +61,6 @@ class PublishOptions(Configured, ReadingOptions):
     images: str | None = Field(None, description="the folder that the rows' image names are relative to")
     limit: int | None = Field(None, gt=0, description="only the first rows")
     gate: Gate = Field("auto", description=GATE)
+    canary: Canary = Field(None, description=CANARY)
     max_tokens: MaxTokens | None = Field(None, description=MAX_TOKENS)
     report: str | None = Field(None, description="also write the scores as one HTML page to this path or URL")

@@ -32,6 +32,11 @@ GATE = (
     " preference where rows are pairs, with answers that are no worse; loss where answers are free text; else"
     " normalised"
 )
+Canary = Annotated[float, Field(gt=0, le=1)] | None
+CANARY = (
+    "publish as the alias canary with this share of the questions, 0.2 for a fifth, and leave stable where it is"
+    " [as stable, as the first version of a name always is]"
+)
 MAX_TOKENS = "longest answer that is scored, in tokens [the longest held-out answer]"
 MaxTokens = Annotated[int, Field(gt=0, le=4096)]
 # What a command line gives once becomes a list of one.

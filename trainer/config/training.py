@@ -10,9 +10,11 @@ from pydantic_settings import CliSubCommand
 from service.adapters.aliases import AliasName
 from service.embedded import embedded
 from trainer.config.fields import (
+    CANARY,
     GATE,
     LINEARS,
     MAX_TOKENS,
+    Canary,
     Configured,
     Expression,
     Gate,
@@ -236,6 +238,7 @@ class TrainOptions(LoopOptions):
         0.0, ge=0, description="dpo and simpo: so much of the chosen answer's loss a token is added to a pair's loss"
     )
     gate: Gate = Field("auto", description=GATE)
+    canary: Canary = Field(None, description=CANARY)
     max_tokens: MaxTokens | None = Field(None, description=MAX_TOKENS)
 
     @model_validator(mode="after")

@@ -50,7 +50,7 @@ _KEPT = (CHECKPOINTS, LEARNT, LOG, OPTIONS, IMAGES, REFERENCE, _FACTS, "report.h
 FREE = frozenset(
     (
         *("config", "recipe", "resume", "plan", "name", "about", "modality", "store", "output", "track", "log_steps"),
-        *("feature_cache", "feature_cache_gb", "workers", "gradient_checkpointing", "gate", "max_tokens"),
+        *("feature_cache", "feature_cache_gb", "workers", "gradient_checkpointing", "gate", "canary", "max_tokens"),
     )
 )
 # Options whose content is compared instead, wherever it lies: see `facts`.

@@ -134,7 +134,11 @@ SETS: tuple[Set, ...] = (
         label_studio.convert,
     ),
     # What the service keeps of questions and corrections (--capture).
-    Set("flat", _keys("request tenant at"), _keys("request tenant at adapter version confidence release said comment")),
+    Set(
+        "flat",
+        _keys("request tenant at"),
+        _keys("request tenant at adapter version confidence release said comment answered keptby"),
+    ),
     # RLAIF-V has the last three beside them.
     Set("pairs", _keys("chosen rejected"), _keys("dsname origindataset originsplit")),
     Set("llava", _keys("conversations")),

@@ -1,0 +1,85 @@
+"""How each version of an adapter does with its callers: what came of their questions, and what they said of answers.
+
+Put together of what this process counted and what the directory of kept questions holds.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from service.adapters.residency import Residency
+from service.capture import Capture, Feedback
+from service.errors import NotKept
+from service.metrics import VersionSeries
+from service.outcomes import Outcomes, Tally, quantile
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One version's questions and feedback."""
+
+    questions: Tally = field(default_factory=Tally)
+    feedback: Feedback = field(default_factory=Feedback)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every version's figures since `since`, when the adapter's aliases changed last; None: since they are counted.
+
+    `kept_in` is the id of the directory that feedback was read from: replicas that name the same one have the same
+    feedback. None where none is kept.
+    """
+
+    since: datetime | None
+    kept_in: str | None
+    versions: Mapping[str, Figures]
+
+
+@dataclass(frozen=True)
+class Online:
+    """The figures of one replica."""
+
+    residency: Residency
+    outcomes: Outcomes
+    capture: Capture | None
+
+    async def of(self, adapter: str) -> Comparison:
+        """How an adapter's versions do; without feedback while the directory of kept questions cannot be read."""
+        since = self.residency.changed(adapter)
+        kept_in, told = None, dict[str, Feedback]()
+        if self.capture is not None:
+            with suppress(NotKept):  # it was logged
+                kept_in, told = await self.capture.feedback(adapter, since)
+        return Comparison(since, kept_in, self._figures(adapter, since, told))
+
+    def series(self) -> Sequence[VersionSeries]:
+        """The figures of the versions that are loaded, for their series, with feedback as of the last look at it."""
+        found = list[VersionSeries]()
+        names: dict[str, dict[str, Figures]] = {}
+        for adapter, version in self.residency.loaded():
+            if adapter not in names:
+                since = self.residency.changed(adapter)
+                told = self.capture.judged.of(adapter, since) if self.capture is not None else {}
+                names[adapter] = self._figures(adapter, since, told)
+            figures = names[adapter].get(version, Figures())
+            questions, feedback = figures.questions, figures.feedback
+            quantiles = {share: quantile(questions.seconds, share) for share in (0.5, 0.95)}
+            found.append(
+                VersionSeries(
+                    adapter,
+                    version,
+                    {"ok": questions.answered, "failed": questions.failed},
+                    {str(share): seconds for share, seconds in quantiles.items() if seconds is not None},
+                    questions.total_s,
+                    {"right": feedback.right, "wrong": feedback.wrong} if self.capture is not None else {},
+                )
+            )
+        return found
+
+    def _figures(self, adapter: str, since: datetime | None, told: Mapping[str, Feedback]) -> dict[str, Figures]:
+        asked = self.outcomes.of(adapter, since)
+        return {
+            version: Figures(asked.get(version, Tally()), told.get(version, Feedback()))
+            for version in sorted(asked.keys() | told.keys())
+        }

@@ -1,0 +1,48 @@
+"""What is done about a canary, by its figures alone."""
+
+from dataclasses import replace
+
+import pytest
+
+from service.canary.options import Options
+from service.canary.rules import Figures, Seen, decide
+
+OPTIONS = Options(least=30)
+FAST = {0.1: 90, 0.2: 10}
+EVEN = Seen(Figures(80, 20, 100, 0, FAST), Figures(80, 20, 100, 0, FAST), hours=1.0, same=False, away=None)
+BETTER = replace(EVEN, canary=Figures(98, 2, 100, 0, FAST))
+WORSE = replace(EVEN, canary=Figures(40, 60, 100, 0, FAST))
+
+
+@pytest.mark.parametrize(
+    ("seen", "action", "why"),
+    [
+        (EVEN, "wait", "no evidence"),
+        (BETTER, "promote", "98 of 100 against 80 of 100"),
+        (WORSE, "roll back", "right less often"),
+        (replace(EVEN, canary=Figures(80, 20, 70, 30, FAST)), "roll back", "fails more often"),
+        (replace(EVEN, canary=Figures(80, 20, 100, 0, {1.0: 100})), "roll back", "1.5 times stable's p95"),
+        (replace(BETTER, canary=Figures(29, 0, 29, 0, FAST)), "wait", "30 of each are needed"),
+        (replace(BETTER, stable=Figures(0, 0, 100, 0, FAST)), "wait", "30 of each are needed"),
+        (replace(EVEN, hours=169.0), "roll back", "within 168 hours"),
+        (replace(BETTER, hours=None), "promote", "right more often"),
+        (replace(BETTER, away="http://b is away"), "wait", "http://b is away"),
+        (replace(WORSE, away="http://b is away"), "roll back", "right less often"),
+        (replace(WORSE, same=True), "finish", "already"),
+    ],
+)
+def test_the_rules(seen: Seen, action: str, why: str) -> None:
+    decision = decide(seen, OPTIONS)
+    assert decision.action == action
+    assert why in decision.reason
+
+
+def test_what_fails_before_anything_is_judged_is_rolled_back() -> None:
+    broken = Seen(Figures(failed=40), Figures(answered=400, seconds=dict(FAST)), 1.0, same=False, away=None)
+    assert decide(broken, OPTIONS).action == "roll back"
+
+
+def test_a_decision_tells_the_evidence_it_rests_on() -> None:
+    told = decide(BETTER, OPTIONS).evidence
+    assert told["better"] >= told["needed"] == 20
+    assert told["worse"] < told["needed_worse"] == pytest.approx(60)
