@@ -67,7 +67,8 @@ class Watcher:
 
     def _changes(self, canary: Canary, decision: Decision) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The changes that a decision makes, in order, and those that undo them."""
-        share, none = ({"alias": self.options.alias, "weight": weight} for weight in (canary.weight, 0.0))
+        share: dict[str, Any] = {"alias": self.options.alias, "weight": canary.weight}
+        none = share | {"weight": 0.0}
         match decision.action:
             case "promote":
                 moves = [{"alias": "stable", "version": canary.version}, none]

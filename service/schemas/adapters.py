@@ -235,7 +235,7 @@ class VersionOut(_Standing):
     online: Annotated[OnlineOut | None, Field(description="how it does with its callers; admins alone see it")] = None
 
     @classmethod
-    def of(cls, residency: Residency, adapter: Adapter, figures: Figures | None) -> "VersionOut":
+    def of(cls, residency: Residency, adapter: Adapter, figures: Figures | None = None) -> "VersionOut":
         """What is known of one version."""
         verdict = residency.verdict(adapter)
         facts = verdict.facts.model_dump() if verdict and verdict.facts else None
