@@ -12,6 +12,8 @@ from pydantic import BaseModel
 
 from service import usage
 from service.app import create_app
+from service.canary.__main__ import PROGRAM as WATCH
+from service.canary.options import Options
 from service.command import PROGRAM as SERVE
 from service.engine.fake import FakeEngine
 from service.metrics import Metrics
@@ -31,6 +33,7 @@ def command_line() -> str:
         f"`manylens serve` is `{SERVE}`, and `manylens COMMAND` is `{TRAIN} COMMAND`. Each option of the service"
         "\nis an environment variable too: `--max-loras 8` is `VQA_MAX_LORAS=8`. What `--help` prints:\n",
         f"## {SERVE}\n\n```text\n{usage.usage(SERVE, Settings, flags=False)}```\n",
+        f"## {WATCH}\n\n```text\n{usage.usage(WATCH, Options)}```\n",
     ]
     for words in _commands(Trainer):
         parts.append(f"## {' '.join([TRAIN, *words])}\n\n```text\n{usage.usage(TRAIN, Trainer, words)}```\n")
@@ -126,8 +129,9 @@ def metrics() -> str:
             "# The metrics\n",
             "Series of the service at `/metrics`; vLLM's own (`vllm:*`) stand beside them there. Who may not see all"
             "\nadapters is shown totals without the labels `adapter` and `version`. `adapter` is the name of a served"
-            "\nadapter, or empty for the base. Not in this table: `vqa_adapter_resident`, `vqa_adapter_score` and"
-            "\n`vqa_adapter_stable`, one for each version in the engine. Alerts over all these have a"
+            "\nadapter, or empty for the base. Not in this table, one for each version in the engine:"
+            "\n`vqa_adapter_resident`, `vqa_adapter_score`, `vqa_adapter_stable`, `vqa_version_feedback`,"
+            "\n`vqa_version_requests_total` and `vqa_version_request_seconds` ([the loop](../how-to/loop.md)). Alerts over all these have a"
             "\n[runbook](../how-to/alerts.md) each.\n",
             "| series | kind | labels | what it tells |",
             "|---|---|---|---|",
