@@ -131,8 +131,8 @@ def metrics() -> str:
             "\nadapters is shown totals without the labels `adapter` and `version`. `adapter` is the name of a served"
             "\nadapter, or empty for the base. Not in this table, one for each version in the engine:"
             "\n`vqa_adapter_resident`, `vqa_adapter_score`, `vqa_adapter_stable`, `vqa_version_feedback`,"
-            "\n`vqa_version_requests_total` and `vqa_version_request_seconds` ([the loop](../how-to/loop.md)). Alerts over all these have a"
-            "\n[runbook](../how-to/alerts.md) each.\n",
+            "\n`vqa_version_requests_total` and `vqa_version_request_seconds` ([the loop](../how-to/loop.md))."
+            "\nAlerts over all these have a [runbook](../how-to/alerts.md) each.\n",
             "| series | kind | labels | what it tells |",
             "|---|---|---|---|",
             *rows,
