@@ -155,7 +155,7 @@ bench-quantize: $(VENV)/.all-$(ENGINE) ## GPTQ by trainer quantize at the 7B's w
 	$(BIN)/python -m loadtest.trainer.packed $(ARGS)
 
 .PHONY: bench-mixture test-mixture
-bench-mixture: build/data/shapes/done ## six ways to learn from pictures and from text: accuracy of each, time, memory, size
+bench-mixture: build/data/shapes/done ## six ways to learn from pictures and from text: accuracy of each, time, memory, size, latency
 	$(BIN)/python -m loadtest.trainer.mixture $(ARGS)
 
 test-mixture: $(VENV)/.all-$(ENGINE) ## a mixture of modalities on vLLM: 500 answers are those in process, a canary over a plain LoRA
@@ -179,6 +179,10 @@ test-s3: $(VENV)/.all-$(ENGINE) ## a store on a real S3 API (moto's server)
 bench-dpo: $(VENV)/.all-$(ENGINE) ## DPO beside TRL's DPOTrainer on the same pairs, one and five a picture: pairs a second, memory
 	$(INSTALL) -e '.[bench]'
 	$(BIN)/python -m loadtest.trainer.preference $(ARGS)
+
+.PHONY: bench-habit
+bench-habit: $(VENV)/.all-$(ENGINE) ## a habit that SFT keeps, corrected by DPO from pairs and by SFT from the right answers
+	$(BIN)/python -m loadtest.trainer.habit $(ARGS)
 
 .PHONY: test-trl
 test-trl: $(VENV)/.all-$(ENGINE) ## loss and gradient from pairs of answers beside TRL's DPOTrainer (installs TRL)

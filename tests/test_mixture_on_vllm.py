@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.trainer.mixture import Bench, write_set
+from loadtest.trainer.mixture.rows import write_set
 from models.datasets import write_shapes
 from service.adapters.store import Store
 from service.app import create_app
@@ -33,7 +33,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The set, and a store with a mixture called `mix` over the plain adapter of the repository's `shapes`."""
     work = tmp_path_factory.mktemp("mixture")
     write_shapes(work / "shapes")
-    write_set(Bench(pictures=work / "shapes", work=work / "set", rows=QUESTIONS // 2 * 5))
+    write_set(work / "set", work / "shapes", rows=QUESTIONS // 2 * 5)
     plain = Store(ADAPTERS).stable("shapes")
     files = {file.name: file.read_bytes() for file in plain.path.iterdir()}
     Store(work / "store").publish("mix", files)
@@ -101,6 +101,6 @@ async def test_a_canary_of_a_mixture_over_a_plain_adapter(work: Path, service: R
         assert response.status_code == 200, response.text
     chosen = set()
     for _ in range(20):  # all by one side once in half a million times
-        body = {"question": "which is first: red, blue, green?", "adapter": "mix"}
+        body = {"question": "what color is K7?", "adapter": "mix"}
         chosen.add((await service.client.post("/v1/vqa", json=body)).json()["adapter"]["version"])
     assert chosen == {plain, mixed}

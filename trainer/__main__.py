@@ -183,12 +183,14 @@ def _look_after(options: object) -> None:
 
 
 def _print(results: "list[Evaluation]") -> None:
-    """A line for programs each, then a table for people."""
-    from trainer.evaluation.result import table
+    """A line for programs each, then tables for people."""
+    from trainer.evaluation.result import group_table, table
 
     for result in results:
         print(json.dumps(result.summary()))
     print(table(results))
+    if groups := group_table(results):
+        print(f"\n{groups}")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ prefers rightly.
 """
 
 import json
-import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+
+from loadtest.trainer.sides import in_turn, summary
 
 MODEL = "models/tiny-llava"
 COLOURS = ("red", "green", "blue", "black", "orange", "purple")
@@ -89,39 +89,13 @@ def _speed(options: Bench, each: int) -> dict[str, Any]:
         "model": MODEL,
         "output": str(folder / "run"),
     }
-    runs = []
+    cases = []
     for seed in range(options.rounds):
         asked = {"precision": options.precision, "seed": seed, "learning_rate": 1e-3, "epochs": 1, "rows_per_step": 20}
-        file = folder / "case.json"
-        file.write_text(json.dumps({**case, "options": asked}))
-        sides = ("ours", "trl") if seed % 2 == 0 else ("trl", "ours")
-        found = {side: _run(side, file) for side in sides}
-        runs.append((found["ours"], found["trl"]))
-    ratios = [peer["seconds"] / ours["seconds"] for ours, peer in runs]
-
-    def middle(side: int, field: str) -> float:
-        return statistics.median(pair[side][field] for pair in runs)
-
-    return {
-        "bench": "dpo",
-        "case": f"{each} a picture",
-        "ratio": round(statistics.median(ratios), 2),
-        "spread": [round(min(ratios), 2), round(max(ratios), 2)],
-        "pairs_per_second": round(middle(0, "pairs") / middle(0, "seconds"), 1),
-        "peer_pairs_per_second": round(middle(1, "pairs") / middle(1, "seconds"), 1),
-        "preferred": round(middle(0, "preferred"), 3),
-        "peer_preferred": round(middle(1, "preferred"), 3),
-        "peak_bytes": int(middle(0, "peak_bytes")),
-        "peer_peak_bytes": int(middle(1, "peak_bytes")),
-    }
-
-
-def _run(side: str, case: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "loadtest.trainer.preference_side", side, str(case)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    print(side, json.dumps(result), file=sys.stderr)
-    return result
+        cases.append(folder / f"case-{seed}.json")
+        cases[-1].write_text(json.dumps({**case, "options": asked}))
+    runs = in_turn("loadtest.trainer.preference_side", cases)
+    return {"bench": "dpo", "case": f"{each} a picture", **summary(runs, "pairs", "preferred")}
 
 
 if __name__ == "__main__":

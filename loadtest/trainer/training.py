@@ -7,8 +7,6 @@ losses are medians.
 """
 
 import json
-import statistics
-import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +14,10 @@ from typing import Any
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+
+from loadtest.trainer.sides import in_turn, run, summary
+
+SIDE = "loadtest.trainer.training_side"
 
 
 class Bench(BaseSettings):
@@ -40,13 +42,11 @@ def main(arguments: list[str]) -> int:
     results = []
     with TemporaryDirectory() as directory:
         for name in ("many", "one"):
-            runs = []
-            for seed in range(options.rounds):
-                case = _case(options, name, Path(directory), seed)
-                runs.append((_run("ours", case), _run("trl", case)))
-            results.append(_summary(name, runs))
+            cases = [_case(options, name, Path(directory), seed) for seed in range(options.rounds)]
+            found = summary(in_turn(SIDE, cases), "samples", "loss")
+            results.append({"bench": "train", "case": name, **found})
             print(json.dumps(results[-1]), flush=True)
-        share = _run("padding", _case(options, "one", Path(directory), 0))
+        share = run(SIDE, "padding", _case(options, "one", Path(directory), 0))
         print(json.dumps({"bench": "train", "case": "a third text", "padding": share}), flush=True)
     _draw(results, options.picture)
     return 0
@@ -78,36 +78,9 @@ def _case(options: Bench, name: str, directory: Path, seed: int) -> Path:
             "seed": seed,
         },
     }
-    file = directory / f"{name}.json"
+    file = directory / f"{name}-{seed}.json"
     file.write_text(json.dumps(case))
     return file
-
-
-def _run(side: str, case: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "loadtest.trainer.training_side", side, str(case)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    print(side, json.dumps(result), file=sys.stderr)
-    return result
-
-
-def _summary(case: str, runs: list[tuple[dict[str, float], dict[str, float]]]) -> dict[str, Any]:
-    def middle(side: int, field: str) -> float:
-        return statistics.median(pair[side][field] for pair in runs)
-
-    ratios = [peer["seconds"] / ours["seconds"] for ours, peer in runs]
-    return {
-        "bench": "train",
-        "case": case,
-        "ratio": round(statistics.median(ratios), 2),
-        "spread": [round(min(ratios), 2), round(max(ratios), 2)],
-        "samples_per_second": round(middle(0, "samples") / middle(0, "seconds"), 1),
-        "peer_samples_per_second": round(middle(1, "samples") / middle(1, "seconds"), 1),
-        "loss": round(middle(0, "loss"), 4),
-        "peer_loss": round(middle(1, "loss"), 4),
-        "peak_bytes": int(middle(0, "peak_bytes")),
-        "peer_peak_bytes": int(middle(1, "peak_bytes")),
-    }
 
 
 def _draw(results: list[dict[str, Any]], file: Path) -> None:

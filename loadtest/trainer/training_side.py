@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from loadtest.trainer.sides import peer_settings
 from service.prompt import Prompt
 from trainer.adapter.lora import add_lora
 from trainer.config.training import TrainOptions
@@ -105,25 +106,7 @@ def _trl(_checkpoint: Checkpoint, model: Any, rows: list[Row], options: TrainOpt
         for row in rows
     ]
     dataset = Dataset.from_list(lines).cast_column("images", [Image(decode=True)])
-    arguments = SFTConfig(
-        output_dir=case["output"],
-        num_train_epochs=options.epochs,
-        per_device_train_batch_size=case["samples_per_step"],
-        learning_rate=options.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=options.warmup,
-        weight_decay=0.0,
-        gradient_checkpointing=False,  # on by default; off here as on our side
-        bf16=options.precision == "bfloat16",
-        completion_only_loss=True,
-        max_length=None,
-        save_strategy="no",
-        logging_steps=10,
-        report_to="none",
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        seed=options.seed,
-    )
+    arguments = SFTConfig(completion_only_loss=True, **peer_settings(options, case["output"]))
     processor = AutoProcessor.from_pretrained(case["model"])
     SFTTrainer(model=model, args=arguments, train_dataset=dataset, processing_class=processor).train()
 

@@ -7,6 +7,7 @@ without its magnitudes.
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from service.adapters.features import unserved
-from service.adapters.modules import CONFIG, WEIGHTS, read_small
+from service.adapters.modules import CONFIG, WEIGHTS, Shapes, read_small
 from service.errors import AdapterRefused
 from trainer.adapter.convert import BESIDE, MOST_CONFIG, exactly
 from trainer.adapter.foreign.names import kind_of, linear_of
@@ -102,11 +103,19 @@ def tuner_of(folder: Path) -> str | None:
 
 
 def to_lora(
-    folder: Path, tuner: str, target: Path, checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight, max_rank: int
+    folder: Path,
+    tuner: str,
+    target: Path,
+    checkpoint: Checkpoint,
+    linears: Shapes,
+    rows: Sequence[Row],
+    sight: Sight,
+    max_rank: int,
 ) -> Conversion:
     """Write a LoRA of at most `max_rank` that does what the adapter in `folder` does into the new directory `target`.
 
-    `rows` are asked of both, the first of them at least; `sight` knows their images.
+    `linears` are the checkpoint's that a LoRA may change. `rows` are asked of both, the first of them at least; `sight`
+    knows their images.
 
     Raises:
         AdapterRefused: PEFT cannot convert the method, its tensors do not fit the base, or the LoRA would be off by
@@ -114,17 +123,14 @@ def to_lora(
     """
     refuse_whole_weights(folder)
     config = _bounded(folder, _config(folder))
-    linears = {
-        name: module.weight for name, module in checkpoint.model.named_modules() if linear_of(name) == (name, "")
-    }
-    size = sum(weight.numel() for weight in linears.values())
+    size = sum(map(math.prod, linears.values()))
     tensors = _renamed(read_tensors(folder, int(4 * size * _MOST_SHARE) + BESIDE))
     modules = sorted({place[0] for key in tensors if (place := linear_of(key))} & linears.keys())
     shown = [row if row.answer else replace(row, answer=_ANSWER) for row in rows[:_ROWS]]
     base = _logits(checkpoint, shown, sight)
     with _wrapped(folder, config, tensors, modules, checkpoint) as model:
         adapter = _logits(checkpoint, shown, sight)
-        largest = min(max_rank, *(min(linears[name].shape) for name in modules))
+        largest = min(max_rank, *(min(linears[name]) for name in modules))
         pairs = _pairs(model, folder, tuner, largest)
     rank = max(_needed(b) for _, b in pairs.values())
     _save(target, {name: (a[:rank], b[:, :rank]) for name, (a, b) in pairs.items()}, rank, config)

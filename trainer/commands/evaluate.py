@@ -26,6 +26,8 @@ def evaluate(options: EvaluateOptions) -> list[Evaluation]:
     """
     if options.model and options.url:
         raise OptionError("--model asks in process and --url a service: give one of them")
+    if len(set(options.beams)) < len(options.beams):
+        raise OptionError("--beams: gives a number twice")
     if options.report:
         check_file("--report", options.report)
     found = read_rows(options.data, options.images, Reading.of(options))[: options.limit]

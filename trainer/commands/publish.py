@@ -70,7 +70,7 @@ def publish(options: PublishOptions, command: Sequence[str]) -> Adapter:
         states, how = States.of(checkpoint, rows), ""
         if tuner is not None:  # converted by what it answers
             plain = Path(directory) / "plain"
-            how = f", {to_lora(source, tuner, plain, checkpoint, rows, states, options.max_rank)}"
+            how = f", {to_lora(source, tuner, plain, checkpoint, linears, rows, states, options.max_rank)}"
             converted = convert(plain, weights, linears, options.max_rank)
         adapter = LocalAdapter(options.name, weights, weights)
         trial = compare(adapter, checkpoint, rows, states, options.gate, options.max_tokens)

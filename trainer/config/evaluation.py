@@ -1,7 +1,7 @@
 """Options of `evaluate` and `publish`, which both ask adapters."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,9 @@ from service.adapters.aliases import AliasName
 from service.embedded import embedded
 from trainer.config.fields import CANARY, GATE, MAX_TOKENS, Canary, Configured, Gate, MaxTokens, Rank, Seed
 from trainer.config.reading import ReadingOptions
+
+# As many as the service takes.
+Beams = Annotated[int, Field(ge=1, le=8)]
 
 
 class EvaluateOptions(Configured, ReadingOptions):
@@ -32,6 +35,12 @@ class EvaluateOptions(Configured, ReadingOptions):
     score_rows: int = Field(2000, gt=0, description="questions asked, of each category its share; 2000 are known to 2%")
     max_tokens: MaxTokens | None = Field(
         None, description="longest answer, in tokens [in process the longest right answer; of a service 64]"
+    )
+    beams: tuple[Beams, ...] = Field(
+        (1,),
+        min_length=1,
+        description="beams of the search for each answer; several numbers are compared, as 1,2,3,4,5; with 1 the"
+        " likeliest token comes each time",
     )
     clients: int = Field(32, gt=0, description="of a service: questions asked at once")
     seed: Seed = Field(0, description="of the 95% intervals, which are drawn")

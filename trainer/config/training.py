@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import CliSubCommand
@@ -154,6 +154,11 @@ class LoopOptions(Configured, ReadingOptions):
         """Pairs of a file of rows and the folder of its images, one for each --data."""
         folders = self.images if len(self.images) == len(self.data) else self.images * len(self.data)
         return list(zip(self.data, folders, strict=True))
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """Options that may be left to a default which others decide, as they have come out."""
+        return {}
 
 
 class TrainOptions(LoopOptions):
@@ -310,6 +315,12 @@ class TrainOptions(LoopOptions):
     def lora_alpha(self) -> float:
         """--alpha, or where it is not given twice the rank."""
         return self.alpha or 2 * self.rank
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """See `LoopOptions`."""
+        found: dict[str, Any] = {"alpha": self.lora_alpha, "table_rate": self.rate_of_tables}
+        return found if self.method == "sft" else {**found, "beta": self.strength}
 
     @property
     def largest_rank(self) -> int:

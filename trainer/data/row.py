@@ -13,7 +13,8 @@ class Row:
     `image` is the path or URL of a file. `question` and `answer` are the last exchange, `history` the ones before it,
     in order. `place` is where it was read, "file:line". `answers` are all right answers to the last question, each as
     often as it was given, where there are several; `answer` is the one most gave. `rejected` is a worse answer to the
-    last question, where the row is a pair of answers; `answer` is then the chosen one.
+    last question, where the row is a pair of answers; `answer` is then the chosen one. `groups` are those
+    that the row is counted in beside its category, which may be several.
     """
 
     id: str
@@ -25,6 +26,7 @@ class Row:
     history: tuple[tuple[str, str], ...] = ()
     answers: tuple[str, ...] = ()
     rejected: str | None = None
+    groups: tuple[str, ...] = ()
 
     @property
     def exchanges(self) -> tuple[tuple[str, str], ...]:

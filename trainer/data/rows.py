@@ -227,6 +227,7 @@ class Parser:
             history=tuple(history),
             answers=read.answers,
             rejected=read.rejected,
+            groups=read.groups,
         )
 
     def _image(self, pictures: tuple[Picture, ...], notes: Notes) -> str | None:

@@ -110,7 +110,10 @@ def _again(line: bytes) -> Row:
     """A row as `RowFile` copied it."""
     row = Row(*json.loads(line))
     return replace(
-        row, history=tuple((question, answer) for question, answer in row.history), answers=tuple(row.answers)
+        row,
+        history=tuple((question, answer) for question, answer in row.history),
+        answers=tuple(row.answers),
+        groups=tuple(row.groups),
     )
 
 

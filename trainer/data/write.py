@@ -56,6 +56,8 @@ class Writer:
             self._report.note("kept, with a number behind an id that was there before", row.id)
         self._ids[id_] = 1
         record: dict[str, Any] = {"id": id_, "category": row.category}
+        if row.groups:
+            record["counted_in"] = list(row.groups)
         if row.history:
             values = [text for exchange in row.exchanges for text in exchange]
             record["conversations"] = [{"from": SPEAKERS[n % 2], "value": value} for n, value in enumerate(values)]

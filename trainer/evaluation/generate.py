@@ -1,4 +1,4 @@
-"""Greedy answers in process, as many rows at once as memory holds; of several processes each answers its share."""
+"""Answers in process, as many rows at once as memory holds; of several processes each answers its share."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,8 @@ _SHARE = 0.4
 class Prediction:
     """What a model answers, and its first tokens, no more of them than the service asks of a probe.
 
-    `leads` has for each of these by how much its logit exceeds the second best's.
+    `leads` has for each of these by how much its logit exceeds the second best's; nothing of an answer that was
+    searched for, which is chosen as a whole.
     """
 
     text: str
@@ -69,8 +70,11 @@ def predict(
     sight: Sight | None,
     label: str,
     max_tokens: int = PROBE_TOKENS,
+    beams: int = 1,
 ) -> list[Prediction]:
     """Answer every row greedily, by default as far as the service asks probes; `label` names the progress bar.
+
+    With several `beams` each answer is the best that a search of that width finds, as service/beams.py does it.
 
     `llava` is the checkpoint's model, or that model behind an adapter. All processes have to call this, with the same
     rows, and each gets all answers.
@@ -84,9 +88,10 @@ def predict(
         checkpoint.precision(),
         tqdm(total=len(order), desc=label, unit="question") as progress,
     ):
-        for batch in _batches(order, prompts, max_tokens, _room(checkpoint, llava)):
+        for batch in _batches(order, prompts, max_tokens, _room(checkpoint, llava) // beams):
             images = [image for image in (rows[index].image for index in batch) if image]
-            answers = _generate(checkpoint, llava, [prompts[index] for index in batch], images, sight, max_tokens)
+            asked = [prompts[index] for index in batch]
+            answers = _generate(checkpoint, llava, asked, images, sight, max_tokens, beams)
             found += zip(batch, answers, strict=True)
             progress.update(len(batch))
     return [answer for _, answer in sorted(gathered(found), key=lambda pair: pair[0])]
@@ -129,6 +134,7 @@ def _generate(
     images: list[str],
     sight: Sight | None,
     max_tokens: int,
+    beams: int,
 ) -> list[Prediction]:
     prompt = checkpoint.prompt
     length = max(map(len, prompts))
@@ -140,12 +146,13 @@ def _generate(
         attention_mask=mask.to(llava.device),
         max_new_tokens=max_tokens,
         do_sample=False,
+        num_beams=beams,
         past_key_values=KeyCache(llava.config.text_config, checkpoint.dtype),
-        logits_processor=[leads],
+        logits_processor=[leads] if beams == 1 else [],
         pad_token_id=prompt.pad_token_id,
         eos_token_id=prompt.end_token_id,
     )
-    margins = torch.stack(leads.steps, dim=1).cpu()
+    margins = torch.stack(leads.steps, dim=1).tolist() if leads.steps else [[]] * len(prompts)
     return [_prediction(prompt, said, lead) for said, lead in zip(output.tolist(), margins, strict=True)]
 
 
@@ -156,10 +163,10 @@ def _features(llava: Any, images: list[str], sight: Sight | None) -> torch.Tenso
     return project(llava, tower_states(llava, shown["pixels"]) if "pixels" in shown else shown["states"])
 
 
-def _prediction(prompt: Prompt, token_ids: list[int], leads: torch.Tensor) -> Prediction:
+def _prediction(prompt: Prompt, token_ids: list[int], leads: list[float]) -> Prediction:
     end = token_ids.index(prompt.end_token_id) + 1 if prompt.end_token_id in token_ids else len(token_ids)
     asked = min(end, PROBE_TOKENS)
-    return Prediction(prompt.decode(token_ids[:end]), tuple(token_ids[:asked]), tuple(leads[:asked].tolist()))
+    return Prediction(prompt.decode(token_ids[:end]), tuple(token_ids[:asked]), tuple(leads[:asked]))
 
 
 def _expanded(checkpoint: Checkpoint, row: Row) -> list[int]:

@@ -31,22 +31,30 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
     states = States.of(checkpoint, rows)
     tokens = options.max_tokens or longest_answer(checkpoint.prompt, rows)
 
-    def answers(asked: Sequence[Row], llava: Any, label: str) -> list[str]:
-        said = predict(checkpoint, llava, asked, states, f"{label} answers", tokens)
-        return [prediction.text for prediction in said]
+    def answers(asked: Sequence[Row], llava: Any, label: str) -> dict[int, list[str]]:
+        return {
+            beams: [said.text for said in predict(checkpoint, llava, asked, states, f"{label} answers", tokens, beams)]
+            for beams in options.beams
+        }
 
     source = Source(model, checkpoint.base.id, checkpoint.base.precision)
-    base = tuple(answers(rows, checkpoint.model, "base"))
+    base = answers(rows, checkpoint.model, "base")
     evaluations = []
     for adapter in adapters:
-        texts = [""] * len(rows)
+        texts = {beams: [""] * len(rows) for beams in options.beams}
         for member, places in adapter.by_member(rows).items():
             with adapter.applied_to(checkpoint.model, member) as llava:
                 said = answers([rows[place] for place in places], llava, adapter.name)
-            for place, text in zip(places, said, strict=True):
-                texts[place] = text
+            for beams, found in said.items():
+                for place, text in zip(places, found, strict=True):
+                    texts[beams][place] = text
         seen = adapter.trained_on(states.digests)
-        evaluations.append(
-            Evaluation(source, adapter.name, tuple(rows), base, tuple(texts), seen, adapter.origin, options.seed)
-        )
+        evaluations += [
+            Evaluation(
+                *(source, adapter.name, tuple(rows), tuple(base[beams]), tuple(found), seen, adapter.origin),
+                options.seed,
+                beams,
+            )
+            for beams, found in texts.items()
+        ]
     return evaluations

@@ -28,8 +28,13 @@ async def ask_service(url: str, options: EvaluateOptions, rows: Sequence[Row]) -
     """What the service at `url` answers to `rows`, through its base once and through each adapter.
 
     Raises:
-        OptionError: it cannot be reached, is not ready, does not serve an adapter, or refuses a row.
+        OptionError: it cannot be reached, is not ready, does not serve an adapter, or refuses a row; or conversations
+            are to be asked by beams, which the service does not take together.
     """
+    if max(options.beams) > 1 and any(row.history for row in rows):
+        raise OptionError(
+            "--beams: the service answers conversations with a history without beams: --model asks them in process"
+        )
     longest = max(len(row.answer) for row in rows)
     if options.max_tokens is None and longest > _CHARACTERS * SERVICE_TOKENS:
         log.warning(
@@ -40,10 +45,14 @@ async def ask_service(url: str, options: EvaluateOptions, rows: Sequence[Row]) -
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         served = await _served(client, url, options.adapter)
         source = Source(url, served["base"]["id"], served["base"]["precision"])
-        base = tuple(await _ask_all(client, rows, None, options))
+        base = {beams: tuple(await _ask_all(client, rows, None, options, beams)) for beams in options.beams}
         return [
-            Evaluation(source, name, tuple(rows), base, tuple(await _ask_all(client, rows, name, options)))
+            Evaluation(
+                *(source, name, tuple(rows), base[beams], tuple(await _ask_all(client, rows, name, options, beams))),
+                beams=beams,
+            )
             for name in options.adapter
+            for beams in options.beams
         ]
 
 
@@ -63,11 +72,12 @@ async def _served(client: httpx.AsyncClient, url: str, adapters: Sequence[str]) 
 
 
 async def _ask_all(
-    client: httpx.AsyncClient, rows: Sequence[Row], adapter: str | None, options: EvaluateOptions
+    client: httpx.AsyncClient, rows: Sequence[Row], adapter: str | None, options: EvaluateOptions, beams: int
 ) -> list[str]:
     gate = asyncio.Semaphore(options.clients)
     fields = {"max_tokens": options.max_tokens or SERVICE_TOKENS} | ({"adapter": adapter} if adapter else {})
-    with tqdm(total=len(rows), desc=f"{client.base_url} {adapter or 'base'}", unit="question") as progress:
+    fields |= {"beams": beams} if beams > 1 else {}
+    with tqdm(total=len(rows), desc=_bar(client, adapter, beams), unit="question") as progress:
 
         async def ask(row: Row) -> str:
             async with gate:
@@ -76,6 +86,10 @@ async def _ask_all(
             return answer
 
         return await asyncio.gather(*map(ask, rows))
+
+
+def _bar(client: httpx.AsyncClient, adapter: str | None, beams: int) -> str:
+    return f"{client.base_url} {adapter or 'base'}" + (f", {beams} beams" if beams > 1 else "")
 
 
 async def _ask(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> str:

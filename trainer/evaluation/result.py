@@ -8,7 +8,7 @@ from pathlib import Path
 from service.adapters.manifest import Score
 from trainer.data.row import Row
 from trainer.evaluation.intervals import Interval
-from trainer.evaluation.score import ALL, Measure, measure, score
+from trainer.evaluation.score import ALL, Measure, measure, measure_groups, score
 
 MAIN_METRIC = "normalised"
 
@@ -27,7 +27,7 @@ class Evaluation:
     """Answers of base and adapter in the order of `rows`.
 
     `seen` are the rows' images that the adapter was trained on, `run` the directory of its training run, where known;
-    `seed` is of the intervals.
+    `seed` is of the intervals, `beams` of the search for each answer.
     """
 
     source: Source
@@ -38,11 +38,25 @@ class Evaluation:
     seen: tuple[str, ...] = ()
     run: Path | None = None
     seed: int = 0
+    beams: int = 1
+
+    @property
+    def name(self) -> str:
+        """The adapter's, and with how many beams it was asked where these are several."""
+        return self.adapter if self.beams == 1 else f"{self.adapter}, {self.beams} beams"
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
         """Every metric by category, those over all rows last."""
         return tuple(measure(self.rows, self.base, self.answers, self.seed))
+
+    @cached_property
+    def groups(self) -> tuple[Measure, ...]:
+        """The main metric by the groups that rows are counted in, that over all rows last; empty where there are none.
+
+        Of ScienceQA's rows they are the columns of LaVIN's table.
+        """
+        return tuple(measure_groups(self.rows, self.base, self.answers, MAIN_METRIC, self.seed))
 
     @property
     def total(self) -> Score:
@@ -52,27 +66,54 @@ class Evaluation:
     def summary(self) -> dict[str, object]:
         """One line for programs: counts, and each metric over all rows as [mean, low, high]."""
         source = self.source
-        facts = {"source": source.place, "base": source.base_id, "precision": source.precision, "adapter": self.adapter}
+        facts: dict[str, object] = {
+            "source": source.place,
+            "base": source.base_id,
+            "precision": source.precision,
+            "adapter": self.adapter,
+        }
+        facts |= {"beams": self.beams} if self.beams > 1 else {}
         counts = {"rows": self.total.rows, "base_right": self.total.base, "adapter_right": self.total.adapter}
         metrics = {
             found.metric: {name: _ends(getattr(found, name)) for name in ("base", "adapter", "gain")}
             for found in self.measures
             if found.category == ALL
         }
-        return {**facts, **counts, "images_seen_in_training": len(self.seen), "metrics": metrics}
+        groups = {
+            found.category: {"rows": found.rows, "base": _ends(found.base), "adapter": _ends(found.adapter)}
+            for found in self.groups
+        }
+        told = {"groups": groups} if groups else {}
+        return {**facts, **counts, "images_seen_in_training": len(self.seen), "metrics": metrics, **told}
 
 
 def table(evaluations: Sequence[Evaluation]) -> str:
     """The main metric side by side in percent, a line for each source, adapter and category."""
-    head = f"{'base model':<20} {'precision':<9} {'adapter':<12} {'rows':<12} {'count':>6}"
+    wide = max(12, *(len(each.name) for each in evaluations))
+    head = f"{'base model':<20} {'precision':<9} {'adapter':<{wide}} {'rows':<12} {'count':>6}"
     lines = [f"{head} {'base %':>20} {'adapter %':>20} {'gain, points':>20}"]
     for each in evaluations:
         for found in each.measures:
             if found.metric == MAIN_METRIC:
                 ends = (f"{percent(end):>20}" for end in (found.base, found.adapter, found.gain))
-                facts = f"{each.source.base_id:<20} {each.source.precision:<9} {each.adapter:<12} {found.category:<12}"
+                facts = f"{each.source.base_id:<20} {each.source.precision:<9} {each.name:<{wide}} {found.category:<12}"
                 lines.append(" ".join([f"{facts} {found.rows:>6}", *ends]))
     return "\n".join(lines)
+
+
+def group_table(evaluations: Sequence[Evaluation]) -> str:
+    """The main metric in percent with a column for each group, as LaVIN's table is; "" where rows are in no group."""
+    columns = [found.category for found in evaluations[0].groups]
+    if not columns:
+        return ""
+    lines = [" ".join([f"{'':<26}", *(f"{'Avg' if name == ALL else name:>6}" for name in columns)])]
+    named = [("rows", [f"{found.rows:>6}" for found in evaluations[0].groups])]
+    for each in evaluations:
+        named += [
+            (f"{who} {of}", [f"{100 * getattr(found, who).mean:>6.1f}" for found in each.groups])
+            for who, of in (("base", each.source.base_id), ("adapter", each.name))
+        ]
+    return "\n".join([*lines, *(" ".join([f"{name:<26.26}", *cells]) for name, cells in named)])
 
 
 def percent(found: Interval) -> str:

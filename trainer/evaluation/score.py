@@ -1,21 +1,22 @@
 """Answers against the right ones, over all rows and by category: counts for manifests, metrics with intervals."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from service.adapters.manifest import Score
+from trainer.data.forms.scienceqa import GROUPS
 from trainer.data.row import Row
 from trainer.evaluation.intervals import Interval, intervals
-from trainer.metrics import METRICS, normalised
+from trainer.metrics import METRICS, Metric, normalised
 
 ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One metric of base and adapter on one category's rows, and of adapter minus base, paired by row."""
+    """One metric of base and adapter on the rows of a category or group, and of adapter minus base, paired by row."""
 
     metric: str
     category: str
@@ -55,20 +56,48 @@ def measure(rows: Sequence[Row], base: Sequence[str], adapter: Sequence[str], se
     Raises:
         ValueError: no rows, or another number of answers.
     """
+    named = [(category, at) for category, at in _categories(rows) if category != ALL]
+    return _measured(METRICS, rows, base, adapter, named, seed)
+
+
+def measure_groups(
+    rows: Sequence[Row], base: Sequence[str], adapter: Sequence[str], metric: str, seed: int = 0
+) -> list[Measure]:
+    """One metric for each group that rows are counted in, ScienceQA's first and in LaVIN's order, then for all rows.
+
+    Nothing where no row is in a group. A row may be in several.
+
+    Raises:
+        ValueError: no rows, or another number of answers.
+    """
+    names = {group for row in rows for group in row.groups}
+    ordered = [*(name for name in GROUPS if name in names), *sorted(names.difference(GROUPS))]
+    named = [(name, [at for at, row in enumerate(rows) if name in row.groups]) for name in ordered]
+    return _measured({metric: METRICS[metric]}, rows, base, adapter, named, seed) if named else []
+
+
+def _measured(
+    metrics: Mapping[str, Metric],
+    rows: Sequence[Row],
+    base: Sequence[str],
+    adapter: Sequence[str],
+    named: Sequence[tuple[str, list[int]]],
+    seed: int,
+) -> list[Measure]:
+    """Each metric on each named part of the rows, which are given by their places, and behind them on all."""
     both = [
-        [metric(row.answer, answer) for metric in METRICS.values() for answer in pair]
+        [metric(row.answer, answer) for metric in metrics.values() for answer in pair]
         for row, *pair in zip(rows, base, adapter, strict=True)
     ]
-    values = np.array(both, dtype=np.float64).reshape(len(rows), len(METRICS), 2)
+    values = np.array(both, dtype=np.float64).reshape(len(rows), len(metrics), 2)
     columns = np.concatenate([values, values[..., 1:] - values[..., :1]], axis=-1)
     found = []
-    named = [(category, at) for category, at in _categories(rows) if category != ALL]
-    for category, at in [*named, (ALL, list(range(len(rows))))]:
-        groups = [rows[i].image or rows[i].id for i in at]
-        ends = intervals(columns[at].reshape(len(at), 3 * len(METRICS)), groups, seed)
+    for name, at in [*named, (ALL, list(range(len(rows))))]:
+        images = [rows[i].image or rows[i].id for i in at]
+        ends = intervals(columns[at].reshape(len(at), 3 * len(metrics)), images, seed)
         found += [
-            Measure(metric, category, len(at), len(set(groups)), *ends[3 * number : 3 * number + 3])
-            for number, metric in enumerate(METRICS)
+            Measure(metric, name, len(at), len(set(images)), *ends[3 * number : 3 * number + 3])
+            for number, metric in enumerate(metrics)
         ]
     return found
 

@@ -28,8 +28,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from service.adapters.base import Base
 from service.errors import ServiceError
 from trainer.config.file import write_options
@@ -124,7 +122,7 @@ def facts(options: LoopOptions, sides: Sides, base: Base) -> dict[str, str]:
     return named | {"model": f"{base.digest} in {base.precision}"}
 
 
-def begin(directory: Path, options: BaseModel, facts: Mapping[str, str], resume: bool) -> None:
+def begin(directory: Path, options: LoopOptions, facts: Mapping[str, str], resume: bool) -> None:
     """Start the run in `directory` afresh, or check that it may be gone on with; in several processes all call it.
 
     `facts` say what the options name, by option: digests of the rows, the base and so on.
@@ -135,7 +133,7 @@ def begin(directory: Path, options: BaseModel, facts: Mapping[str, str], resume:
     if here().is_main_process:
         now = {"options": options.model_dump(mode="json"), "facts": {**facts, "processes": _processes()}}
         if resume:
-            _compare(directory, now)
+            _compare(directory, options, now["facts"])
         else:
             _put_aside(directory)
             (directory / _FACTS).write_text(json.dumps(now, indent=1) + "\n")
@@ -147,7 +145,7 @@ def _processes() -> str:
     return str(here().num_processes)
 
 
-def _compare(directory: Path, now: Mapping[str, Any]) -> None:
+def _compare(directory: Path, options: LoopOptions, now: Mapping[str, str]) -> None:
     try:
         then = json.loads((directory / _FACTS).read_text())
         before, facts = dict(then["options"]), dict(then["facts"])
@@ -158,14 +156,20 @@ def _compare(directory: Path, now: Mapping[str, Any]) -> None:
             f" ({directory.parent} holds {', '.join(runs) or 'none'})"
         ) from error
     may_change = FREE | NAMED | (frozenset() if before.get("patience") else WATCHED)
+    given = options.model_dump(mode="json")
+    # What was left to a default that other options decide is the same as that number given.
+    decided, then_decided = options.decided, type(options).model_construct(**before).decided
     other = [
         f"--{name.replace('_', '-')} was {_said(before[name])} and is {_said(value)} now"
-        for name, value in now["options"].items()
-        if name not in may_change and name in before and before[name] != value
+        for name, value in given.items()
+        if name not in may_change
+        and name in before
+        and before[name] != value
+        and not (name in decided and decided[name] == then_decided.get(name))
     ]
     # Another seed or share holds out other rows: one line is enough for both.
     parted = any(words.startswith(("--seed ", "--holdout ")) for words in other)
-    for name, value in now["facts"].items():
+    for name, value in now.items():
         if name in facts and facts[name] != value and not (parted and name == "data"):
             counted = name == "processes"  # which the launcher's own option says
             said = f"was {facts[name]} and is {value} now" if counted else "names something else than then"

@@ -28,6 +28,7 @@ from trainer.model.forward import answer_logits
 from trainer.model.tokens import encode
 
 MODEL = ROOT / "models/tiny-llava"
+LINEARS = language_model_linears(MODEL)
 # PEFT's configurations whose start is random, so that the adapter does something; `r` as people choose it.
 MADE: dict[str, Callable[[], Any]] = {
     "LOHA": lambda: peft.LoHaConfig(r=6, alpha=6, target_modules=TARGETS, init_weights=False),
@@ -107,8 +108,8 @@ def test_the_lora_answers_as_the_adapter_did_off_by_no_more_than_is_said(
 ) -> None:
     folder = make(method)
     assert tuner_of(folder) == method
-    conversion = to_lora(folder, method, tmp_path / "plain", checkpoint, rows, states, 64)
-    converted = convert(tmp_path / "plain", tmp_path / "out", language_model_linears(MODEL), 64)
+    conversion = to_lora(folder, method, tmp_path / "plain", checkpoint, LINEARS, rows, states, 64)
+    converted = convert(tmp_path / "plain", tmp_path / "out", LINEARS, 64)
     assert converted.rank == conversion.rank <= 64
     trained = through(checkpoint, folder, rows, states)
     off = float((through(checkpoint, tmp_path / "out", rows, states) - trained).abs().max())
@@ -124,7 +125,7 @@ def test_methods_of_low_rank_lose_nothing(
 ) -> None:
     ranks = {}
     for method in ("LOHA", "DELORA", "ADALORA", "VERA"):
-        found = to_lora(make(method), method, tmp_path / f"{method}-plain", checkpoint, rows, states, 64)
+        found = to_lora(make(method), method, tmp_path / f"{method}-plain", checkpoint, LINEARS, rows, states, 64)
         assert found.off < 1e-3 * found.moved
         ranks[method] = found.rank
     assert ranks == {"LOHA": 36, "DELORA": 8, "ADALORA": 6, "VERA": 48}  # LoHa's rank is r squared
@@ -136,7 +137,7 @@ def test_a_method_that_is_no_sum_is_refused_by_name(
 ) -> None:
     folder = make(method)
     with pytest.raises(AdapterRefused, match=f"holds {method}.*merge_and_unload"):
-        to_lora(folder, method, tmp_path / "plain", checkpoint, rows, states, 64)
+        to_lora(folder, method, tmp_path / "plain", checkpoint, LINEARS, rows, states, 64)
     assert not (tmp_path / "plain").exists()
     assert not any("lora" in name or "oft" in name for name, _ in checkpoint.model.named_modules())
 
@@ -145,7 +146,7 @@ def test_a_lora_that_would_be_another_adapter_is_refused_with_what_it_is_off_by(
     make: Make, checkpoint: Checkpoint, rows: list[Row], states: States, tmp_path: Path
 ) -> None:
     with pytest.raises(AdapterRefused, match=r"LOHA as a LoRA of rank 4, logits off by .*--max-rank"):
-        to_lora(make("LOHA"), "LOHA", tmp_path / "plain", checkpoint, rows, states, 4)
+        to_lora(make("LOHA"), "LOHA", tmp_path / "plain", checkpoint, LINEARS, rows, states, 4)
 
 
 def test_older_names_of_layers_mean_the_same(
@@ -158,7 +159,7 @@ def test_older_names_of_layers_mean_the_same(
     }
     assert older.keys() != tensors.keys()
     save_file(older, folder / WEIGHTS)
-    assert to_lora(folder, "LOHA", tmp_path / "plain", checkpoint, rows, states, 64).off < 1e-3
+    assert to_lora(folder, "LOHA", tmp_path / "plain", checkpoint, LINEARS, rows, states, 64).off < 1e-3
 
 
 def change(folder: Path, **fields: Any) -> None:
@@ -197,7 +198,7 @@ def test_what_does_not_fit_is_refused_and_the_base_stays_as_it_was(
     spoil(folder)
     before = logits(checkpoint, rows, states)
     with pytest.raises(AdapterRefused, match=says):
-        to_lora(folder, "LOHA", tmp_path / "plain", checkpoint, rows, states, 64)
+        to_lora(folder, "LOHA", tmp_path / "plain", checkpoint, LINEARS, rows, states, 64)
     assert torch.equal(logits(checkpoint, rows, states), before)
 
 

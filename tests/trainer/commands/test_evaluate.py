@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 from collections.abc import AsyncGenerator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from trainer.__main__ import main
 from trainer.commands.evaluate import evaluate
 from trainer.config.evaluation import EvaluateOptions
 from trainer.data.digests import IMAGES, image_list
+from trainer.data.forms.scienceqa import SUBJECTS
+from trainer.errors import OptionError
 from trainer.training.checkpoints import MARK
 
 MODEL = str(ROOT / "models/tiny-llava")
@@ -62,6 +65,68 @@ async def test_a_service_is_asked_every_row_of_the_base_once_and_of_each_adapter
     assert len(found[0].base) == len(found[0].rows) == 7
     assert found[0].answers != found[1].answers
     assert (found[0].source.place, found[0].source.precision) == (url, "int4")
+
+
+def problems(folder: Path) -> Path:
+    """ScienceQA's form: two questions of each subject, context and half of the grades, with drawn pictures."""
+    found = {}
+    kinds = product(SUBJECTS, ("", "It is on the page."), (None, "image.png"), ("grade2", "grade10"), COLOURS[:2])
+    for number, (subject, hint, image, grade, colour) in enumerate(kinds):
+        if image:
+            (folder / f"test/{number}").mkdir(parents=True)
+            (folder / f"test/{number}/image.png").write_bytes(png(colour))
+        found[str(number)] = {
+            **{"question": "what color is the shape?", "choices": list(COLOURS), "answer": COLOURS.index(colour)},
+            **{"hint": hint, "image": image, "grade": grade, "subject": subject, "split": "test", "topic": "colours"},
+        }
+    file = folder / "problems.json"
+    file.write_text(json.dumps(found))
+    return file
+
+
+async def test_scienceqa_is_told_in_the_columns_of_lavins_table(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, report = problems(tmp_path), tmp_path / "report.html"
+    given = ["--data", str(file), "--images", str(tmp_path), "--url", url, "--report", str(report)]
+    assert await asyncio.to_thread(main, ["evaluate", "--adapter", "digits", *given]) == 0
+    said = capsys.readouterr().out
+    summary, table = json.loads(said.splitlines()[0]), said.split("\n\n")[1].splitlines()
+    counted = {"NAT": 16, "SOC": 16, "LAN": 16, "TXT": 24, "IMG": 24, "NO": 12, "G1-6": 24, "G7-12": 24, "all": 48}
+    assert {name: found["rows"] for name, found in summary["groups"].items()} == counted
+    assert table[0].split() == [*list(counted)[:-1], "Avg"]
+    assert table[1].split() == ["rows", *map(str, counted.values())]
+    assert [line.split()[0] for line in table[2:]] == ["base", "adapter"]
+    assert "By group" in report.read_text()
+
+
+async def test_numbers_of_beams_are_compared_in_one_command(
+    url: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = ["--data", str(data / "test.jsonl"), "--images", str(data), "--url", url, "--beams", "1,2"]
+    assert await asyncio.to_thread(main, ["evaluate", "--adapter", "digits", *paths]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line).get("beams", 1) for line in lines[:2]] == [1, 2]
+    assert any("digits, 2 beams" in line for line in lines[2:])
+
+
+@pytest.mark.parametrize(("beams", "said"), [("2,2", "gives a number twice"), ("9", "less than or equal to 8")])
+def test_beams_that_are_none_are_refused(data: Path, capsys: pytest.CaptureFixture[str], beams: str, said: str) -> None:
+    paths = ["--data", str(data / "test.jsonl"), "--images", str(data), "--beams", beams]
+    assert main(["evaluate", "--adapter", "digits", *paths]) == 2
+    assert said in capsys.readouterr().err
+
+
+async def test_a_service_takes_no_beams_with_a_history(url: str, tmp_path: Path) -> None:
+    talk = [
+        {"from": who, "value": text} for who, text in (("human", "a?"), ("gpt", "b"), ("human", "c?"), ("gpt", "d"))
+    ]
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"conversations": talk}))
+    asked = options(tmp_path, "digits", url=[url], beams=(2,)).model_copy(
+        update={"data": str(tmp_path / "talk.jsonl"), "images": ""}
+    )
+    with pytest.raises(OptionError, match="--model asks them in process"):
+        await asyncio.to_thread(evaluate, asked)
 
 
 async def test_an_adapter_that_the_service_lacks_is_named(

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from service.adapters.base import Base
 from service.adapters.modules import CONFIG, WEIGHTS
@@ -12,6 +13,7 @@ from service.adapters.store import Store
 from service.members import MEMBERS, MIXTURE, members
 from service.prompt import Prompt
 from tests.conftest import CHECKPOINT, ROOT
+from tests.launched import DDP, ONE, run
 from trainer.__main__ import main
 from trainer.adapter.find import find
 from trainer.data.files import read
@@ -91,3 +93,21 @@ def test_rows_of_one_kind_are_refused_before_anything_is_trained(
     paths = ["--data", str(codes / "train.jsonl"), "--images", str(codes), "--output", str(tmp_path / "run")]
     assert main(["train", *named, *paths]) == 2
     assert "the training rows are rows with an image alone" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_learn_the_mixture_that_one_learns(rows: Path, tmp_path: Path) -> None:
+    """By DDP over gloo; in float32 processes only add in another order."""
+    learnt = {}
+    for kind in (ONE, DDP):
+        named = ["--name", "codes", "--experts", "mixture", "--rank", "8", "--text-share", "0.3", "--max-steps", "10"]
+        learning = ["--learning-rate", "5e-3", "--rows-per-step", "16", "--holdout", "0.2", "--precision", "float32"]
+        output = tmp_path / kind
+        places = ["--store", str(output / "store"), "--output", str(output), "--gate", "loss", "--model", MODEL]
+        places += ["--feature-cache", str(tmp_path / "features"), "--score-rows", "12"]
+        set_ = ["--data", str(rows), "--images", str(rows.parent)]
+        run(kind, ["train", *set_, *named, *learning, *places], tmp_path / f"{kind}.log")
+        learnt[kind] = load_file(output / "learnt/model.safetensors")
+    assert learnt[ONE].keys() == learnt[DDP].keys()
+    for name, alone in learnt[ONE].items():
+        assert (learnt[DDP][name] - alone).norm() <= 1e-3 * alone.norm(), name

@@ -9,8 +9,10 @@ import pytest
 
 from tests.conftest import png
 from trainer.__main__ import main
+from trainer.data.forms import scienceqa
 from trainer.data.row import Row
 from trainer.data.rows import read_rows
+from trainer.errors import DataError
 
 
 def bring(form: str, source: Path, images: Path, *options: str) -> list[Row]:
@@ -59,7 +61,7 @@ def test_scienceqa(tmp_path: Path) -> None:
     (tmp_path / "train/1/image.png").write_bytes(png())
     problem = {
         "question": "Which of these states is farthest north?", "choices": ["West Virginia", "Louisiana", "Arizona"],
-        "answer": 0, "hint": "", "image": "image.png", "subject": "social science", "split": "train",
+        "answer": 0, "hint": "", "image": "image.png", "subject": "social science", "split": "train", "grade": "grade7",
     }  # fmt: skip
     text = {**problem, "image": None, "hint": "A hint.", "answer": 2}
     beyond = {**problem, "answer": 9}
@@ -71,6 +73,33 @@ def test_scienceqa(tmp_path: Path) -> None:
     assert rows[0].question.endswith("north?\n(A) West Virginia (B) Louisiana (C) Arizona")
     assert rows[1].question.startswith("A hint.\n")
     assert rows[1].image is None
+    assert [row.groups for row in rows] == [("SOC", "IMG", "G7-12"), ("SOC", "TXT", "G7-12")]
+    (again,) = read_rows(tmp_path / "out.jsonl", tmp_path)[:1]
+    assert again.groups == ("SOC", "IMG", "G7-12")
+
+
+@pytest.mark.parametrize(
+    ("hint", "image", "grade", "groups"),
+    [
+        ("", None, "grade1", ("NAT", "NO", "G1-6")),
+        ("a hint", None, "grade6", ("NAT", "TXT", "G1-6")),
+        ("a hint", "image.png", "grade7", ("NAT", "TXT", "IMG", "G7-12")),
+        ("", "image.png", "grade12", ("NAT", "IMG", "G7-12")),
+        ("", "image.png", "college", ("NAT", "IMG")),
+    ],
+)
+def test_the_groups_of_a_scienceqa_record_are_those_of_lavins_table(
+    hint: str, image: str | None, grade: str, groups: tuple[str, ...]
+) -> None:
+    problem = {"question": "?", "choices": ["a", "b"], "answer": 1, "subject": "natural science"}
+    assert scienceqa.convert({**problem, "hint": hint, "image": image, "grade": grade})["counted_in"] == list(groups)
+
+
+@pytest.mark.parametrize("groups", ["NAT", [1], [""], {"a": 1}])
+def test_groups_that_are_no_list_of_names_are_a_fault(groups: object, tmp_path: Path) -> None:
+    put(tmp_path / "rows.jsonl", json.dumps({"question": "?", "answer": "!", "counted_in": groups}))
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: field 'counted_in' is not a list of names"):
+        read_rows(tmp_path / "rows.jsonl", "")
 
 
 def test_csv_with_other_names(tmp_path: Path) -> None:

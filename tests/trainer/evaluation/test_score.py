@@ -1,5 +1,7 @@
 """Bootstrap intervals and the table of metrics by category, against examples worked by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from trainer.data.row import Row
 from trainer.evaluation.intervals import DRAWS, intervals
-from trainer.evaluation.score import by_category, measure, score
+from trainer.evaluation.score import by_category, measure, measure_groups, score
 from trainer.metrics import METRICS
 
 ROWS = [
@@ -41,6 +43,17 @@ def test_every_metric_has_its_mean_by_category_and_over_all() -> None:
     # "red" is wholly itself, "Red." has one letter more: (3/4 + 0) / 2.
     assert found["anls", "colour"].adapter.mean == pytest.approx(0.375)
     assert (found["anls", "all"].rows, found["anls", "all"].images) == (4, 3)
+
+
+def test_groups_are_counted_in_lavins_order_and_a_row_in_each_of_its_own() -> None:
+    in_groups = [("NAT", "TXT", "IMG"), ("LAN", "NO"), ("own", "NAT"), ()]
+    rows = [replace(row, groups=groups) for row, groups in zip(ROWS, in_groups, strict=True)]
+    found = measure_groups(rows, BASE, ADAPTER, "normalised")
+    assert [(each.category, each.rows) for each in found] == [
+        *(("NAT", 2), ("LAN", 1), ("TXT", 1), ("IMG", 1), ("NO", 1), ("own", 1), ("all", 4))
+    ]
+    assert [each.adapter.mean for each in found] == [0.5, 1, 1, 1, 1, 0, 0.5]
+    assert measure_groups(ROWS, BASE, ADAPTER, "normalised") == []
 
 
 def test_rows_that_name_no_category_are_counted_once() -> None:

@@ -96,6 +96,29 @@ def test_what_does_not_shape_the_weights_may_change(tmp_path: Path) -> None:
     begin(tmp_path, now, {"data": "1"}, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({}, {"alpha": 32}),
+        ({"alpha": 32}, {}),
+        ({"rank": 8}, {"rank": 8, "alpha": 16}),
+        ({"experts": "mixture"}, {"experts": "mixture", "table_rate": 2e-3}),
+        ({"method": "dpo"}, {"method": "dpo", "beta": 0.1}),
+    ],
+)
+def test_a_default_that_other_options_decide_is_the_number_that_it_is(
+    tmp_path: Path, first: dict[str, Any], then: dict[str, Any]
+) -> None:
+    begin(tmp_path, options(**first), {"data": "1"}, resume=False)
+    begin(tmp_path, options(**then), {"data": "1"}, resume=True)
+
+
+def test_another_number_than_that_default_is_refused(tmp_path: Path) -> None:
+    begin(tmp_path, options(), {"data": "1"}, resume=False)
+    with pytest.raises(OptionError, match=r"--alpha was None and is 16\.0 now"):
+        begin(tmp_path, options(alpha=16), {"data": "1"}, resume=True)
+
+
 def test_where_the_held_out_loss_is_taken_shapes_what_patience_keeps(tmp_path: Path) -> None:
     begin(tmp_path, options(patience=2), {"data": "1"}, resume=False)
     for changed, words in (({"save_steps": 3}, "--save-steps was None and is 3"), ({"score_rows": 9}, "--score-rows")):

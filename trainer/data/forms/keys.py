@@ -25,6 +25,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("imageid", "imgid"),
     ),
     "category": ("category", "questiontype", "questiontypes", "contenttype", "subject", "task", "type"),
+    "groups": ("countedin",),
     "question": ("question", "query", "prompt", "instruction", "prefix", "problem", "text"),
     "answer": (
         *("answer", "multiplechoiceanswer", "label", "labels", "response", "completion", "output", "suffix", "target"),

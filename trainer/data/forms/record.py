@@ -20,6 +20,7 @@ class Plain:
 
     `exchanges` are questions with their answers in order, `answers` all right answers to the last, where several were
     given, each as often as it was. `rejected` is the worse answer to the last question, where the record is a pair.
+    `groups` are what it is counted in beside its category.
     """
 
     id: str | None
@@ -28,6 +29,7 @@ class Plain:
     exchanges: tuple[tuple[str, str], ...]
     answers: tuple[str, ...]
     rejected: str | None = None
+    groups: tuple[str, ...] = ()
 
 
 def plain(record: Mapping[str, Any], how: Reading, known: frozenset[str], notes: Notes) -> Plain:
@@ -47,6 +49,7 @@ def plain(record: Mapping[str, Any], how: Reading, known: frozenset[str], notes:
         exchanges=tuple(said),
         answers=several,
         rejected=rejected,
+        groups=_groups(found, notes),
     )
 
 
@@ -183,6 +186,14 @@ def _placeholder(answer: str, name: str, notes: Notes) -> None:
         notes.fault(
             f"{name} has {count} {talk.PLACEHOLDER} placeholders, at most 0 can be: write the text otherwise, < image >"
         )
+
+
+def _groups(found: dict[str, Found], notes: Notes) -> tuple[str, ...]:
+    given = found["groups"].value if "groups" in found else []
+    if not isinstance(given, list) or not all(isinstance(name, str) and name for name in given):
+        notes.fault(f"field {found['groups'].key!r} is not a list of names: {{}}", f"{given!r:.100}")
+        return ()
+    return tuple(given)
 
 
 def _label(found: dict[str, Found], field: str, notes: Notes) -> str | None:

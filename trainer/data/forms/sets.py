@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.config.reading import Form
-from trainer.data.forms import feedback, label_studio
+from trainer.data.forms import choices, feedback, label_studio, scienceqa
 from trainer.data.forms.keys import FIELD, fold
 from trainer.data.forms.reading import Reading
 from trainer.errors import DataError
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Convert = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 Expand = Callable[[Mapping[str, Any]], Iterable[Any]]
 
@@ -42,37 +41,13 @@ def _chartqa(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**record, "label": ", ".join(map(str, label))}
 
 
-def _scienceqa(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Hint, question and lettered choices become the question, the right choice's text the answer."""
-    choices, right = _choices(record.get("choices"), record.get("answer"))
-    lettered = " ".join(f"({letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
-    parts = [record.get("hint"), record.get("question"), lettered]
-    found = {
-        "id": record.get("id"),
-        "category": record.get("subject"),
-        "question": "\n".join(part.strip() for part in parts if isinstance(part, str) and part.strip()),
-        "answer": right,
-    }
-    image = record.get("image")
-    if isinstance(image, str) and image:
-        found["image"] = f"{record.get('split')}/{record.get('id')}/{image}"
-    elif image is not None:
-        found["image"] = image
-    return found
-
-
 def _aokvqa(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """The right choice is the answer, the ten direct answers are the right ones."""
-    _, right = _choices(record.get("choices"), record.get("correct_choice_idx"))
+    _, right = choices.chosen(record.get("choices"), record.get("correct_choice_idx"))
     kept = {key: record[key] for key in ("question_id", "question", "image_id", "image") if record.get(key) is not None}
     if isinstance(number := kept.get("image_id"), int) and "image" not in kept:
         kept["image_id"] = f"{number:012}"
     return {**kept, "answer": right, "answers": record.get("direct_answers")}
-
-
-def _choices(given: Any, right: Any) -> tuple[list[str], str | None]:
-    choices = [str(choice) for choice in given[: len(LETTERS)]] if isinstance(given, list) else []
-    return choices, choices[right] if isinstance(right, int) and 0 <= right < len(choices) else None
 
 
 def _visual_genome(record: Mapping[str, Any]) -> Iterable[Any]:
@@ -95,7 +70,7 @@ def _caption(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 # The first whose needs a record has; flat rows are what is left.
 SETS: tuple[Set, ...] = (
-    Set("scienceqa", _keys("question choices answer hint"), convert=_scienceqa),
+    Set("scienceqa", _keys("question choices answer hint"), convert=scienceqa.convert),
     Set("a-okvqa", _keys("question choices correctchoiceidx"), convert=_aokvqa),
     Set("chartqa", _keys("imgname query label"), _keys("humanormachine"), _chartqa),
     Set("chartqa", _keys("image query label humanormachine"), _keys("humanormachine"), _chartqa),
