@@ -35,3 +35,8 @@ def weigh(texts: Sequence[str], logprobs: Sequence[float]) -> tuple[Choice, ...]
     weights = [math.exp(logprob - best) for logprob in logprobs]
     total = sum(weights)
     return tuple(Choice(text, weight / total) for text, weight in zip(texts, weights, strict=True))
+
+
+def none_of(logprobs: Sequence[float]) -> float:
+    """The probability of all answers that are none of the choices, given each choice's natural-log probability."""
+    return max(0.0, 1.0 - math.fsum(map(math.exp, logprobs)))

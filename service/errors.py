@@ -5,6 +5,7 @@ ServiceError                      500 internal
 ├── RequestTooSlow                408 request_too_slow
 ├── HeadTooLarge                  431 head_too_large
 ├── InvalidRequest                422 invalid_request
+│   ├── NotCalibrated             422 not_calibrated       (abstain_below, of a version that has no calibration)
 │   ├── PromptTooLong             422 prompt_too_long      (400 to OpenAI's clients, in their word)
 │   ├── FormatRefused             400 format_refused       (a response_format that no answer can be held to)
 │   ├── ImageShapeRefused         422 image_shape_refused
@@ -85,6 +86,19 @@ class InvalidRequest(ServiceError):
 
     status = 422
     code = "invalid_request"
+
+
+class NotCalibrated(InvalidRequest):
+    """A threshold for calibrated confidence was asked for, and what would answer has no calibration."""
+
+    code = "not_calibrated"
+
+    def __init__(self, adapter: str | None) -> None:
+        """`adapter` is the version that would answer, None the base."""
+        super().__init__(
+            f"abstain_below: {adapter or 'the base'} has no calibrated confidence to hold against it: ask an adapter"
+            " that `python -m trainer calibrate` was run for, or leave abstain_below out"
+        )
 
 
 class PromptTooLong(InvalidRequest):

@@ -5,9 +5,11 @@ import math
 import time
 from dataclasses import dataclass, field
 
+from service.calibration import Calibration
+from service.errors import NotCalibrated
 from service.metrics import Metrics
 from service.tracing import note
-from service.types import Adapter, Answer, Choice, Delta, Query, Question, Release, Timing, Token, Usage
+from service.types import Abstention, Adapter, Answer, Choice, Delta, Query, Question, Release, Timing, Token, Usage
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ class Progress:
     first_token_s: float = 0.0
     last: Delta | None = None
     choices: tuple[Choice, ...] = ()
+    none_of_these: float | None = None
+    calibration: Calibration | None = None
     told: list[Token] = field(default_factory=list)
     _tokens: int = 0
     _started: float = field(default_factory=time.perf_counter)
@@ -54,8 +58,38 @@ class Progress:
         usage = Usage(last.prompt_tokens, self.tokens, image_tokens)
         timing = Timing(self.image_s, self.queue_s, self.first_token_s, self.elapsed())
         finish, confidence = last.finish_reason or "stop", math.exp(last.logprob)
-        told = tuple(self.told)
-        return Answer(self.question.id, text, confidence, self.adapter, finish, usage, timing, self.choices, told)
+        calibrated = self.calibration(confidence) if self.calibration else None
+        return Answer(
+            id=self.question.id,
+            text=text,
+            confidence=confidence,
+            adapter=self.adapter,
+            finish_reason=finish,
+            usage=usage,
+            timing=timing,
+            choices=self.choices,
+            tokens=tuple(self.told),
+            calibrated=calibrated,
+            abstention=self._abstention(calibrated),
+            none_of_these=self.none_of_these,
+        )
+
+    def check_calibrated(self) -> None:
+        """Refuse a question with a threshold whose answer has no calibrated confidence.
+
+        Raises:
+            NotCalibrated: the base or the version that is to answer has none.
+        """
+        if self.question.abstain_below is not None and self.calibration is None:
+            raise NotCalibrated(self.adapter.key[:48] if self.adapter else None)
+
+    def _abstention(self, calibrated: float | None) -> Abstention | None:
+        below = self.question.abstain_below
+        if below is None or calibrated is None or self.calibration is None:
+            return None
+        known = self.calibration.at(below)
+        risk, coverage = (known.risk, known.coverage) if known else (None, None)
+        return Abstention(calibrated < below, risk, coverage)
 
     def record(self, outcome: str, metrics: Metrics) -> None:
         """Tell how it ended: one log line, one counter, its histograms, its span."""

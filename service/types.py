@@ -112,6 +112,7 @@ class Question:
     `priority` goes earlier, as far as `tenant` may. Questions with the same `key` get the same version of an adapter
     while it is shared out between two. With several `beams` the answer is searched for (service/beams.py). One that is
     `patient` waits for its tenant's own requests to end, where others are refused beyond the tenant's concurrency.
+    `abstain_below` is the calibrated confidence under which the answer is marked as one not to act on.
     """
 
     id: str
@@ -127,6 +128,7 @@ class Question:
     key: str | None = None
     beams: int = 1
     patient: bool = False
+    abstain_below: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,10 +224,24 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Abstention:
+    """Whether an answer is below the threshold that was asked for, and what that threshold did on held-out rows.
+
+    Of those rows the share `coverage` was at or above it, and of these `risk` was wrong; both None: no row was.
+    """
+
+    abstained: bool
+    risk: float | None
+    coverage: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What the caller gets. `confidence` is the probability the model gave to exactly this answer, end included.
 
-    `tokens` are there where the question asked for `logprobs`.
+    `calibrated` is the share of answers with such a confidence that was right on held-out rows; None: the version that
+    answered has no calibration. `none_of_these` is the probability of all answers that are none of the choices, where
+    there are some. `tokens` are there where the question asked for `logprobs`.
     """
 
     id: str
@@ -237,3 +253,6 @@ class Answer:
     timing: Timing
     choices: tuple[Choice, ...] = ()
     tokens: tuple[Token, ...] = ()
+    calibrated: float | None = None
+    abstention: Abstention | None = None
+    none_of_these: float | None = None

@@ -197,6 +197,8 @@ class VQA:
                     query = await self.lane(question).run(self._query, question, make_pictures)
                 progress.image_s += progress.elapsed() - slot_s
                 progress.adapter, progress.release = await loaded, lease.release
+                progress.calibration = lease.calibration
+                progress.check_calibrated()
                 query = progress.query = replace(query, adapter=progress.adapter, whole=whole)
                 progress.member = lease.member(len(query.pictures))
                 async with aclosing(engine_hops(self._answering(query, progress))) as deltas:
@@ -275,6 +277,7 @@ class VQA:
     async def _choose(self, query: Query, progress: Progress) -> AsyncGenerator[Delta, None]:
         scores, texts = await self.engine.score(query), progress.question.choices
         progress.choices = choices.weigh(texts, scores.logprobs)
+        progress.none_of_these = choices.none_of(scores.logprobs)
         best = max(range(len(query.choices)), key=scores.logprobs.__getitem__)
         tokens, logprob = len(query.choices[best]), scores.logprobs[best]
         yield Delta(texts[best], tokens, logprob, scores.prompt_tokens, "stop")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.choices import encode, weigh
+from service.choices import encode, none_of, weigh
 from service.errors import InvalidRequest
 from service.prompt import Prompt
 from service.types import Question
@@ -21,6 +21,12 @@ def test_probabilities_sum_to_one_and_keep_their_ratios(given_: list[float]) -> 
     best = max(given_)
     for logprob, probability in zip(given_, weighed, strict=True):
         assert probability / max(weighed) == pytest.approx(math.exp(logprob - best))
+
+
+@given(st.lists(st.floats(-30, 0), min_size=1, max_size=8))
+def test_what_is_on_no_choice_is_what_their_probabilities_leave_of_one(given_: list[float]) -> None:
+    total = math.fsum(map(math.exp, given_))
+    assert none_of(given_) == pytest.approx(max(0.0, 1 - total))
 
 
 def test_every_choice_ends_so_that_no_choice_wins_by_being_another_s_beginning(prompt: Prompt) -> None:

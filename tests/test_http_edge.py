@@ -47,7 +47,8 @@ async def ask(running: Running, **fields: Any) -> httpx.Response:
 
 async def test_an_answer_has_the_documented_shape(fake: Running) -> None:
     body = (await ask(fake, adapter="digits")).raise_for_status().json()
-    assert body.keys() == {"id", "answer", "confidence", "choices", "adapter", "finish_reason", "usage", "timing"}
+    sure = {"confidence", "calibrated_confidence", "abstained", "expected_error", "expected_coverage", "none_of_these"}
+    assert body.keys() == {"id", "answer", "choices", "adapter", "finish_reason", "usage", "timing"} | sure
     assert body["adapter"]["name"] == "digits"
     assert len(body["adapter"]["version"]) == 64
     assert 0 < body["confidence"] <= 1

@@ -16,7 +16,7 @@ from service.errors import ServiceError
 from trainer.adapter.unserved_options import refuse_options
 from trainer.config.checkpoints import MergeOptions, QuantizeOptions
 from trainer.config.data import DataOptions
-from trainer.config.evaluation import EvaluateOptions, PublishOptions
+from trainer.config.evaluation import CalibrateOptions, EvaluateOptions, PublishOptions
 from trainer.config.file import with_file
 from trainer.config.recipes import RecipesOptions, told
 from trainer.config.store import CollectOptions, StoreOptions
@@ -45,6 +45,7 @@ class Trainer(BaseSettings):
     sweep: CliSubCommand[SweepOptions] = Field(description="train in several settings and compare what they learn")
     recipes: CliSubCommand[RecipesOptions] = Field(description="print the sets of options that --recipe knows")
     evaluate: CliSubCommand[EvaluateOptions] = Field(description="compare a base and adapters on held-out rows")
+    calibrate: CliSubCommand[CalibrateOptions] = Field(description="learn how often an adapter's confidence is right")
     quantize: CliSubCommand[QuantizeOptions] = Field(description="pack a base to INT4, the form that serves")
     publish: CliSubCommand[PublishOptions] = Field(description="take in a PEFT adapter made elsewhere")
     merge: CliSubCommand[MergeOptions] = Field(description="write a checkpoint with an adapter in its weights")
@@ -62,6 +63,7 @@ _CONFIGURED: dict[str, type[BaseModel]] = {
     "base align": AlignOptions,
     "base tune": TuneOptions,
     "evaluate": EvaluateOptions,
+    "calibrate": CalibrateOptions,
     "quantize": QuantizeOptions,
     "publish": PublishOptions,
     "merge": MergeOptions,
@@ -147,10 +149,6 @@ def _run(options: object, arguments: list[str]) -> None:
         from trainer.commands.base import train_base
 
         train_base(options)
-    elif isinstance(options, EvaluateOptions):
-        from trainer.commands.evaluate import evaluate
-
-        _print(evaluate(options))
     elif isinstance(options, QuantizeOptions):
         from trainer.commands.quantize import quantize
 
@@ -164,8 +162,23 @@ def _run(options: object, arguments: list[str]) -> None:
         from trainer.commands.merge import merge
 
         merge(options)
-    else:
+    elif not _judge(options):
         _look_after(options)
+
+
+def _judge(options: object) -> bool:
+    """Commands that ask adapters held-out rows; whether this is one of them."""
+    if isinstance(options, EvaluateOptions):
+        from trainer.commands.evaluate import evaluate
+
+        _print(evaluate(options))
+    elif isinstance(options, CalibrateOptions):
+        from trainer.commands.calibrate import calibrate
+
+        calibrate(options)
+    else:
+        return False
+    return True
 
 
 def _look_after(options: object) -> None:

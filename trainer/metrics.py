@@ -1,15 +1,20 @@
-r"""How right one answer is, as a number from 0 to 1; knows an expected text and a given one, no rows and no models.
+r"""How right one answer is, as a number from 0 to 1; knows the right answers and a given one, no rows and no models.
+
+Each metric of `METRICS` compares two texts. `best` takes the highest over several right answers, as DocVQA's ANLS and
+SQuAD's F1 do; `vqa_accuracy` counts how many of ten people gave the answer.
 
     exact        1 where the texts are the same but for space around them.
     normalised   1 where both are the same after the normalisation of the VQA evaluation (Antol et al., "VQA: Visual
                  Question Answering", ICCV 2015, and its published vqaEval.py): lower case, punctuation, articles and
-                 spelt-out numbers up to ten. VQA's min(agreeing / 3, 1) over ten people's answers is 1 or 0 with one.
+                 spelt-out numbers up to ten.
     anls         Average Normalised Levenshtein Similarity (Biten et al., "Scene Text Visual Question Answering", ICCV
                  2019): with d the edit distance of the lower-cased texts over the longer's length, 1 - d where d < 0.5,
                  else 0.
     relaxed      ChartQA's relaxed accuracy (Masry et al., ACL 2022, after Methani et al., PlotQA, 2020): a number t is
                  met by a number p where |p - t| <= 0.05 |t|, "12%" being 0.12; any other answer only by the same
                  text in either case.
+    f1           SQuAD's F1 of words (Rajpurkar et al., EMNLP 2016, and its published evaluate-v2.0.py): the harmonic
+                 mean of precision and recall after lower case, without ASCII punctuation and articles.
 
 Where the rules of VQA would take a meaning away we keep it: a minus in front of a number stays, an answer that is
 nothing but an article or punctuation (the choice "A") stays, and apostrophes go rather than being put where a list of
@@ -17,14 +22,19 @@ contractions has them.
 """
 
 import re
+import string
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 from rapidfuzz.distance import Levenshtein
 
 TOLERANCE = Decimal("0.05")
 ANLS_THRESHOLD = 0.5
+# From so many answers to a question on they are people's votes, as VQA, VizWiz, TextVQA and OK-VQA collect them.
+VOTES = 10
+# An answer is wholly right that so many people gave.
+_AGREEING = 3
 
 _NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _WORDS = {"none": "0"} | {word: str(value) for value, word in enumerate(_NUMBERS)}
@@ -60,17 +70,33 @@ def relaxed(expected: str, answer: str) -> float:
 
 
 def f1(expected: str, answer: str) -> float:
-    """Overlap of the words of both after `normalise`: the harmonic mean of precision and recall, as SQuAD has it.
-
-    Rajpurkar et al. 2016, arXiv 1606.05250.
-    """
-    target, found = Counter(normalise(expected).split()), Counter(normalise(answer).split())
+    """Overlap of the words of both as SQuAD counts them: the harmonic mean of precision and recall."""
+    target, found = Counter(_squad(expected)), Counter(_squad(answer))
     common = (target & found).total()
     return 2 * common / (target.total() + found.total()) if common else float(target == found)
 
 
 Metric = Callable[[str, str], float]
 METRICS: dict[str, Metric] = {"normalised": normalised, "exact": exact, "anls": anls, "relaxed": relaxed, "f1": f1}
+
+
+def best(metric: Metric, expected: Sequence[str], answer: str) -> float:
+    """The highest value of `metric` over all right answers, of which there is at least one."""
+    return max(metric(each, answer) for each in expected)
+
+
+def vqa_accuracy(expected: Sequence[str], answer: str) -> float:
+    """VQA's accuracy: of `VOTES` or more people's answers min(agreeing / 3, 1), else 1 where any of them is met.
+
+    As the published vqaEval.py does, each person's answer is left out in turn and the values are averaged: an answer
+    that one of ten gave has 0.3, two 0.6, three 0.9, four and more 1. Answers are compared after `normalise`.
+    """
+    said, given = normalise(answer), [normalise(each) for each in expected]
+    agreeing = given.count(said)
+    if len(given) < VOTES:
+        return float(agreeing > 0)
+    left_out = [agreeing - (each == said) for each in given]
+    return sum(min(others / _AGREEING, 1.0) for others in left_out) / len(given)
 
 
 def normalise(text: str) -> str:
@@ -86,6 +112,12 @@ def normalise(text: str) -> str:
     spaced = re.sub(r"\.(?!\d)", "", spaced).replace(_MINUS, "-")
     words = (_WORDS.get(word, word) for word in spaced.split())
     return " ".join(word for word in words if word not in _ARTICLES) or whole
+
+
+def _squad(text: str) -> list[str]:
+    """The words of a text in lower case, without ASCII punctuation and articles."""
+    plain = "".join(character for character in text.lower() if character not in string.punctuation)
+    return [word for word in plain.split() if word not in _ARTICLES]
 
 
 def _folded(text: str) -> str:

@@ -18,6 +18,7 @@ from service.adapters.proof import Proof
 from service.adapters.store import Store
 from service.adapters.verdicts import Verdict, Verdicts
 from service.adapters.version import AT_REST, BAD, MOVES, State, Status, Version
+from service.calibration import FILE, Calibration, read_calibration
 from service.engine import Engine
 from service.errors import AdapterRefused, EngineUnavailable, StoreUnavailable
 from service.members import members
@@ -282,6 +283,7 @@ class Reconciler:
                     f"{adapter.key[:48]} takes {version.places} places in the engine, which has {self.capacity}: raise"
                     " VQA_MAX_CPU_LORAS",
                 )
+            version.calibration = await run(_calibration, adapter)
             if version.verdict is None:
                 await run(self._proof.examine, adapter)
         except AdapterRefused as error:
@@ -412,6 +414,13 @@ class Reconciler:
     def _give_back(self, places: int = 1) -> None:
         self.free_places += places
         self.changed.set()
+
+
+def _calibration(adapter: Adapter) -> Calibration | None:
+    try:
+        return read_calibration(adapter.path)
+    except ValueError as error:
+        raise AdapterRefused("calibration", f"{adapter.path / FILE} is not a calibration: {error}") from error
 
 
 def _unavailable(error: BaseException) -> StoreUnavailable:

@@ -19,6 +19,7 @@ from service.adapters.routing import Catalog, Fault, Shelf, Standing, route, ser
 from service.adapters.store import Store
 from service.adapters.verdicts import Verdict
 from service.adapters.version import IN_ENGINE, State, Status, Version
+from service.calibration import Calibration
 from service.engine import Engine
 from service.errors import AdapterNotFound, AdapterRefused, AdapterUnavailable, StoreUnavailable
 from service.members import member_of
@@ -56,6 +57,11 @@ class Lease:
     def adapter(self) -> Adapter | None:
         """The version that answers."""
         return self._version.adapter if self._version else None
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the version's confidences are worth, once its files were here; None: not known, or the base."""
+        return self._version.calibration if self._version else None
 
     def member(self, pictures: int) -> str:
         """The member of a mixture that answers about so many pictures; "" of any other adapter, and of the base."""

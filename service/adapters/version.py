@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from service.adapters.verdicts import Verdict
+from service.calibration import Calibration
 from service.errors import AdapterNotFound, AdapterUnavailable, ServiceError, StoreUnavailable
 from service.types import Adapter
 
@@ -64,6 +65,7 @@ class Version:
     service itself wants it in the engine, for a pin or for an alias that waits to move to it. `stamp` is that of the
     files when they were last read, `whole` that with which they were what was published; `verdict` is None until its
     probes were answered, now or before the last start; `places` are those it takes in the engine, of a mixture two,
+    and `calibration` what it says of its confidences, both
     known once its files were here; `engine` counts the engine lost last before they were.
     """
 
@@ -73,6 +75,7 @@ class Version:
     stamp: str | None = None
     whole: str | None = None
     places: int = 1
+    calibration: Calibration | None = None
     engine: int = 0
     failures: int = 0
     holders: int = 0

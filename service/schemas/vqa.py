@@ -76,6 +76,16 @@ class QuestionFields(Incoming):
         ),
     ] = 1
     max_tokens: Annotated[int, Field(ge=1, le=4096, description="longest answer, in tokens")] = 64
+    abstain_below: Annotated[
+        FiniteFloat | None,
+        Field(
+            ge=0,
+            le=1,
+            description="a calibrated confidence: an answer below it comes with `abstained` true. 422 where what "
+            "answers has no calibration, the base for one",
+            examples=[0.9],
+        ),
+    ] = None
     priority: Annotated[int, Field(ge=0, le=9, description="higher goes earlier; your key says how high it may")] = 0
 
     def ask(self, id_: str, images: tuple[Upload | Link, ...], adapter: str | None, deadline_s: float) -> Question:
@@ -88,7 +98,16 @@ class QuestionFields(Incoming):
             raise InvalidRequest(f"beams does not go with {', '.join(beside)}: send one or the other")
         sampling, choices = Sampling(self.temperature, self.max_tokens), tuple(self.choices or ())
         return Question(
-            id_, self.question, images, adapter, sampling, deadline_s, choices, priority=self.priority, beams=self.beams
+            id_,
+            self.question,
+            images,
+            adapter,
+            sampling,
+            deadline_s,
+            choices,
+            priority=self.priority,
+            beams=self.beams,
+            abstain_below=self.abstain_below,
         )
 
 
@@ -172,6 +191,34 @@ class VQAResponse(BaseModel):
             "its end included unless finish_reason is length; temperature and the other choices play no part"
         ),
     ]
+    calibrated_confidence: Annotated[
+        float | None,
+        Field(
+            description="of held-out answers with such a confidence the share that was right, 0 to 1; null where the "
+            "version that answered has no calibration, as the base"
+        ),
+    ]
+    abstained: Annotated[
+        bool | None,
+        Field(
+            description="whether calibrated_confidence is below abstain_below, where that was sent: the answer is "
+            "given all the same, to be looked at rather than acted on"
+        ),
+    ]
+    expected_error: Annotated[
+        float | None,
+        Field(
+            description="with abstain_below: of held-out answers at or above it the share that was wrong; null where "
+            "none was"
+        ),
+    ]
+    expected_coverage: Annotated[
+        float | None, Field(description="with abstain_below: the share of held-out answers at or above it")
+    ]
+    none_of_these: Annotated[
+        float | None,
+        Field(description="with choices: the probability, 0 to 1, of all answers that are none of the choices"),
+    ]
     choices: Annotated[list[ChoiceOut] | None, Field(description="as many as the question gave, in its order")]
     adapter: AdapterRef | None
     finish_reason: str
@@ -181,14 +228,23 @@ class VQAResponse(BaseModel):
     @classmethod
     def of(cls, answer: Answer) -> "VQAResponse":
         """The wire shape of an Answer."""
-        usage, timing, adapter = answer.usage, answer.timing, answer.adapter
+        usage, timing, adapter, told = answer.usage, answer.timing, answer.adapter, answer.abstention
         return cls(
             id=answer.id,
             answer=answer.text,
             confidence=round(answer.confidence, 6),
+            calibrated_confidence=_rounded(answer.calibrated),
+            abstained=told.abstained if told else None,
+            expected_error=_rounded(told.risk) if told else None,
+            expected_coverage=_rounded(told.coverage) if told else None,
+            none_of_these=_rounded(answer.none_of_these),
             choices=[ChoiceOut(text=each.text, probability=each.probability) for each in answer.choices] or None,
             adapter=AdapterRef(name=adapter.name, version=adapter.version) if adapter else None,
             finish_reason=answer.finish_reason,
             usage=UsageOut(**{name: getattr(usage, name) for name in UsageOut.model_fields}),
             timing=TimingOut(**{name: round(getattr(timing, name), 6) for name in TimingOut.model_fields}),
         )
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 6)

@@ -1,4 +1,4 @@
-"""The four metrics against examples worked by hand, and what must hold for any texts."""
+"""The metrics against examples worked by hand, and what must hold for any texts."""
 
 import math
 from decimal import Decimal
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trainer.metrics import METRICS, anls, exact, normalise, normalised, relaxed
+from trainer.metrics import METRICS, anls, best, exact, f1, normalise, normalised, relaxed, vqa_accuracy
 
 texts = st.text(max_size=40) | st.text(alphabet="ab10 -.,;'%()the", max_size=20)
 
@@ -104,6 +104,56 @@ def test_exact_forgives_only_space_around() -> None:
     assert exact("red", " red ") == 1
     assert exact("red", "Red") == 0
     assert normalised("red", "Red.") == 1
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer", "value"),
+    [
+        # Worked by SQuAD's published evaluate-v2.0.py: compute_f1(expected, answer).
+        ("the Eiffel Tower", "Eiffel tower!", 1.0),
+        ("in 1889", "1889", 2 / 3),
+        ("two dogs and a cat", "two cats", 2 * (1 / 2) * (1 / 4) / (1 / 2 + 1 / 4)),
+        ("two", "2", 0.0),  # numbers stay as they are written, which VQA's normalisation changes
+        ("self-taught", "selftaught", 1.0),
+        ("red", "", 0.0),
+        ("a", "the", 1.0),  # nothing is left of either
+    ],
+)
+def test_f1_is_squads(expected: str, answer: str, value: float) -> None:
+    assert f1(expected, answer) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("agreeing", "value"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
+def test_vqa_accuracy_of_ten_votes_is_the_mean_over_nine_of_them(agreeing: int, value: float) -> None:
+    """The values that the published vqaEval.py gives, and that papers on VQA quote."""
+    votes = ["Two."] * agreeing + [f"other {number}" for number in range(10 - agreeing)]
+    assert vqa_accuracy(votes, "2") == pytest.approx(value)
+
+
+@given(
+    st.lists(st.sampled_from(["red", "blue", "a dog", "dog"]), min_size=10, max_size=20),
+    st.sampled_from(["dog", "red"]),
+)
+def test_vqa_accuracy_of_votes_is_its_formula(votes: list[str], answer: str) -> None:
+    folded = ["dog" if vote == "a dog" else vote for vote in votes]
+    subsets = [folded[:place] + folded[place + 1 :] for place in range(len(folded))]
+    expected = sum(min(subset.count(answer) / 3, 1) for subset in subsets) / len(subsets)
+    assert vqa_accuracy(votes, answer) == pytest.approx(expected)
+
+
+@given(st.lists(texts, min_size=1, max_size=9), texts)
+def test_of_fewer_right_answers_each_is_wholly_right(expected: list[str], answer: str) -> None:
+    assert all(vqa_accuracy(expected, each) == 1 for each in expected)
+    assert vqa_accuracy(expected, answer) == best(normalised, expected, answer)
+
+
+@pytest.mark.parametrize("name", METRICS)
+@given(expected=st.lists(texts, min_size=1, max_size=5), answer=texts)
+def test_of_several_right_answers_the_nearest_counts(name: str, expected: list[str], answer: str) -> None:
+    metric = METRICS[name]
+    found = best(metric, expected, answer)
+    assert found == max(metric(each, answer) for each in expected)
+    assert best(metric, [*expected, answer], answer) == 1
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -8,8 +8,11 @@ from pathlib import Path
 from transformers import LlavaForConditionalGeneration
 
 from service.adapters import manifest as manifests
+from service.adapters.directory import files_of
 from service.adapters.manifest import Manifest
 from service.adapters.store import Store
+from service.calibration import FILE as CALIBRATION
+from service.calibration import Calibration
 from service.members import CONFIG, MEMBERS, MIXTURE, WEIGHTS, members
 from service.types import Adapter
 from trainer.adapter.card import card
@@ -17,7 +20,13 @@ from trainer.data.digests import IMAGES
 
 
 def write_version(
-    store: Path, manifest: Manifest, directory: Path, command: str, images: str = "", canary: float | None = None
+    store: Path,
+    manifest: Manifest,
+    directory: Path,
+    command: str,
+    images: str = "",
+    canary: float | None = None,
+    calibration: Calibration | None = None,
 ) -> Adapter:
     """Write PEFT's files in `directory` and what is known of them into the store as the name's stable version.
 
@@ -25,7 +34,7 @@ def write_version(
 
     They are two, or of a mixture two for each member, in a folder of its own.
 
-    `images` is the `image_list` of what it was trained on, or nothing.
+    `images` is the `image_list` of what it was trained on, or nothing; `calibration` of its confidences, where known.
     """
     files: dict[str, bytes] = {}
     for member, folder in members(directory).items():
@@ -37,7 +46,19 @@ def write_version(
         files[IMAGES] = images.encode()
     files[manifests.FILE] = manifest.model_dump_json(indent=2).encode() + b"\n"
     files["README.md"] = card(manifest, command).encode()
+    if calibration is not None:
+        files[CALIBRATION] = _written(calibration)
     return Store(store).publish(manifest.name, files, canary)
+
+
+def add_calibration(store: Path, adapter: Adapter, calibration: Calibration) -> Adapter:
+    """Publish a version's files again with a calibration beside them, in place of one that was there."""
+    files = {name: file.read_bytes() for name, file in files_of(adapter.path).items()}
+    return Store(store).publish(adapter.name, files | {CALIBRATION: _written(calibration)})
+
+
+def _written(calibration: Calibration) -> bytes:
+    return calibration.model_dump_json(indent=1).encode() + b"\n"
 
 
 def plain_config(directory: Path) -> bytes:

@@ -91,7 +91,10 @@ def publish(options: PublishOptions, command: Sequence[str]) -> Adapter:
             data_digest="unknown",
             held_out=bool(options.data),
         )
-        published = write_version(options.store, manifest, weights, shlex.join(command), canary=options.canary)
+        calibration = trial.calibration(checkpoint.base.precision) if options.data else None
+        published = write_version(
+            options.store, manifest, weights, shlex.join(command), canary=options.canary, calibration=calibration
+        )
     log.info("published %s as %s", published.key, published.path)
     return published
 

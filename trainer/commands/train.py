@@ -116,7 +116,15 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
         begun_from=parent.said if parent else "",
         mixture=options.experts != "none",
     )
-    published = write_version(options.store, manifest, weights, shlex.join(command or sys.argv), images, options.canary)
+    published = write_version(
+        options.store,
+        manifest,
+        weights,
+        shlex.join(command or sys.argv),
+        images,
+        options.canary,
+        trial.calibration(checkpoint.base.precision),
+    )
     log.info("published %s as %s", published.key, published.path)
     return published
 

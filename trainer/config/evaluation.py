@@ -1,4 +1,4 @@
-"""Options of `evaluate` and `publish`, which both ask adapters."""
+"""Options of `evaluate`, `calibrate` and `publish`, which all ask adapters."""
 
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -45,6 +45,33 @@ class EvaluateOptions(Configured, ReadingOptions):
     clients: int = Field(32, gt=0, description="of a service: questions asked at once")
     seed: Seed = Field(0, description="of the 95% intervals, which are drawn")
     report: str | None = Field(None, description="also write what was found as one HTML page to this path or URL")
+
+
+class CalibrateOptions(Configured, ReadingOptions):
+    """Learn from held-out rows how often answers of some confidence are right, and publish that with the adapter.
+
+    The rows must be none that the adapter was trained on (such rows are left out), and none that it is to be judged by
+    afterwards. Ask the service whose confidences are to be calibrated: in another precision they are a little other.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "python -m trainer calibrate --adapter meters --data held-out.jsonl --images photos --url http://127.0.0.1:8000",
+        "python -m trainer calibrate --adapter meters --data held-out.jsonl --images photos --model llava-int4",
+    )
+    adapter: AliasName = Field(description="the adapter; what it is released as now gets the calibration")
+    data: str = Field(description="held-out rows, in any form that training takes; 50 at least, 1000 are better")
+    images: str = Field("", description="the folder that the rows' image names are relative to [they are text alone]")
+    store: Path = Field(Path("adapters"), description="the adapter store to read it from and publish into")
+    model: str | None = Field(None, description="base checkpoint to ask in process; without it a service is asked")
+    url: str | None = Field(
+        None, description="the service's address, which serves that version [http://127.0.0.1:8000]"
+    )
+    score_rows: int = Field(2000, gt=0, description="questions asked, of each category its share")
+    max_tokens: MaxTokens | None = Field(
+        None, description="longest answer, in tokens [in process the longest right answer; of a service 64]"
+    )
+    clients: int = Field(32, gt=0, description="of a service: questions asked at once")
+    seed: Seed = Field(0, description="of the rows that are drawn, where there are more than --score-rows")
 
 
 class PublishOptions(Configured, ReadingOptions):

@@ -25,7 +25,7 @@ Expression = Annotated[str, AfterValidator(_expression)]
 Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LINEARS: tuple[Linear, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # What decides whether an adapter is better than its base: trainer/evaluation/gate.py.
-Gate = Literal["auto", "loss", "normalised", "exact", "anls", "relaxed", "f1", "preference"]
+Gate = Literal["auto", "loss", "normalised", "exact", "anls", "relaxed", "f1", "vqa", "preference"]
 GATE = (
     "what has to be better than the base's on held-out rows, or nothing is published: the loss of the right answers, or"
     " the mean of a metric over the answers given, or of pairs the share whose chosen answer is the likelier; auto:"

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import torch
 
 from service.adapters.manifest import Gate, Score
+from service.calibration import Calibration
 from trainer.adapter.local import LocalAdapter
 from trainer.config.fields import Gate as Asked
 from trainer.data.row import Row
+from trainer.errors import OptionError
+from trainer.evaluation.calibration import calibrate
 from trainer.evaluation.gate import LOSS, PREFERENCE, check_answers, check_gain, measure_for, weigh
 from trainer.evaluation.generate import Prediction, longest_answer, predict
-from trainer.evaluation.result import Evaluation, Source
+from trainer.evaluation.result import Evaluation, Said, Source
 from trainer.evaluation.score import by_category, score
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.forest import Batch, Sight, Trees, collate, grow, pack
@@ -61,9 +64,19 @@ class Trial:
         if self.gate.metric == PREFERENCE:
             check_answers(self.rows, self.texts, where)
 
+    def calibration(self, precision: str) -> Calibration | None:
+        """What the adapter's confidences are worth by these rows; None where they are too few, which is logged."""
+        said = [Said(each.text, each.confidence) for each in self.adapter]
+        try:
+            return calibrate(self.rows, said, precision)
+        except OptionError as error:
+            log.info("published without a calibration: %s", error)
+            return None
+
     def evaluation(self, source: Source, adapter: str) -> Evaluation:
         """The trial's scores and answers in the form that reports take."""
-        return Evaluation(source, adapter, self.rows, *self.texts)
+        base, said = ([Said(each.text, each.confidence) for each in who] for who in (self.base, self.adapter))
+        return Evaluation.of(source, adapter, self.rows, base, said)
 
 
 def compare(

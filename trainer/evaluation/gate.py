@@ -6,6 +6,7 @@ from service.adapters.manifest import Gate
 from trainer.config.fields import Gate as Asked
 from trainer.data.row import Row
 from trainer.errors import NoGain, OptionError
+from trainer.evaluation.score import VQA, mark
 from trainer.metrics import METRICS
 
 LOSS, PREFERENCE = "loss", "preference"
@@ -36,14 +37,14 @@ def weigh(
     measure: str, rows: Sequence[Row], texts: tuple[Sequence[str], Sequence[str]], found: tuple[float, float]
 ) -> Gate:
     """What base and adapter come to; `texts` are their answers to `rows`, `found` their losses, or preferences."""
-    if measure not in METRICS:
+    if measure not in (*METRICS, VQA):
         return Gate(metric=measure, base=found[0], adapter=found[1])
     base, adapter = (_mean(measure, rows, said) for said in texts)
     return Gate(metric=measure, base=base, adapter=adapter)
 
 
 def _mean(metric: str, rows: Sequence[Row], said: Sequence[str]) -> float:
-    return sum(METRICS[metric](row.answer, answer) for row, answer in zip(rows, said, strict=True)) / len(rows)
+    return sum(mark(metric, row, answer) for row, answer in zip(rows, said, strict=True)) / len(rows)
 
 
 def check_gain(gate: Gate, rows: int, where: str) -> None:

@@ -1,5 +1,6 @@
 """Answers in process, as many rows at once as memory holds; of several processes each answers its share."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,23 +29,31 @@ class Prediction:
     """What a model answers, and its first tokens, no more of them than the service asks of a probe.
 
     `leads` has for each of these by how much its logit exceeds the second best's; nothing of an answer that was
-    searched for, which is chosen as a whole.
+    searched for, which is chosen as a whole. `confidence` is the probability of the whole answer, its end included
+    unless it was cut, as the service tells it; None of an answer that was searched for.
     """
 
     text: str
     token_ids: tuple[int, ...]
     leads: tuple[float, ...]
+    confidence: float | None
 
 
 class _Leads(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
-    """Notes by how much each chosen token leads; all logits of an answer would be gigabytes."""
+    """Notes by how much each chosen token leads, and its log-probability; all logits of an answer would be gigabytes.
+
+    Both are (rows,) a step. Greedy answers choose the likeliest token, so that its log-probability is the largest.
+    """
 
     def __init__(self) -> None:
         self.steps: list[torch.Tensor] = []
+        self.log_probs: list[torch.Tensor] = []
 
     def __call__(self, _ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        best = scores.float().topk(2).values
+        logits = scores.float()
+        best = logits.topk(2).values
         self.steps.append(best[:, 0] - best[:, 1])
+        self.log_probs.append(best[:, 0] - logits.logsumexp(dim=-1))
         return scores
 
 
@@ -152,8 +161,10 @@ def _generate(
         pad_token_id=prompt.pad_token_id,
         eos_token_id=prompt.end_token_id,
     )
-    margins = torch.stack(leads.steps, dim=1).tolist() if leads.steps else [[]] * len(prompts)
-    return [_prediction(prompt, said, lead) for said, lead in zip(output.tolist(), margins, strict=True)]
+    if not leads.steps:  # searched for
+        return [_prediction(prompt, said, [], None) for said in output.tolist()]
+    margins, log_probs = (torch.stack(steps, dim=1).tolist() for steps in (leads.steps, leads.log_probs))
+    return [_prediction(prompt, *each) for each in zip(output.tolist(), margins, log_probs, strict=True)]
 
 
 def _features(llava: Any, images: list[str], sight: Sight | None) -> torch.Tensor | None:
@@ -163,10 +174,11 @@ def _features(llava: Any, images: list[str], sight: Sight | None) -> torch.Tenso
     return project(llava, tower_states(llava, shown["pixels"]) if "pixels" in shown else shown["states"])
 
 
-def _prediction(prompt: Prompt, token_ids: list[int], leads: list[float]) -> Prediction:
+def _prediction(prompt: Prompt, token_ids: list[int], leads: list[float], log_probs: list[float] | None) -> Prediction:
     end = token_ids.index(prompt.end_token_id) + 1 if prompt.end_token_id in token_ids else len(token_ids)
     asked = min(end, PROBE_TOKENS)
-    return Prediction(prompt.decode(token_ids[:end]), tuple(token_ids[:asked]), tuple(leads[:asked]))
+    confidence = None if log_probs is None else min(1.0, math.exp(math.fsum(log_probs[:end])))
+    return Prediction(prompt.decode(token_ids[:end]), tuple(token_ids[:asked]), tuple(leads[:asked]), confidence)
 
 
 def _expanded(checkpoint: Checkpoint, row: Row) -> list[int]:

@@ -5,10 +5,11 @@ from typing import Any
 
 from service.checkpoint import locate
 from trainer.adapter.find import find
+from trainer.adapter.local import LocalAdapter
 from trainer.config.evaluation import EvaluateOptions
 from trainer.data.row import Row
 from trainer.evaluation.generate import longest_answer, predict
-from trainer.evaluation.result import Evaluation, Source
+from trainer.evaluation.result import Evaluation, Said, Source
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.features import States
 from trainer.model.precision import has_bfloat16
@@ -31,30 +32,50 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
     states = States.of(checkpoint, rows)
     tokens = options.max_tokens or longest_answer(checkpoint.prompt, rows)
 
-    def answers(asked: Sequence[Row], llava: Any, label: str) -> dict[int, list[str]]:
-        return {
-            beams: [said.text for said in predict(checkpoint, llava, asked, states, f"{label} answers", tokens, beams)]
-            for beams in options.beams
-        }
-
     source = Source(model, checkpoint.base.id, checkpoint.base.precision)
-    base = answers(rows, checkpoint.model, "base")
+    base = {
+        beams: _answers(checkpoint, checkpoint.model, rows, states, "base", tokens, beams) for beams in options.beams
+    }
     evaluations = []
     for adapter in adapters:
-        texts = {beams: [""] * len(rows) for beams in options.beams}
-        for member, places in adapter.by_member(rows).items():
-            with adapter.applied_to(checkpoint.model, member) as llava:
-                said = answers([rows[place] for place in places], llava, adapter.name)
-            for beams, found in said.items():
-                for place, text in zip(places, found, strict=True):
-                    texts[beams][place] = text
         seen = adapter.trained_on(states.digests)
-        evaluations += [
-            Evaluation(
-                *(source, adapter.name, tuple(rows), tuple(base[beams]), tuple(found), seen, adapter.origin),
-                options.seed,
-                beams,
-            )
-            for beams, found in texts.items()
-        ]
+        for beams in options.beams:
+            found = _through(adapter, checkpoint, rows, states, tokens, beams)
+            given = (source, adapter.name, rows, base[beams], found)
+            evaluations.append(Evaluation.of(*given, seen, adapter.origin, options.seed, beams))
     return evaluations
+
+
+def ask_adapter(
+    model: str, adapter: LocalAdapter, rows: Sequence[Row], max_tokens: int | None
+) -> tuple[list[Said], str]:
+    """What an adapter on the base `model` answers to `rows`, and that base's precision.
+
+    Raises:
+        DataError, AdapterRefused, FileNotFoundError: as `ask_checkpoint`.
+    """
+    path = locate(model)
+    adapter.check_fits(path)
+    checkpoint = Checkpoint.load(path, bfloat16=has_bfloat16())
+    tokens = max_tokens or longest_answer(checkpoint.prompt, rows)
+    return _through(adapter, checkpoint, rows, States.of(checkpoint, rows), tokens), checkpoint.base.precision
+
+
+def _through(
+    adapter: LocalAdapter, checkpoint: Checkpoint, rows: Sequence[Row], states: States, tokens: int, beams: int = 1
+) -> list[Said]:
+    """The adapter's answers in the order of `rows`; of a mixture each member answers its own."""
+    found = [Said("")] * len(rows)
+    for member, places in adapter.by_member(rows).items():
+        with adapter.applied_to(checkpoint.model, member) as llava:
+            said = _answers(checkpoint, llava, [rows[place] for place in places], states, adapter.name, tokens, beams)
+        for place, answer in zip(places, said, strict=True):
+            found[place] = answer
+    return found
+
+
+def _answers(
+    checkpoint: Checkpoint, llava: Any, rows: Sequence[Row], states: States, label: str, tokens: int, beams: int = 1
+) -> list[Said]:
+    said = predict(checkpoint, llava, rows, states, f"{label} answers", tokens, beams)
+    return [Said(prediction.text, prediction.confidence) for prediction in said]

@@ -10,11 +10,11 @@ import httpx
 from tqdm import tqdm
 
 from service.types import Turn
-from trainer.config.evaluation import EvaluateOptions
+from trainer.config.evaluation import CalibrateOptions, EvaluateOptions
 from trainer.data.files import read
 from trainer.data.row import Row
 from trainer.errors import OptionError
-from trainer.evaluation.result import Evaluation, Source
+from trainer.evaluation.result import Evaluation, Said, Source
 
 # Of a service nothing is known of its tokens: answers longer than this want --max-tokens.
 SERVICE_TOKENS = 64
@@ -45,15 +45,30 @@ async def ask_service(url: str, options: EvaluateOptions, rows: Sequence[Row]) -
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         served = await _served(client, url, options.adapter)
         source = Source(url, served["base"]["id"], served["base"]["precision"])
-        base = {beams: tuple(await _ask_all(client, rows, None, options, beams)) for beams in options.beams}
+        base = {beams: await _ask_all(client, rows, None, options, beams) for beams in options.beams}
         return [
-            Evaluation(
-                *(source, name, tuple(rows), base[beams], tuple(await _ask_all(client, rows, name, options, beams))),
+            Evaluation.of(
+                *(source, name, rows, base[beams], await _ask_all(client, rows, name, options, beams)),
+                seed=options.seed,
                 beams=beams,
             )
             for name in options.adapter
             for beams in options.beams
         ]
+
+
+async def ask_version(
+    url: str, reference: str, options: CalibrateOptions, rows: Sequence[Row]
+) -> tuple[list[Said], str]:
+    """What one adapter, by NAME@VERSION, answers to `rows`, and the precision of the base that it answers on.
+
+    Raises:
+        OptionError: as `ask_service`.
+    """
+    limits = httpx.Limits(max_connections=options.clients)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+        served = await _served(client, url, [reference.partition("@")[0]])
+        return await _ask_all(client, rows, reference, options), served["base"]["precision"]
 
 
 async def _served(client: httpx.AsyncClient, url: str, adapters: Sequence[str]) -> dict[str, Any]:
@@ -72,14 +87,18 @@ async def _served(client: httpx.AsyncClient, url: str, adapters: Sequence[str]) 
 
 
 async def _ask_all(
-    client: httpx.AsyncClient, rows: Sequence[Row], adapter: str | None, options: EvaluateOptions, beams: int
-) -> list[str]:
+    client: httpx.AsyncClient,
+    rows: Sequence[Row],
+    adapter: str | None,
+    options: EvaluateOptions | CalibrateOptions,
+    beams: int = 1,
+) -> list[Said]:
     gate = asyncio.Semaphore(options.clients)
     fields = {"max_tokens": options.max_tokens or SERVICE_TOKENS} | ({"adapter": adapter} if adapter else {})
     fields |= {"beams": beams} if beams > 1 else {}
     with tqdm(total=len(rows), desc=_bar(client, adapter, beams), unit="question") as progress:
 
-        async def ask(row: Row) -> str:
+        async def ask(row: Row) -> Said:
             async with gate:
                 answer = await _ask(client, row, fields)
             progress.update()
@@ -92,7 +111,7 @@ def _bar(client: httpx.AsyncClient, adapter: str | None, beams: int) -> str:
     return f"{client.base_url} {adapter or 'base'}" + (f", {beams} beams" if beams > 1 else "")
 
 
-async def _ask(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> str:
+async def _ask(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> Said:
     if row.history:
         return await _ask_on(client, row, fields)
     fields = {"question": row.question, **fields}
@@ -102,12 +121,12 @@ async def _ask(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> s
         response = await client.post("/v1/vqa", data=fields, files={"image": read(row.image)})
     if response.is_error:
         raise OptionError(f"row {row.id}: the service answered {response.status_code}: {response.text[:300]}")
-    answer: str = response.json()["answer"]
-    return answer
+    answer = response.json()
+    return Said(answer["answer"], answer["confidence"])
 
 
-async def _ask_on(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> str:
-    """The same of a question with a history, which the service's other face takes."""
+async def _ask_on(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> Said:
+    """The same of a question with a history, which the service's other face takes; that tells no confidence."""
     model = fields.get("adapter") or (await client.get("/v1/adapters")).raise_for_status().json()["base"]["id"]
     messages = []
     for turn in (*row.turns, Turn("user", row.question, row.pictures)):
@@ -121,4 +140,4 @@ async def _ask_on(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -
     if response.is_error:
         raise OptionError(f"row {row.id}: the service answered {response.status_code}: {response.text[:300]}")
     answer: str = response.json()["choices"][0]["message"]["content"]
-    return answer.strip()
+    return Said(answer.strip())

@@ -1,14 +1,16 @@
 """What a base and one adapter answered to the same held-out rows, and what that comes to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from service.adapters.manifest import Score
 from trainer.data.row import Row
+from trainer.evaluation.confidence import RISKS, Sureness, sureness
 from trainer.evaluation.intervals import Interval
-from trainer.evaluation.score import ALL, Measure, measure, measure_groups, score
+from trainer.evaluation.kinds import Detected, Polar, kind_of, polar, unanswerable
+from trainer.evaluation.score import ALL, Measure, measure, measure_groups, right, score
 
 MAIN_METRIC = "normalised"
 
@@ -22,12 +24,21 @@ class Source:
     precision: str
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer, and the probability that the model gave to it, where that is known."""
+
+    text: str
+    confidence: float | None = None
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Answers of base and adapter in the order of `rows`.
 
     `seen` are the rows' images that the adapter was trained on, `run` the directory of its training run, where known;
-    `seed` is of the intervals, `beams` of the search for each answer.
+    `seed` is of the intervals, `beams` of the search for each answer. The confidences are as many as rows, or none; one
+    may be None.
     """
 
     source: Source
@@ -39,11 +50,31 @@ class Evaluation:
     run: Path | None = None
     seed: int = 0
     beams: int = 1
+    base_confidences: tuple[float | None, ...] = ()
+    confidences: tuple[float | None, ...] = ()
 
     @property
     def name(self) -> str:
         """The adapter's, and with how many beams it was asked where these are several."""
         return self.adapter if self.beams == 1 else f"{self.adapter}, {self.beams} beams"
+
+    @classmethod
+    def of(
+        cls,
+        source: Source,
+        adapter: str,
+        rows: Sequence[Row],
+        base: Sequence[Said],
+        said: Sequence[Said],
+        seen: tuple[str, ...] = (),
+        run: Path | None = None,
+        seed: int = 0,
+        beams: int = 1,
+    ) -> "Evaluation":
+        """What was said with its confidences."""
+        texts = tuple(each.text for each in base), tuple(each.text for each in said)
+        sure = tuple(each.confidence for each in base), tuple(each.confidence for each in said)
+        return cls(source, adapter, tuple(rows), *texts, seen, run, seed, beams, *sure)
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
@@ -57,6 +88,40 @@ class Evaluation:
         Of ScienceQA's rows they are the columns of LaVIN's table.
         """
         return tuple(measure_groups(self.rows, self.base, self.answers, MAIN_METRIC, self.seed))
+
+    @cached_property
+    def kinds(self) -> tuple[Measure, ...]:
+        """Every metric by kind of question, see kinds.py, those over all rows last."""
+        rows = [replace(row, category=kind_of(row)) for row in self.rows]
+        return tuple(measure(rows, self.base, self.answers, self.seed))
+
+    @cached_property
+    def polar(self) -> dict[str, Polar | None]:
+        """Of yes-no questions, by who answered."""
+        return {who: polar(self.rows, said) for who, said in self._by_who.items()}
+
+    @cached_property
+    def unanswerable(self) -> dict[str, Detected | None]:
+        """Of questions that cannot be answered, by who answered."""
+        return {who: unanswerable(self.rows, said) for who, said in self._by_who.items()}
+
+    @cached_property
+    def sureness(self) -> dict[str, Sureness | None]:
+        """What confidences are worth, by who answered; None where they are not known."""
+        sure = {"adapter": self.confidences, "base": self.base_confidences}
+        return {who: self._sureness(said, sure[who]) for who, said in self._by_who.items()}
+
+    @property
+    def _by_who(self) -> dict[str, tuple[str, ...]]:
+        return {"adapter": self.answers, "base": self.base}
+
+    def _sureness(self, answers: Sequence[str], confidences: Sequence[float | None]) -> Sureness | None:
+        known = [
+            (sure, right(row, said))
+            for row, said, sure in zip(self.rows, answers, confidences, strict=False)
+            if sure is not None
+        ]
+        return sureness([sure for sure, _ in known], [hit for _, hit in known]) if known else None
 
     @property
     def total(self) -> Score:
@@ -83,7 +148,9 @@ class Evaluation:
             found.category: {"rows": found.rows, "base": _ends(found.base), "adapter": _ends(found.adapter)}
             for found in self.groups
         }
-        told = {"groups": groups} if groups else {}
+        told: dict[str, object] = {"groups": groups} if groups else {}
+        if sure := {who: _told(found) for who, found in self.sureness.items() if found is not None}:
+            told["confidence"] = sure
         return {**facts, **counts, "images_seen_in_training": len(self.seen), "metrics": metrics, **told}
 
 
@@ -119,6 +186,15 @@ def group_table(evaluations: Sequence[Evaluation]) -> str:
 def percent(found: Interval) -> str:
     """A share in percent with its interval: "53.0 [49.6, 56.5]"."""
     return f"{100 * found.mean:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+def _told(found: Sureness) -> dict[str, object]:
+    at = {
+        f"{risk:.0%}": point and {"coverage": round(point.coverage, 4), "threshold": round(point.threshold, 6)}
+        for risk, point in ((risk, found.at[risk]) for risk in RISKS)
+    }
+    figures = {name: round(getattr(found, name), 4) for name in ("ece", "brier", "aurc")}
+    return {"rows": found.count, **figures, "coverage_at_risk": at}
 
 
 def _ends(found: Interval) -> list[float]:

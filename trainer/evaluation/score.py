@@ -1,6 +1,10 @@
-"""Answers against the right ones, over all rows and by category: counts for manifests, metrics with intervals."""
+"""Answers against the right ones, over all rows and by category: counts for manifests, metrics with intervals.
 
-from collections.abc import Iterator, Mapping, Sequence
+A row may have several right answers: ten people's votes, or other ways to say the same. Where the two differ is
+`trainer.metrics.vqa_accuracy`'s to say; any other metric is the highest over them.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +13,13 @@ from service.adapters.manifest import Score
 from trainer.data.forms.scienceqa import GROUPS
 from trainer.data.row import Row
 from trainer.evaluation.intervals import Interval, intervals
-from trainer.metrics import METRICS, Metric, normalised
+from trainer.metrics import METRICS, best, normalised, vqa_accuracy
 
 ALL = "all"
+# The graded accuracy of rows with several right answers; of one right answer it is the normalised match.
+VQA = "vqa"
+# From this VQA accuracy on an answer counts as right: of ten people two gave it.
+_RIGHT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +36,24 @@ class Measure:
 
 
 def right(row: Row, answer: str) -> bool:
-    """Whether `answer` is the row's, by normalised match."""
-    return normalised(row.answer, answer) == 1
+    """Whether `answer` matches the row's after normalisation, or one of its several, of ten votes two."""
+    if normalised(row.answer, answer) == 1:
+        return True
+    return bool(row.answers) and vqa_accuracy(row.answers, answer) >= _RIGHT
+
+
+def mark(metric: str, row: Row, answer: str) -> float:
+    """What `answer` to `row` has by a metric of `METRICS` or by `VQA`, from 0 to 1."""
+    if metric == VQA:
+        return vqa_accuracy(row.answers or (row.answer,), answer)
+    if metric == "normalised":
+        return float(right(row, answer))
+    return best(METRICS[metric], (row.answer, *row.answers), answer)
+
+
+def metrics_for(rows: Sequence[Row]) -> list[str]:
+    """The metrics to report of these rows: `VQA` is among them where a row has several right answers."""
+    return [*METRICS, *([VQA] if any(row.answers for row in rows) else [])]
 
 
 def score(rows: Sequence[Row], base: Sequence[str], adapter: Sequence[str]) -> Score:
@@ -57,7 +81,7 @@ def measure(rows: Sequence[Row], base: Sequence[str], adapter: Sequence[str], se
         ValueError: no rows, or another number of answers.
     """
     named = [(category, at) for category, at in _categories(rows) if category != ALL]
-    return _measured(METRICS, rows, base, adapter, named, seed)
+    return _measured(metrics_for(rows), rows, base, adapter, named, seed)
 
 
 def measure_groups(
@@ -73,11 +97,11 @@ def measure_groups(
     names = {group for row in rows for group in row.groups}
     ordered = [*(name for name in GROUPS if name in names), *sorted(names.difference(GROUPS))]
     named = [(name, [at for at, row in enumerate(rows) if name in row.groups]) for name in ordered]
-    return _measured({metric: METRICS[metric]}, rows, base, adapter, named, seed) if named else []
+    return _measured([metric], rows, base, adapter, named, seed) if named else []
 
 
 def _measured(
-    metrics: Mapping[str, Metric],
+    metrics: Sequence[str],
     rows: Sequence[Row],
     base: Sequence[str],
     adapter: Sequence[str],
@@ -86,7 +110,7 @@ def _measured(
 ) -> list[Measure]:
     """Each metric on each named part of the rows, which are given by their places, and behind them on all."""
     both = [
-        [metric(row.answer, answer) for metric in metrics.values() for answer in pair]
+        [mark(metric, row, answer) for metric in metrics for answer in pair]
         for row, *pair in zip(rows, base, adapter, strict=True)
     ]
     values = np.array(both, dtype=np.float64).reshape(len(rows), len(metrics), 2)

@@ -5,7 +5,7 @@ import { post } from "./api.js";
 import { Bar, Copyable, Dialog, Trouble } from "./parts.js";
 import { snippets } from "./snippets.js";
 import { duration } from "./figures.js";
-import { same, short } from "./words.js";
+import { percent, same, short } from "./words.js";
 
 export const who = (reference) => reference || "Base model";
 
@@ -25,7 +25,7 @@ export function Answer({ app, asked, answer, other, showCode = true }) {
       ? html`<${Trouble} failure=${failure} />`
       : html`<p class=${`said ${whole ? "" : "coming"}`}>${whole ? (differs && whole.answer ? marked(whole.answer, other.whole.answer) : whole.answer || "(no words)") : text}</p>`}
     ${whole && html`
-      <${Bar} share=${whole.confidence} label="Confidence" word strong />
+      <${Confidence} whole=${whole} />
       ${whole.choices && html`<${Choices} whole=${whole} />`}
       ${whole.finish_reason === "length" && html`<p class="quiet">Cut at the longest answer allowed.</p>`}
       <footer><${Verdict} app=${app} whole=${whole} />
@@ -40,6 +40,14 @@ export function Answer({ app, asked, answer, other, showCode = true }) {
   </article>`;
 }
 
+/** How often such an answer is right where the version knows that from held-out questions, else the model's own word. */
+function Confidence({ whole }) {
+  const right = whole.calibrated_confidence ?? null;
+  if (right === null) return html`<${Bar} share=${whole.confidence} label="Confidence" word strong />`;
+  return html`<${Bar} share=${right} label="Confidence" word strong />
+    <p class="quiet">Of held-out answers like this one ${percent(right)} were right; the model itself says ${percent(whole.confidence)}.</p>`;
+}
+
 /** A text with the words marked that `other` does not have. */
 function marked(text, other) {
   const theirs = new Set(other.toLowerCase().split(/\s+/));
@@ -48,13 +56,11 @@ function marked(text, other) {
 
 /** Each choice's probability among all answers the model might give, and what is left for answers that are no choice. */
 function Choices({ whole }) {
-  // `probability` is among the choices; `confidence` is of the best one among all answers. The quotient is the sum.
-  const best = Math.max(...whole.choices.map((each) => each.probability));
-  const mass = Math.min(1, best > 0 ? whole.confidence / best : 0);
+  const mass = 1 - whole.none_of_these;  // `probability` is among the choices
   return html`<dl class="choices">
     ${whole.choices.map(({ text, probability }) => html`<div key=${text}><dt>${text}</dt>
       <dd><${Bar} share=${probability * mass} label=${text} /></dd></div>`)}
-    <div class="none"><dt>none of these</dt><dd><${Bar} share=${1 - mass} label="none of these" /></dd></div>
+    <div class="none"><dt>none of these</dt><dd><${Bar} share=${whole.none_of_these} label="none of these" /></dd></div>
   </dl>`;
 }
 

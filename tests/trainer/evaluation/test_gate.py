@@ -14,7 +14,6 @@ from trainer.__main__ import main
 from trainer.data.row import Row
 from trainer.errors import NoGain
 from trainer.evaluation.gate import LOSS, check_gain, measure_for, weigh
-from trainer.metrics import f1
 
 MODEL = ROOT / "models/tiny-llava"
 WORDS = "the picture shows one disc of {} colour on a plain white ground and there is nothing else to be seen in it"
@@ -48,13 +47,6 @@ def test_a_lower_loss_and_a_higher_metric_are_better() -> None:
     check_gain(weigh(LOSS, rows, ([], []), (2.0, 1.0)), 2, "")
     with pytest.raises(NoGain, match=LOSS):
         check_gain(weigh(LOSS, rows, ([], []), (1.0, 1.0)), 2, "")
-
-
-def test_f1_is_the_overlap_of_words() -> None:
-    assert f1("a red disc", "The red disc!") == 1
-    assert f1("red disc", "blue disc") == 0.5
-    assert f1("red", "blue") == 0
-    assert f1("red red", "red") == pytest.approx(2 / 3)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def row(number: int = 0, answer: str = "red") -> Row:
 def said(text: str, *leads: float, most: int = PROBE_TOKENS) -> Prediction:
     """An answer whose first tokens lead by `leads` and the others by 5; cut after `most` tokens."""
     token_ids = PROMPT.encode_answer("q", text)[:most]
-    return Prediction(PROMPT.decode(token_ids), token_ids, (*leads, *[5.0] * len(token_ids))[: len(token_ids)])
+    return Prediction(PROMPT.decode(token_ids), token_ids, (*leads, *[5.0] * len(token_ids))[: len(token_ids)], 1.0)
 
 
 def probes(base: Sequence[Prediction], adapter: Sequence[Prediction]) -> tuple[Probe, ...]:

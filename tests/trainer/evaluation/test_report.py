@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -160,3 +162,32 @@ def test_a_thumbnail_is_a_small_jpeg_of_the_whole_image(tmp_path: Path) -> None:
     (tmp_path / "wide.png").write_bytes(png("red", (1000, 500)))
     with Image.open(io.BytesIO(base64.b64decode(thumbnail(str(tmp_path / "wide.png")).uri.partition(",")[2]))) as image:
         assert (image.format, image.size) == ("JPEG", (SIDE, SIDE // 2))
+
+
+def words(text: str) -> str:
+    """A page's text, with a space wherever there is a tag."""
+    return " ".join(re.sub("<[^>]*>", " ", text).split())
+
+
+def test_confidence_has_its_picture_and_a_plain_line_for_each_figure(found: Evaluation) -> None:
+    assert "Confidence" not in Page(page([found])).text
+    sure = replace(found, base_confidences=(0.5,) * 8, confidences=(0.99, 0.9, 0.9, 0.6, 0.8, 0.7, None, 0.2))
+    read, text = Page(page([sure])), words(page([sure]))
+    figures = sure.sureness["adapter"]
+    assert figures is not None
+    assert figures.count == 7  # one is not known
+    assert f"ECE, points {100 * figures.ece:.1f}" in text
+    assert "answered at 5% risk" in text
+    assert "none" in text  # the base is as sure of all, and wrong too often
+    assert any("points between confidence and share right" in str(names.get("alt")) for names in read.all("img"))
+
+
+def test_closed_and_open_questions_are_told_apart() -> None:
+    asked = [("is it red?", "yes"), ("is it blue?", "no"), ("what is it?", "a disc"), ("who made it?", "unanswerable")]
+    rows = tuple(Row(str(n), None, question, answer, "all") for n, (question, answer) in enumerate(asked))
+    said = ("yes", "yes", "red disc", "unanswerable")
+    text = words(page([Evaluation(SOURCE, "codes", rows, ("no",) * 4, said)]))
+    assert "By kind of question" in text
+    assert "2 yes-no questions, percent" in text
+    assert "adapter 50.0 50.0 100.0 66.7 100.0 0.0" in text  # right, precision, recall, F1, says yes, says neither
+    assert "1 of 4 questions cannot be answered" in text

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trainer.data.row import Row
 from trainer.evaluation.intervals import DRAWS, intervals
-from trainer.evaluation.score import by_category, measure, measure_groups, score
+from trainer.evaluation.score import VQA, by_category, mark, measure, measure_groups, right, score
 from trainer.metrics import METRICS
 
 ROWS = [
@@ -102,3 +102,20 @@ def test_an_interval_lies_around_its_mean_and_a_seed_repeats_it(values: list[flo
 def test_no_rows_are_refused_rather_than_scored() -> None:
     with pytest.raises(ValueError, match="0 rows"):
         measure([], [], [])
+
+
+def test_of_several_right_answers_any_counts_and_of_ten_votes_two() -> None:
+    alternatives = replace(ROWS[0], answers=("red", "crimson", "dark red"))
+    votes = replace(ROWS[1], answers=("2", "2", "2", "2", "2", "3", "3", "4", "5", "6"))
+    assert [right(alternatives, said) for said in ("Crimson.", "dark red", "pink")] == [True, True, False]
+    assert [right(votes, said) for said in ("two", "3", "4")] == [True, True, False]
+    assert [mark(VQA, votes, said) for said in ("2", "3", "4")] == pytest.approx([1.0, 0.6, 0.3])
+    assert mark("anls", alternatives, "dark rad") == pytest.approx(1 - 1 / 8)
+    assert mark("normalised", votes, "4") == 0
+
+
+def test_vqa_accuracy_is_reported_where_rows_have_several_right_answers() -> None:
+    several = [*ROWS[:3], replace(ROWS[3], answers=("100", "98"))]
+    assert VQA not in {each.metric for each in measure(ROWS, BASE, ADAPTER)}
+    found = {(each.metric, each.category): each for each in measure(several, BASE, ADAPTER)}
+    assert (found[VQA, "count"].base.mean, found[VQA, "count"].adapter.mean) == (0, 1)

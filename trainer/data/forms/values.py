@@ -18,6 +18,8 @@ Picture = str | bytes
 _BROKEN = re.compile("[\0\ud800-\udfff]")
 # How Python writes a list or an object of texts, which pandas puts into a table's cell.
 _PYTHON = re.compile(r"[\[{]+\s*'.*[\]}]$", re.DOTALL)
+# Right answers to one question: VQA has ten; these bounds keep a faulty file from filling memory and reports.
+MOST_ANSWERS, MOST_CHARACTERS = 100, 100_000
 # Keys of an object that stands for one answer, or for one picture.
 _ANSWER = ("answer", "text", "value", "raw_answer")
 _FILE = ("path", "file_name", "filename", "url", "image", "name")
@@ -72,7 +74,10 @@ def answer(value: Any, field: str, where: str, notes: Notes) -> str:
 
 
 def answers(value: Any, field: str, notes: Notes) -> tuple[str, ...]:
-    """The answers of a list; of objects their texts, and nulls left out."""
+    """The answers of a list; of objects their texts, and nulls left out.
+
+    Over `MOST_ANSWERS` or `MOST_CHARACTERS` together are a fault.
+    """
     if isinstance(value, str) or not isinstance(value, list):
         return (answer(value, field, "", notes),)
     given = [each for each in value if each is not None]
@@ -80,6 +85,14 @@ def answers(value: Any, field: str, notes: Notes) -> tuple[str, ...]:
         notes.mend("answers: null left out of a list")
     if not given:
         notes.fault(f"field {field!r} is missing or empty")
+        return ()
+    characters = sum(len(each) for each in given if isinstance(each, str))
+    if len(given) > MOST_ANSWERS or (len(given) > 1 and characters > MOST_CHARACTERS):
+        notes.fault(
+            f"field {field!r} has {{}}, and a question may have {MOST_ANSWERS} right answers of {MOST_CHARACTERS:,}"
+            " characters together: keep those that count",
+            f"{len(given):,} answers of {characters:,} characters",
+        )
         return ()
     if len(value) == 1 and not isinstance(given[0], Mapping):
         notes.mend("answers: a list of one")

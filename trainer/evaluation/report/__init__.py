@@ -10,9 +10,11 @@ from trainer.data import files
 from trainer.data.pages.pictures import Picture, curve, thumbnail
 from trainer.data.pages.template import render
 from trainer.data.row import Row
+from trainer.evaluation.confidence import RISKS
 from trainer.evaluation.report.confusion import Confusion, confusion
+from trainer.evaluation.report.sureness import pictured
 from trainer.evaluation.result import MAIN_METRIC, Evaluation
-from trainer.evaluation.score import Measure, right
+from trainer.evaluation.score import ALL, VQA, Measure, right
 from trainer.metrics import anls
 
 WORST = 24
@@ -33,11 +35,16 @@ class Mistake:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What the page shows of one evaluation; `metrics` has the main metric first."""
+    """What the page shows of one evaluation; `metrics` has the main metric first.
+
+    `kinds` has for each kind of question, where there are several, the measures that it is judged by.
+    """
 
     evaluation: Evaluation
     metrics: dict[str, list[Measure]]
+    kinds: list[Measure]
     curve: Picture | None
+    sureness: Picture | None
     confusions: dict[str, Confusion | None]
     wrong: int
     mistakes: list[Mistake]
@@ -54,7 +61,7 @@ def write_report(url: str, evaluations: Sequence[Evaluation]) -> None:
 
 def page(evaluations: Sequence[Evaluation]) -> str:
     """The whole page as HTML text."""
-    return render("page.html", sections=[_section(each) for each in evaluations])
+    return render("page.html", sections=[_section(each) for each in evaluations], risks=RISKS)
 
 
 def _section(evaluation: Evaluation) -> Section:
@@ -66,11 +73,23 @@ def _section(evaluation: Evaluation) -> Section:
     return Section(
         evaluation,
         metrics,
+        _kinds(evaluation),
         curve(evaluation.run / LOG) if evaluation.run else None,
+        pictured(evaluation.sureness),
         {"adapter": confusion(expected, evaluation.answers), "base": confusion(expected, evaluation.base)},
         len(wrong),
         [_mistake(evaluation, index) for index in wrong[:WORST]],
     )
+
+
+def _kinds(evaluation: Evaluation) -> list[Measure]:
+    """Closed questions by the main metric, open ones by F1 of words too; nothing where all are of one kind."""
+    found = [each for each in evaluation.kinds if each.category != ALL]
+    if len({each.category for each in found}) < 2:
+        return []
+    return [
+        each for each in found if each.metric == MAIN_METRIC or (each.category == "open" and each.metric in ("f1", VQA))
+    ]
 
 
 def _wrong(evaluation: Evaluation) -> list[int]:
