@@ -175,6 +175,10 @@ test-s3: $(VENV)/.all-$(ENGINE) ## a store on a real S3 API (moto's server)
 	$(INSTALL) -e '.[s3]'
 	$(BIN)/python -m pytest -m slow tests/test_adapters_on_s3.py $(ARGS)
 
+.PHONY: test-loop
+test-loop: build/data/digits/done ## examples/loop: a better canary promoted and a worse one rolled back, on the real engine
+	$(BIN)/python -m pytest -m slow -s tests/test_loop.py $(ARGS)
+
 .PHONY: bench-dpo
 bench-dpo: $(VENV)/.all-$(ENGINE) ## DPO beside TRL's DPOTrainer on the same pairs, one and five a picture: pairs a second, memory
 	$(INSTALL) -e '.[bench]'
@@ -190,7 +194,7 @@ test-trl: $(VENV)/.all-$(ENGINE) ## loss and gradient from pairs of answers besi
 	$(BIN)/python -m pytest tests/trainer/training/test_preference_beside_trl.py $(ARGS)
 
 test-slow: $(VENV)/.all-$(ENGINE) ## trainings killed at random moments, and by two processes; test-restart as well
-	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' --ignore tests/test_clients.py --ignore tests/test_launchers.py --ignore tests/test_jobset.py --ignore tests/test_page_browser.py --ignore tests/test_wheel.py --ignore tests/test_docs.py $(ARGS)
+	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' --ignore tests/test_clients.py --ignore tests/test_launchers.py --ignore tests/test_jobset.py --ignore tests/test_page_browser.py --ignore tests/test_loop.py --ignore tests/test_wheel.py --ignore tests/test_docs.py $(ARGS)
 
 test-launchers: $(VENV)/.all-$(ENGINE) ## two processes by DDP, FSDP2, ZeRO-2 and ZeRO-3 learn what one learns, on CPUs (installs DeepSpeed)
 	DS_BUILD_OPS=0 $(INSTALL) -e '.[zero]'
