@@ -190,7 +190,7 @@ def run(folder: Path, port: int, seed: int) -> dict[str, str]:
         call("trainer", "data", "split", "--data", str(rows), "--images", str(kept / "images"), "--output", str(train),
              "--held-out", str(held), "--holdout", "0.15", folder=folder)  # fmt: skip
         two = loop.train([(train, kept / "images"), (first, images)], "run-corrected",
-                         "--eval-data", str(held), "--epochs", "8", "--canary", str(SHARE))  # fmt: skip
+                         "--eval-data", str(held), "--init-adapter", NAME, "--epochs", "15", "--canary", str(SHARE))  # fmt: skip
 
         say(f"\n5. The new version is a canary with {SHARE:.0%} of the questions; the watcher decides.")
         promoted = loop.watch()
