@@ -189,8 +189,8 @@ def run(folder: Path, port: int, seed: int) -> dict[str, str]:
              "--output", str(rows), folder=folder)  # fmt: skip
         call("trainer", "data", "split", "--data", str(rows), "--images", str(kept / "images"), "--output", str(train),
              "--held-out", str(held), "--holdout", "0.15", folder=folder)  # fmt: skip
-        two = loop.train([(train, kept / "images"), (first, images)], "run-corrected",
-                         "--eval-data", str(held), "--init-adapter", NAME, "--epochs", "15", "--canary", str(SHARE))  # fmt: skip
+        more = ["--eval-data", str(held), "--init-adapter", NAME, "--epochs", "15", "--canary", str(SHARE)]
+        two = loop.train([(train, kept / "images"), (first, images)], "run-corrected", *more)
 
         say(f"\n5. The new version is a canary with {SHARE:.0%} of the questions; the watcher decides.")
         promoted = loop.watch()
