@@ -172,7 +172,7 @@ def run(folder: Path, port: int, seed: int) -> dict[str, str]:
 
     say(f"1. A first version learns from {FIRST} pictures.")
     write(first, loop.rows["first"])
-    one = loop.train([(first, images)], "run-first", "--epochs", "8")
+    one = loop.train([(first, images)], "run-first", "--epochs", "12")
     with loop.served():
         say(f"\n2. It is asked about {ASKED} pictures that it never saw.")
         asked = loop.ask([row for row in loop.rows["asked"] if row["id"].endswith("-0")])
