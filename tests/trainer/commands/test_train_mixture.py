@@ -104,7 +104,7 @@ def test_two_processes_learn_the_mixture_that_one_learns(rows: Path, tmp_path: P
         learning = ["--learning-rate", "5e-3", "--rows-per-step", "16", "--holdout", "0.2", "--precision", "float32"]
         output = tmp_path / kind
         places = ["--store", str(output / "store"), "--output", str(output), "--gate", "loss", "--model", MODEL]
-        places += ["--feature-cache", str(tmp_path / "features"), "--score-rows", "12"]
+        places += ["--feature-cache", str(tmp_path / "features")]
         set_ = ["--data", str(rows), "--images", str(rows.parent)]
         run(kind, ["train", *set_, *named, *learning, *places], tmp_path / f"{kind}.log")
         learnt[kind] = load_file(output / "learnt/model.safetensors")
