@@ -130,10 +130,10 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
             assert process.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < until, (tmp_path / "log").read_text()
             time.sleep(0.5)
-        assert json.loads(run(ask))["answer"] == "3"
+        assert json.loads(run(ask))["answer"] in set("123456")
         assert run(correct).strip() == "204"
         rows = [json.loads(line) for line in run(take).splitlines()]
-        assert [row["answer"] for row in rows] == ["4"]
+        assert [row["answer"] for row in rows] == ["3"]
         assert (tmp_path / "kept" / "images" / rows[0]["image"]).is_file()
     finally:
         process.terminate()
