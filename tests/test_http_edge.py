@@ -536,7 +536,7 @@ async def test_the_examples_of_the_openapi_document_are_answered(fake: Running) 
         for example in content.get("application/json", {}).get("schema", {}).get("examples", []):
             body = json.dumps(example).replace("https://example.com/chart.png", data_url(png()))
             response = await fake.client.post(path, content=body, headers={"content-type": "application/json"})
-            assert "error" not in response.raise_for_status().text
+            assert '"error":' not in response.raise_for_status().text
             asked += 1
     assert asked >= 3
 
