@@ -14,6 +14,7 @@ from service.adapters import manifest as manifests
 from service.adapters.base import Base
 from service.adapters.manifest import Manifest
 from service.adapters.modules import check_tensors, language_model_linears
+from service.calibration import FILE, Calibration, read_calibration
 from service.errors import AdapterRefused
 from service.images import Preparation
 from service.members import CONFIG, WEIGHTS, member_of, members
@@ -90,6 +91,17 @@ class LocalAdapter:
             yield model.eval().get_base_model()
         finally:
             model.unload()
+
+    def calibration(self) -> Calibration | None:
+        """What its version says of how far its confidence can be trusted; None: it says nothing.
+
+        Raises:
+            OptionError: the file is no calibration; the service would refuse the version too.
+        """
+        try:
+            return read_calibration(self.origin)
+        except ValueError as error:
+            raise OptionError(f"{self.origin / FILE} is no calibration: {error}") from error
 
     def trained_on(self, images: Mapping[str, str]) -> tuple[str, ...]:
         """Those of `images`, digests by name, that the adapter was trained on, where its origin says so."""

@@ -1,8 +1,10 @@
 """Every row asked of a base checkpoint and of adapters in this process: no service, no engine."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from service.calibration import Calibration
 from service.checkpoint import locate
 from trainer.adapter.find import find
 from trainer.adapter.local import LocalAdapter
@@ -20,7 +22,7 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
 
     Raises:
         DataError: images that do not decode.
-        OptionError: an adapter that is neither in the store nor a directory of one.
+        OptionError: an adapter that is neither in the store nor a directory of one, or whose calibration is broken.
         AdapterRefused: one that does not fit the base; the service would refuse it too.
         FileNotFoundError: the model is not a LLaVA checkpoint.
     """
@@ -38,9 +40,9 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
     }
     evaluations = []
     for adapter in adapters:
-        seen = adapter.trained_on(states.digests)
+        seen, calibration = adapter.trained_on(states.digests), adapter.calibration()
         for beams in options.beams:
-            found = _through(adapter, checkpoint, rows, states, tokens, beams)
+            found = _calibrated(_through(adapter, checkpoint, rows, states, tokens, beams), calibration)
             given = (source, adapter.name, rows, base[beams], found)
             evaluations.append(Evaluation.of(*given, seen, adapter.origin, options.seed, beams))
     return evaluations
@@ -72,6 +74,15 @@ def _through(
         for place, answer in zip(places, said, strict=True):
             found[place] = answer
     return found
+
+
+def _calibrated(said: list[Said], calibration: Calibration | None) -> list[Said]:
+    """The same answers with what the `calibration`, where there is one, makes of their confidence."""
+    if calibration is None:
+        return said
+    return [
+        each if each.confidence is None else replace(each, calibrated=calibration(each.confidence)) for each in said
+    ]
 
 
 def _answers(

@@ -122,7 +122,7 @@ async def _ask(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> S
     if response.is_error:
         raise OptionError(f"row {row.id}: the service answered {response.status_code}: {response.text[:300]}")
     answer = response.json()
-    return Said(answer["answer"], answer["confidence"])
+    return Said(answer["answer"], answer["confidence"], answer.get("calibrated_confidence"))
 
 
 async def _ask_on(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> Said:

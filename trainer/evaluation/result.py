@@ -26,10 +26,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An answer, and the probability that the model gave to it, where that is known."""
+    """An answer, and the probability that the model gave to it, where that is known.
+
+    `calibrated` is what the calibration of the adapter's version makes of that; None where it has none.
+    """
 
     text: str
     confidence: float | None = None
+    calibrated: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Evaluation:
 
     `seen` are the rows' images that the adapter was trained on, `run` the directory of its training run, where known;
     `seed` is of the intervals, `beams` of the search for each answer. The confidences are as many as rows, or none; one
-    may be None.
+    may be None. `calibrated` are the adapter's by its version's calibration.
     """
 
     source: Source
@@ -52,6 +56,7 @@ class Evaluation:
     beams: int = 1
     base_confidences: tuple[float | None, ...] = ()
     confidences: tuple[float | None, ...] = ()
+    calibrated: tuple[float | None, ...] = ()
 
     @property
     def name(self) -> str:
@@ -74,7 +79,8 @@ class Evaluation:
         """What was said with its confidences."""
         texts = tuple(each.text for each in base), tuple(each.text for each in said)
         sure = tuple(each.confidence for each in base), tuple(each.confidence for each in said)
-        return cls(source, adapter, tuple(rows), *texts, seen, run, seed, beams, *sure)
+        calibrated = tuple(each.calibrated for each in said)
+        return cls(source, adapter, tuple(rows), *texts, seen, run, seed, beams, *sure, calibrated)
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
@@ -107,9 +113,15 @@ class Evaluation:
 
     @cached_property
     def sureness(self) -> dict[str, Sureness | None]:
-        """What confidences are worth, by who answered; None where they are not known."""
-        sure = {"adapter": self.confidences, "base": self.base_confidences}
-        return {who: self._sureness(said, sure[who]) for who, said in self._by_who.items()}
+        """What confidences are worth; None where they are not known.
+
+        "adapter" and "base" are as the model gives them, "calibrated" the adapter's by its version's calibration.
+        """
+        return {
+            "adapter": self._sureness(self.answers, self.confidences),
+            "calibrated": self._sureness(self.answers, self.calibrated),
+            "base": self._sureness(self.base, self.base_confidences),
+        }
 
     @property
     def _by_who(self) -> dict[str, tuple[str, ...]]:

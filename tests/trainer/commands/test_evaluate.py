@@ -14,6 +14,7 @@ import uvicorn
 
 from loadtest.store.stores import files_of
 from service.adapters.store import Store
+from service.calibration import FILE, Calibration, Covered, Figures
 from service.errors import AdapterRefused
 from tests.conftest import ADAPTERS, ROOT, Running, png
 from trainer.__main__ import main
@@ -22,6 +23,7 @@ from trainer.config.evaluation import EvaluateOptions
 from trainer.data.digests import IMAGES, image_list
 from trainer.data.forms.scienceqa import SUBJECTS
 from trainer.errors import OptionError
+from trainer.evaluation.confidence import sureness
 from trainer.training.checkpoints import MARK
 
 MODEL = str(ROOT / "models/tiny-llava")
@@ -187,6 +189,32 @@ def test_held_out_images_that_the_adapter_was_trained_on_are_told(
     (found,) = evaluate(options(data, "digits", model=MODEL, store=tmp_path, limit=3))
     assert found.seen == (str(data / "red.png"),)
     assert "was trained on 1 of these images" in caplog.text
+
+
+def test_what_a_versions_calibration_makes_of_its_confidence_stands_beside_the_raw(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = Figures(ece=0, brier=0)
+    curve = (Covered(threshold=0, coverage=1, risk=0.5),)
+    facts = {"rows": 60, "images": 60, "before": none, "after": none, "precision": "int4", "made": "", "trainer": ""}
+    half = Calibration(method="platt", slope=0.5, intercept=-1, curve=curve, **facts)
+    files = files_of(Store(ADAPTERS).stable("shapes")) | {FILE: half.model_dump_json().encode()}
+    path = Store(tmp_path / "store").publish("shapes", files).path
+    given = ["--data", str(data / "test.jsonl"), "--images", str(data), "--store", str(tmp_path / "store")]
+    given += ["--adapter", "shapes", "--model", MODEL]
+    assert main(["evaluate", *given, "--report", str(tmp_path / "report.html")]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[0])["confidence"]
+    assert list(told) == ["adapter", "calibrated", "base"]
+    (found,) = evaluate(options(data, "shapes", model=MODEL, store=tmp_path / "store"))
+    hits = [answer == row.answer for row, answer in zip(found.rows, found.answers, strict=True)]
+    expected = sureness([half(each) for each in found.confidences if each is not None], hits)
+    assert told["calibrated"]["ece"] == round(expected.ece, 4) != told["adapter"]["ece"]
+    assert told["calibrated"]["brier"] == round(expected.brier, 4)
+    assert told["calibrated"]["aurc"] == told["adapter"]["aurc"]  # Platt's map keeps the order
+    assert "by the calibration that its version carries" in (tmp_path / "report.html").read_text()
+    (path / FILE).write_text("{}")
+    assert main(["evaluate", *given]) == 2
+    assert f"{path / FILE} is no calibration" in capsys.readouterr().err
 
 
 def test_an_adapter_made_for_another_base_is_refused(data: Path, tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ from matplotlib.figure import Figure
 from trainer.data.pages.pictures import Picture, drawn
 from trainer.evaluation.confidence import Sureness
 
-_COLOURS = {"adapter": "#2457a6", "base": "#b0632a"}
+_COLOURS = {"adapter": "#2457a6", "calibrated": "#2d7d46", "base": "#b0632a"}
 # Points of a curve that are drawn; a page of 100,000 rows stays small.
 _POINTS = 500
 
 
 def pictured(found: dict[str, Sureness | None]) -> Picture | None:
-    """Reliability on the left and risk by coverage on the right, by who answered; None where no confidence is known."""
+    """Reliability on the left, risk by coverage on the right, a line for each that is known; None where none is."""
     known = {who: each for who, each in found.items() if each is not None}
     if not known:
         return None
