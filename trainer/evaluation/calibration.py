@@ -1,8 +1,9 @@
 """Confidences and whether answers were right -> the calibration that a version carries (service/calibration.py).
 
 Two maps are tried by cross-validation, folds parted by image: Platt's, a logistic regression on the confidence's
-log-odds (Platt, 1999), and isotonic regression (Zadrozny and Elkan, KDD 2002), which needs many rows. What is stored of
-errors and of the risk-coverage curve is of rows that the fit had not seen.
+log-odds (Platt, 1999), and isotonic regression (Zadrozny and Elkan, KDD 2002), which needs many rows. Where neither
+has a lower Brier score than the confidence itself, that is kept as it is: Platt's map with slope 1 and intercept 0.
+What is stored of errors and of the risk-coverage curve is of rows that the fit had not seen.
 """
 
 import logging
@@ -72,13 +73,13 @@ def calibrate(rows: Sequence[Row], said: Sequence[Said], precision: str) -> Cali
     hits = np.array([right(row, text) for row, text, _ in known], np.float64)
     groups = [row.image or row.id for row, _, _ in known]
     _check(hits, groups)
-    fits: dict[str, Callable[[Floats, Floats], _Fit]] = {"platt": _platt}
+    fits: dict[str, Callable[[Floats, Floats], _Fit]] = {"unchanged": _unchanged, "platt": _platt}
     if len(known) >= _MANY:
         fits["isotonic"] = _isotonic
     unseen = {name: _cross_fitted(fit, sure, hits, groups) for name, fit in fits.items()}
     method = min(unseen, key=lambda name: float(np.mean((unseen[name] - hits) ** 2)))
     fit = fits[method](sure, hits)
-    if method == "platt" and fit.slope <= 0:
+    if fit.slope <= 0:
         raise OptionError(
             f"of {len(known)} answers the surer are not right more often: this confidence cannot be calibrated"
         )
@@ -97,8 +98,11 @@ def calibrate(rows: Sequence[Row], said: Sequence[Said], precision: str) -> Cali
         trainer=trainer_version(),
     )
     log.info(
-        "calibrated by %s on %d answers: ECE %.1f points before, %.1f after, on rows that the fit had not seen",
-        *(method, found.rows, 100 * found.before.ece, 100 * found.after.ece),
+        "%s on %d answers: ECE %.1f points before, %.1f after, on rows that the fit had not seen",
+        "confidence kept as it is, no map lowers its Brier score"
+        if method == "unchanged"
+        else f"calibrated by {method}",
+        *(found.rows, 100 * found.before.ece, 100 * found.after.ece),
     )
     return found
 
@@ -119,6 +123,10 @@ def _cross_fitted(fit: Callable[[Floats, Floats], _Fit], sure: Floats, hits: Flo
     for others, own in GroupKFold(_FOLDS).split(sure, hits, groups):
         found[own] = fit(sure[others], hits[others])(sure[own])
     return found
+
+
+def _unchanged(_sure: Floats, _hits: Floats) -> _Fit:
+    return _Fit()
 
 
 def _platt(sure: Floats, hits: Floats) -> _Fit:

@@ -35,6 +35,16 @@ def test_overconfidence_is_found_and_mended_on_rows_never_seen(count: int) -> No
         assert calibrated == pytest.approx(hits[within].mean(), abs=0.08)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_confidence_that_is_right_already_is_never_made_worse(seed: int) -> None:
+    """Of few rows Platt's fit follows chance; where it does worse on rows unseen, the confidence is kept as it is."""
+    found = calibrate(*answered(200, seed, power=1.0), "int4")
+    assert found.after.brier <= found.before.brier
+    if (found.slope, found.intercept) == (1, 0):
+        assert found.after == found.before
+        assert found(0.7) == pytest.approx(0.7)
+
+
 def test_the_curve_says_what_a_threshold_does_to_new_rows() -> None:
     found = calibrate(*answered(3000, seed=0), "int4")
     rows, said = answered(20_000, seed=2)
