@@ -89,6 +89,7 @@ def found(options: Bench, runs: dict[str, Path]) -> dict[str, dict[str, Interval
             images=str(options.work / "images"),
             model=MODEL,
             max_tokens=4,
+            blind_rows=0,
         )
     )
     return {

@@ -47,6 +47,12 @@ def evaluate(options: EvaluateOptions) -> list[Evaluation]:
                 len(each.seen),
                 each.seen[0],
             )
+        if each.blind and not each.blind.looks:
+            log.warning(
+                "%s: %s; of %d rows %.1f%% are right with their images, %.1f%% with a grey picture instead",
+                *(each.name, each.blind.verdict, each.blind.rows),
+                *(100 * each.blind.shown.mean, 100 * each.blind.hidden.mean),
+            )
     if options.report:
         from trainer.evaluation.report import write_report
 

@@ -166,7 +166,7 @@ def _held_out(options: SweepOptions) -> list[Row]:
 def _asked(options: SweepOptions, trainings: Sequence[_Training], rows: Sequence[Row]) -> list[Setting]:
     """What each training's adapter answers, and how it went, by combination."""
     named = [str(each.place) for each in trainings]
-    asks = EvaluateOptions(adapter=named, data=str(options.eval_data), max_tokens=options.max_tokens)
+    asks = EvaluateOptions(adapter=named, data=str(options.eval_data), max_tokens=options.max_tokens, blind_rows=0)
     answers = {each.adapter: each.answers for each in ask_checkpoint(options.model, asks, rows)}
     found = []
     for values in combinations(options):

@@ -42,8 +42,14 @@ class EvaluateOptions(Configured, ReadingOptions):
         description="beams of the search for each answer; several numbers are compared, as 1,2,3,4,5; with 1 the"
         " likeliest token comes each time",
     )
+    blind_rows: int = Field(
+        200,
+        ge=0,
+        description="in process: rows, at most, that the adapter is asked again with a grey picture in place of the"
+        " image, to tell whether it looks; 0: none",
+    )
     clients: int = Field(32, gt=0, description="of a service: questions asked at once")
-    seed: Seed = Field(0, description="of the 95% intervals, which are drawn")
+    seed: Seed = Field(0, description="of the 95% intervals and of --blind-rows, which are drawn")
     report: str | None = Field(None, description="also write what was found as one HTML page to this path or URL")
 
 

@@ -10,11 +10,14 @@ from trainer.adapter.find import find
 from trainer.adapter.local import LocalAdapter
 from trainer.config.evaluation import EvaluateOptions
 from trainer.data.row import Row
+from trainer.evaluation.blind import Blind, blind_control, blind_places
 from trainer.evaluation.generate import longest_answer, predict
 from trainer.evaluation.result import Evaluation, Said, Source
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.features import States
+from trainer.model.forest import Sight
 from trainer.model.precision import has_bfloat16
+from trainer.model.sight import Grey
 
 
 def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) -> list[Evaluation]:
@@ -44,8 +47,23 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
         for beams in options.beams:
             found = _calibrated(_through(adapter, checkpoint, rows, states, tokens, beams), calibration)
             given = (source, adapter.name, rows, base[beams], found)
-            evaluations.append(Evaluation.of(*given, seen, adapter.origin, options.seed, beams))
+            evaluation = Evaluation.of(*given, seen, adapter.origin, options.seed, beams)
+            blind = _blind(adapter, checkpoint, evaluation, options.blind_rows, tokens)
+            evaluations.append(replace(evaluation, blind=blind))
     return evaluations
+
+
+def _blind(
+    adapter: LocalAdapter, checkpoint: Checkpoint, evaluation: Evaluation, most: int, tokens: int
+) -> Blind | None:
+    """The control without images on at most `most` of the rows; None where none has an image, or `most` is 0."""
+    places = blind_places(evaluation.rows, most, evaluation.seed)
+    if not places:
+        return None
+    rows = [evaluation.rows[place] for place in places]
+    hidden = _through(adapter, checkpoint, rows, Grey(checkpoint), tokens, evaluation.beams)
+    shown = [evaluation.answers[place] for place in places]
+    return blind_control(rows, shown, [each.text for each in hidden], evaluation.seed)
 
 
 def ask_adapter(
@@ -64,7 +82,7 @@ def ask_adapter(
 
 
 def _through(
-    adapter: LocalAdapter, checkpoint: Checkpoint, rows: Sequence[Row], states: States, tokens: int, beams: int = 1
+    adapter: LocalAdapter, checkpoint: Checkpoint, rows: Sequence[Row], states: Sight, tokens: int, beams: int = 1
 ) -> list[Said]:
     """The adapter's answers in the order of `rows`; of a mixture each member answers its own."""
     found = [Said("")] * len(rows)
@@ -86,7 +104,7 @@ def _calibrated(said: list[Said], calibration: Calibration | None) -> list[Said]
 
 
 def _answers(
-    checkpoint: Checkpoint, llava: Any, rows: Sequence[Row], states: States, label: str, tokens: int, beams: int = 1
+    checkpoint: Checkpoint, llava: Any, rows: Sequence[Row], states: Sight, label: str, tokens: int, beams: int = 1
 ) -> list[Said]:
     said = predict(checkpoint, llava, rows, states, f"{label} answers", tokens, beams)
     return [Said(prediction.text, prediction.confidence) for prediction in said]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from service.adapters.manifest import Score
 from trainer.data.row import Row
+from trainer.evaluation.blind import Blind
 from trainer.evaluation.confidence import RISKS, Sureness, sureness
 from trainer.evaluation.intervals import Interval
 from trainer.evaluation.kinds import Detected, Polar, kind_of, polar, unanswerable
@@ -42,7 +43,8 @@ class Evaluation:
 
     `seen` are the rows' images that the adapter was trained on, `run` the directory of its training run, where known;
     `seed` is of the intervals, `beams` of the search for each answer. The confidences are as many as rows, or none; one
-    may be None. `calibrated` are the adapter's by its version's calibration.
+    may be None. `calibrated` are the adapter's by its version's calibration. `blind` is the control
+    without images, where it was made.
     """
 
     source: Source
@@ -57,6 +59,7 @@ class Evaluation:
     base_confidences: tuple[float | None, ...] = ()
     confidences: tuple[float | None, ...] = ()
     calibrated: tuple[float | None, ...] = ()
+    blind: Blind | None = None
 
     @property
     def name(self) -> str:
@@ -163,6 +166,8 @@ class Evaluation:
         told: dict[str, object] = {"groups": groups} if groups else {}
         if sure := {who: _told(found) for who, found in self.sureness.items() if found is not None}:
             told["confidence"] = sure
+        if self.blind:
+            told["blind"] = _control(self.blind)
         return {**facts, **counts, "images_seen_in_training": len(self.seen), "metrics": metrics, **told}
 
 
@@ -207,6 +212,12 @@ def _told(found: Sureness) -> dict[str, object]:
     }
     figures = {name: round(getattr(found, name), 4) for name in ("ece", "brier", "aurc")}
     return {"rows": found.count, **figures, "coverage_at_risk": at}
+
+
+def _control(found: Blind) -> dict[str, object]:
+    ends = {"with_image": found.shown, "without": found.hidden, "difference": found.gain}
+    counts: dict[str, object] = {"rows": found.rows, "images": found.images, "categories": found.categories}
+    return counts | {name: _ends(end) for name, end in ends.items()} | {"looks": found.looks}
 
 
 def _ends(found: Interval) -> list[float]:

@@ -217,6 +217,33 @@ def test_what_a_versions_calibration_makes_of_its_confidence_stands_beside_the_r
     assert f"{path / FILE} is no calibration" in capsys.readouterr().err
 
 
+def test_the_same_questions_without_their_images_tell_whether_an_adapter_looks(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """`shapes` names the colour of what it sees; to a question whose answer it gives unseen the images add nothing."""
+    given = ["--images", str(data), "--store", str(ADAPTERS), "--adapter", "shapes", "--model", MODEL]
+    report = tmp_path / "report.html"
+    rows = [{"image": f"{c}.png", "question": "what color is the shape?", "answer": c} for c in COLOURS]
+    text = {"question": "what color is the sky?", "answer": "blue"}
+    (tmp_path / "seen.jsonl").write_text("\n".join(map(json.dumps, [*rows, text])))
+    assert main(["evaluate", *given, "--data", str(tmp_path / "seen.jsonl"), "--report", str(report)]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[0])["blind"]
+    assert (told["rows"], told["images"]) == (3, 3)  # the row of text alone is left out
+    assert told["with_image"] == [1, 1, 1]
+    assert told["without"][0] <= 1 / 3 + 1e-3  # one colour for all
+    assert told["looks"] == (told["difference"][1] > 0)
+    assert "with one grey picture in place of each" in " ".join(report.read_text().split())
+    # Questions that are answered alike with and without: by an answer that is never given.
+    never = [row | {"answer": "never said"} for row in rows]
+    (tmp_path / "unseen.jsonl").write_text("\n".join(map(json.dumps, never)))
+    assert main(["evaluate", *given, "--data", str(tmp_path / "unseen.jsonl"), "--report", str(report)]) == 0
+    assert "shapes: it does not look at the pictures" in caplog.text
+    assert "it does not look at the pictures" in report.read_text()
+    capsys.readouterr()
+    assert main(["evaluate", *given, "--data", str(tmp_path / "seen.jsonl"), "--blind-rows", "0"]) == 0
+    assert "blind" not in json.loads(capsys.readouterr().out.splitlines()[0])
+
+
 def test_an_adapter_made_for_another_base_is_refused(data: Path, tmp_path: Path) -> None:
     files = files_of(Store(ADAPTERS).stable("digits"))
     manifest = json.loads(files["manifest.json"]) | {"base_digest": "0" * 64}
