@@ -12,6 +12,9 @@ FAST = {0.1: 90, 0.2: 10}
 EVEN = Seen(Figures(80, 20, 100, 0, FAST), Figures(80, 20, 100, 0, FAST), hours=1.0, same=False, away=None)
 BETTER = replace(EVEN, canary=Figures(98, 2, 100, 0, FAST))
 WORSE = replace(EVEN, canary=Figures(40, 60, 100, 0, FAST))
+# Its first questions waited until it was loaded and proven.
+JUST_LOADED = replace(EVEN, canary=Figures(32, 8, 40, 0, {0.1: 30, 5.0: 10}))
+SLOW = Seen(Figures(answered=300, seconds={1.0: 300}), Figures(answered=300, seconds={0.1: 300}), 1.0, False, None)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +24,8 @@ WORSE = replace(EVEN, canary=Figures(40, 60, 100, 0, FAST))
         (BETTER, "promote", "98 of 100 against 80 of 100"),
         (WORSE, "roll back", "right less often"),
         (replace(EVEN, canary=Figures(80, 20, 70, 30, FAST)), "roll back", "fails more often"),
-        (replace(EVEN, canary=Figures(80, 20, 100, 0, {1.0: 100})), "roll back", "1.5 times stable's p95"),
+        (SLOW, "roll back", "1.5 times stable's p95"),
+        (JUST_LOADED, "wait", "no evidence"),
         (replace(BETTER, canary=Figures(29, 0, 29, 0, FAST)), "wait", "30 of each are needed"),
         (replace(BETTER, stable=Figures(0, 0, 100, 0, FAST)), "wait", "30 of each are needed"),
         (replace(EVEN, hours=169.0), "roll back", "within 168 hours"),

@@ -58,6 +58,12 @@ class Options(BaseSettings):
     slower: float = Field(
         1.5, ge=1, description="roll back where more answers than of stable take over this times stable's p95"
     )
+    least_timed: int = Field(
+        300,
+        ge=100,
+        description="answers of each version before latency decides: a version's first ones wait until it is loaded and"
+        " proven",
+    )
     longest_h: float = Field(
         168.0, gt=0, description="hours after which a canary not shown to be better is rolled back"
     )

@@ -80,7 +80,7 @@ def decide(seen: Seen, options: Options) -> Decision:
         return decision("roll back", f"it is right less often: {_shares(canary, stable)}")
     if asked and found["fails"] >= strict:
         return decision("roll back", f"it fails more often: {canary.failed} against {stable.failed} failures")
-    if asked and found["slower"] >= strict:
+    if min(canary.answered, stable.answered) >= options.least_timed and found["slower"] >= strict:
         return decision("roll back", f"more of its answers take over {options.slower:g} times stable's p95")
     if seen.hours is not None and seen.hours > options.longest_h:
         return decision("roll back", f"it was not shown to be better within {options.longest_h:g} hours")
