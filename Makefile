@@ -194,7 +194,7 @@ test-trl: $(VENV)/.all-$(ENGINE) ## loss and gradient from pairs of answers besi
 	$(BIN)/python -m pytest tests/trainer/training/test_preference_beside_trl.py $(ARGS)
 
 test-slow: $(VENV)/.all-$(ENGINE) ## trainings killed at random moments, and by two processes; test-restart as well
-	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' --ignore tests/test_clients.py --ignore tests/test_launchers.py --ignore tests/test_jobset.py --ignore tests/test_page_browser.py --ignore tests/test_loop.py --ignore tests/test_wheel.py --ignore tests/test_docs.py $(ARGS)
+	$(BIN)/python -m pytest -m slow --ignore-glob '*_fuzz.py' --ignore-glob '*_on_s3.py' --ignore tests/test_clients.py --ignore tests/test_lmms_eval.py --ignore tests/test_launchers.py --ignore tests/test_jobset.py --ignore tests/test_page_browser.py --ignore tests/test_loop.py --ignore tests/test_wheel.py --ignore tests/test_docs.py $(ARGS)
 
 test-launchers: $(VENV)/.all-$(ENGINE) ## two processes by DDP, FSDP2, ZeRO-2 and ZeRO-3 learn what one learns, on CPUs (installs DeepSpeed)
 	DS_BUILD_OPS=0 $(INSTALL) -e '.[zero]'
@@ -221,6 +221,15 @@ test-replicas: $(VENV)/.all-$(ENGINE) ## two and three replicas over one store, 
 
 test-restart: $(VENV)/.all-$(ENGINE) ## vLLM's process killed and stopped under load, and started again each time
 	$(BIN)/python -m pytest -m slow tests/test_engine_supervised_on_vllm.py $(ARGS)
+
+build/lmms-eval/done: pyproject.toml | $(VENV)/bin/uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lmms-eval/venv
+	$(BIN)/uv pip install --quiet --python build/lmms-eval/venv/bin/python --group lmms-eval
+	@touch $@
+
+.PHONY: test-lmms-eval
+test-lmms-eval: $(VENV)/.all-$(ENGINE) build/lmms-eval/done build/data/shapes/done build/data/digits/done ## lmms-eval asks the real engine over HTTP; its scores beside the trainer's on the same rows
+	$(BIN)/python -m pytest -m slow -s tests/test_lmms_eval.py $(ARGS)
 
 # Other people's clients have an environment of their own: what they need does not go with vLLM.
 build/clients/done: pyproject.toml tests/clients/package.json | $(VENV)/.all-$(ENGINE)

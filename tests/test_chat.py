@@ -76,6 +76,22 @@ async def test_max_tokens_goes_by_both_names(client: openai.AsyncOpenAI) -> None
         assert (said.usage.completion_tokens, said.choices[0].finish_reason) == (1, "length")
 
 
+@pytest.mark.parametrize("ceiling", ["max_tokens", "max_completion_tokens"])
+async def test_more_tokens_than_the_context_has_room_for_are_clamped_and_not_refused(
+    fake: Running, client: openai.AsyncOpenAI, ceiling: str
+) -> None:
+    """Benchmarks ask for 4,096 tokens of any model: the answer ends where the context does, with reason `length`."""
+    messages, asked = [user(QUESTION, data_url(png()))], {ceiling: 4096}
+    whole = await client.chat.completions.create(model=BASE, messages=messages, extra_body=asked)
+    assert whole.usage is not None
+    assert (whole.choices[0].finish_reason, whole.usage.completion_tokens > 1) == ("stop", True)
+    assert isinstance(fake.engine, FakeEngine)
+    fake.engine.max_model_len = whole.usage.prompt_tokens + 1
+    clamped = await client.chat.completions.create(model=BASE, messages=messages, extra_body=asked)
+    assert clamped.usage is not None
+    assert (clamped.choices[0].finish_reason, clamped.usage.completion_tokens) == ("length", 1)
+
+
 async def test_an_image_may_be_behind_a_url(tmp_path: Path) -> None:
     async with origin() as web, serving(Settings(adapters=tmp_path, image_url_private=True), FakeEngine()) as running:
         web.paths = {"/cat.png": answer(200, png())}
