@@ -55,9 +55,7 @@ class Options(BaseSettings):
         "is no worse",
     )
     least: int = Field(30, ge=10, description="judged answers of each version before feedback decides")
-    slower: float = Field(
-        1.5, ge=1, description="roll back where more answers than of stable take over this times stable's p95"
-    )
+    slower: float = Field(1.5, ge=1, description="roll back where its p95 is over this times stable's")
     least_timed: int = Field(
         300,
         ge=100,

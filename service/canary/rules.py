@@ -80,8 +80,8 @@ def decide(seen: Seen, options: Options) -> Decision:
         return decision("roll back", f"it is right less often: {_shares(canary, stable)}")
     if asked and found["fails"] >= strict:
         return decision("roll back", f"it fails more often: {canary.failed} against {stable.failed} failures")
-    if min(canary.answered, stable.answered) >= options.least_timed and found["slower"] >= strict:
-        return decision("roll back", f"more of its answers take over {options.slower:g} times stable's p95")
+    if _slower(canary, stable, options) and found["slower"] >= strict:
+        return decision("roll back", f"its p95 is over {options.slower:g} times stable's")
     if seen.hours is not None and seen.hours > options.longest_h:
         return decision("roll back", f"it was not shown to be better within {options.longest_h:g} hours")
     if seen.away is not None:
@@ -92,6 +92,13 @@ def decide(seen: Seen, options: Options) -> Decision:
     if found["better"] >= enough:
         return decision("promote", f"it is right more often: {_shares(canary, stable)}")
     return decision("wait", f"no evidence of a difference yet: {_shares(canary, stable)}")
+
+
+def _slower(canary: Figures, stable: Figures, options: Options) -> bool:
+    """Whether the canary's p95 is over the limit, once enough answers of both are timed."""
+    if min(canary.answered, stable.answered) < options.least_timed:
+        return False
+    return (quantile(canary.seconds, 0.95) or 0.0) > options.slower * (quantile(stable.seconds, 0.95) or 0.0)
 
 
 def _evidence(canary: Figures, stable: Figures, slower: float) -> dict[str, float]:
