@@ -1,10 +1,12 @@
 """`make bench-habit`: a habit that SFT keeps, and what a few corrections make of it, by DPO and by SFT.
 
 Pictures of coloured discs are drawn by a seed; each of six colours has a number. The rows that the first adapter learns
-from were labelled by somebody who gives two of the colours another's number, always. Corrections are what people send
-about wrong answers: the right one, and the one given. Three trainings go on from that adapter with as many updates:
-on its own rows, on the corrections' right answers, and by DPO on the pairs. Prints the right answers about pictures
-that nothing was trained on, of the colours with the habit and of the others, with 95% intervals.
+from were labelled by somebody who gives two of the colours another's number, always. Then people judge answers about
+all colours: the right one, and a wrong one, which for those two colours is the habit's. (Of pairs about those two alone
+either training unlearns the other colours.) Three trainings go on from that adapter with as many updates: on its own
+rows, on the right answers, and by DPO with an SFT term on the pairs (without the term both answers become unlikely, and
+something else is said). Prints the right answers about pictures that nothing was trained on, of the colours with the
+habit and of the others, with 95% intervals.
 """
 
 import json
@@ -37,7 +39,7 @@ class Bench(BaseSettings):
 
     work: Path = Field(Path("build/habit"), description="where pictures, rows and runs are kept")
     pictures: int = Field(120, gt=0, description="pictures that the first adapter learns from, a question each")
-    corrections: int = Field(200, gt=0, description="pairs, about pictures of the colours with the habit alone")
+    corrections: int = Field(300, gt=0, description="pairs, a picture each")
     held_out: int = Field(300, gt=0, description="pictures that are asked about")
     seed: int = Field(0, ge=0, description="of the pictures and the trainings")
 
@@ -55,11 +57,9 @@ def main(arguments: list[str]) -> int:
 def write_set(options: Bench) -> None:
     """Rows with the habit, corrections as pairs and as rows, and held-out rows; no picture is in two of them."""
     work = options.work
-    # Of six colours two have the habit, so of three pictures drawn one is to be corrected.
-    drawn = draw(work / "images", options.pictures + options.held_out + 4 * options.corrections, options.seed)
+    drawn = draw(work / "images", options.pictures + options.held_out + options.corrections, options.seed)
     first, rest = drawn[: options.pictures], drawn[options.pictures :]
-    asked, others = rest[: options.held_out], rest[options.held_out :]
-    corrected = [each for each in others if each[1] in HABIT][: options.corrections]
+    asked, corrected = rest[: options.held_out], rest[options.held_out :]
     _write(work / "habit.jsonl", [_row(n, image, HABIT.get(code, code)) for n, (image, code) in enumerate(first)])
     _write(work / "corrections.jsonl", [_row(n, image, code) for n, (image, code) in enumerate(corrected)])
     _write(work / "pairs.jsonl", [_pair(n, image, code) for n, (image, code) in enumerate(corrected)])
@@ -71,12 +71,12 @@ def write_set(options: Bench) -> None:
 def trained(options: Bench) -> dict[str, Path]:
     """Every run's directory by what it is called: the first, and the three that go on from it."""
     first = _train(options, _FIRST, "habit", "test", epochs=20, learning_rate=3e-3, rank=8)
-    go_on = {"init_adapter": str(first), "max_steps": 40, "epochs": 100}
+    go_on = {"init_adapter": str(first), "max_steps": 60, "epochs": 100, "learning_rate": 7e-4}
     return {
         _FIRST: first,
-        "more-of-it": _train(options, "more-of-it", "habit", "test", **go_on, learning_rate=1e-3),
-        "sft": _train(options, "sft", "corrections", "test", **go_on, learning_rate=1e-3),
-        "dpo": _train(options, "dpo", "pairs", "test-pairs", **go_on, learning_rate=1e-3, method="dpo"),
+        "more-of-it": _train(options, "more-of-it", "habit", "test", **go_on),
+        "sft": _train(options, "sft", "corrections", "test", **go_on),
+        "dpo": _train(options, "dpo", "pairs", "test-pairs", **go_on, method="dpo", sft_weight=1.0),
     }
 
 
@@ -104,7 +104,8 @@ def _row(number: int, image: str, said: int, kind: str = "all") -> dict[str, Any
 
 def _pair(number: int, image: str, code: int) -> dict[str, Any]:
     asked = {"image": image, "question": QUESTIONS[number % len(QUESTIONS)]}
-    return {**asked, "chosen": str(code), "rejected": str(HABIT[code])}
+    taken = {given: code for code, given in HABIT.items()}  # whose number the habit gives to another
+    return {**asked, "chosen": str(code), "rejected": str(HABIT.get(code) or taken.get(code) or code % 6 + 1)}
 
 
 def _write(file: Path, rows: list[dict[str, Any]]) -> None:
