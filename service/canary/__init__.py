@@ -7,5 +7,5 @@
     promoted, but killed before the share was 0 ──> share 0
 
 evidence.py is the test, rules.py the decision, replicas.py what is asked and changed over HTTP, watch.py the loop.
-Nothing is kept: a watcher that is started again goes on from what the service tells, and two of them do not harm.
+The watcher keeps nothing itself: started again, it goes on from what the service tells, and two at once do no harm.
 """

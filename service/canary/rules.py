@@ -98,13 +98,18 @@ def _slower(canary: Figures, stable: Figures, options: Options) -> bool:
     """Whether the canary's p95 is over the limit, once enough answers of both are timed."""
     if min(canary.answered, stable.answered) < options.least_timed:
         return False
-    return (quantile(canary.seconds, 0.95) or 0.0) > options.slower * (quantile(stable.seconds, 0.95) or 0.0)
+    return (quantile(canary.seconds, 0.95) or 0.0) > _limit(stable, options.slower)
+
+
+def _limit(stable: Figures, slower: float) -> float:
+    """The seconds above which an answer counts as slow: `slower` times stable's p95, or 0 where it has no answers."""
+    return slower * (quantile(stable.seconds, 0.95) or 0.0)
 
 
 def _evidence(canary: Figures, stable: Figures, slower: float) -> dict[str, float]:
     right = Share(canary.right, canary.judged), Share(stable.right, stable.judged)
     fails = tuple(Share(each.failed, each.answered + each.failed) for each in (canary, stable))
-    limit = slower * (quantile(stable.seconds, 0.95) or 0.0)
+    limit = _limit(stable, slower)
     slow = tuple(
         Share(sum(count for upper, count in each.seconds.items() if upper > limit), each.answered)
         for each in (canary, stable)

@@ -77,7 +77,7 @@ def calibrate(rows: Sequence[Row], said: Sequence[Said], precision: str) -> Cali
     if len(known) >= _MANY:
         fits["isotonic"] = _isotonic
     unseen = {name: _cross_fitted(fit, sure, hits, groups) for name, fit in fits.items()}
-    method = min(unseen, key=lambda name: float(np.mean((unseen[name] - hits) ** 2)))
+    method = min(unseen, key=lambda name: figures.brier(unseen[name], hits))
     fit = fits[method](sure, hits)
     if fit.slope <= 0:
         raise OptionError(
@@ -155,9 +155,7 @@ def _curve(sure: Floats, hits: Floats) -> tuple[Covered, ...]:
 
 
 def _figures(sure: Floats, hits: Floats) -> Figures:
-    return Figures(
-        ece=round(figures.ece(sure, hits), _DIGITS), brier=round(float(np.mean((sure - hits) ** 2)), _DIGITS)
-    )
+    return Figures(ece=round(figures.ece(sure, hits), _DIGITS), brier=round(figures.brier(sure, hits), _DIGITS))
 
 
 def _thinned(found: Sequence[_T], most: int) -> list[_T]:

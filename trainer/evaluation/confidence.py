@@ -70,7 +70,7 @@ def sureness(confidences: Sequence[float], right: Sequence[bool]) -> Sureness:
     return Sureness(
         len(sure),
         ece(sure, hits),
-        float(np.mean((sure - hits) ** 2)),
+        brier(sure, hits),
         aurc(sure, hits),
         bins(sure, hits),
         curve,
@@ -98,6 +98,12 @@ def ece(confidences: Sequence[float] | Floats, right: Sequence[bool] | Floats, m
     found = bins(confidences, right, most)
     total = sum(each.count for each in found)
     return sum(each.count * abs(each.confidence - each.right) for each in found) / total
+
+
+def brier(confidences: Sequence[float] | Floats, right: Sequence[bool] | Floats) -> float:
+    """The Brier score: the mean squared distance of confidence from 1 where right and 0 where wrong, from 0 to 1."""
+    sure, hits = _arrays(confidences, right)
+    return float(np.mean((sure - hits) ** 2))
 
 
 def risk_coverage(confidences: Sequence[float] | Floats, right: Sequence[bool] | Floats) -> tuple[Covered, ...]:
