@@ -133,7 +133,8 @@ def _ask_by_trainer(url: str, task: Task, samples: list[dict[str, Any]]) -> Eval
     ]
     file = FOLDER / f"{task.name}.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (found,) = evaluate(EvaluateOptions(url=[url], adapter=[task.adapter], data=str(file), images=str(task.images)))
+    named = {"data": str(file), "images": str(task.images)}
+    (found,) = evaluate(EvaluateOptions(url=[url], adapter=[task.adapter], blind_rows=0, **named))
     return found
 
 

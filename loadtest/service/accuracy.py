@@ -52,6 +52,8 @@ def _ask(options: Accuracy, url: str, adapter: str) -> Evaluation:
             data=str(folder / "test.jsonl"),
             images=str(folder / "images"),
             limit=options.limit,
+            score_rows=1_000_000,
+            blind_rows=0,
         )
     )
     return result

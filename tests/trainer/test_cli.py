@@ -50,6 +50,9 @@ def test_training_publishes_a_version_that_the_service_would_accept(
     ]
     assert losses[-1] < losses[0] / 2
     assert f"training loss from {losses[0]:.3f} at step 1 " in (tmp_path / "run/report.html").read_text()
+    report = " ".join((tmp_path / "run/report.html").read_text().split())
+    assert "with one grey picture in place of each" in report
+    assert "; it looks at the pictures." in report  # every question is the same: only the picture tells the code
     assert (adapter.path / "images.txt").read_text() == (tmp_path / "run/images.txt").read_text()
 
 

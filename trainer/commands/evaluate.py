@@ -10,6 +10,7 @@ from trainer.data.rows import read_rows
 from trainer.data.split import sample
 from trainer.disk import check_file
 from trainer.errors import OptionError
+from trainer.evaluation.blind import warn
 from trainer.evaluation.of_service import ask_service
 from trainer.evaluation.result import Evaluation
 
@@ -47,12 +48,7 @@ def evaluate(options: EvaluateOptions) -> list[Evaluation]:
                 len(each.seen),
                 each.seen[0],
             )
-        if each.blind and not each.blind.looks:
-            log.warning(
-                "%s: %s; of %d rows %.1f%% are right with their images, %.1f%% with a grey picture instead",
-                *(each.name, each.blind.verdict, each.blind.rows),
-                *(100 * each.blind.shown.mean, 100 * each.blind.hidden.mean),
-            )
+        warn(each.name, each.blind)
     if options.report:
         from trainer.evaluation.report import write_report
 

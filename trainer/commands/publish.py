@@ -73,7 +73,8 @@ def publish(options: PublishOptions, command: Sequence[str]) -> Adapter:
             how = f", {to_lora(source, tuner, plain, checkpoint, linears, rows, states, options.max_rank)}"
             converted = convert(plain, weights, linears, options.max_rank)
         adapter = LocalAdapter(options.name, weights, weights)
-        trial = compare(adapter, checkpoint, rows, states, options.gate, options.max_tokens)
+        blind_rows = options.blind_rows if options.data else 0  # our own rows are no held-out rows
+        trial = compare(adapter, checkpoint, rows, states, options.gate, options.max_tokens, blind_rows)
         if options.data:
             if options.report:
                 place = Source(options.model, checkpoint.base.id, checkpoint.base.precision)

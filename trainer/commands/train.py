@@ -97,7 +97,8 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
     here().wait_for_everyone()
     # 4. Both models on the held-out rows, the adapter as it was written; each process asks its share.
     adapter, plain = LocalAdapter(options.name, weights, output), without_lora(checkpoint, model, options.nf4)
-    trial = compare(adapter, plain, asked(held_out), lessons.sight, options.gate, options.max_tokens)
+    how = options.gate, options.max_tokens, options.blind_rows, options.seed
+    trial = compare(adapter, plain, asked(held_out), lessons.sight, *how)
     if not here().is_main_process:
         return None
     source = Source(options.model, checkpoint.base.id, checkpoint.base.precision)

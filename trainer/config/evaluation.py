@@ -7,7 +7,19 @@ from pydantic import Field
 
 from service.adapters.aliases import AliasName
 from service.embedded import embedded
-from trainer.config.fields import CANARY, GATE, MAX_TOKENS, Canary, Configured, Gate, MaxTokens, Rank, Seed
+from trainer.config.fields import (
+    BLIND_ROWS,
+    CANARY,
+    GATE,
+    MAX_TOKENS,
+    BlindRows,
+    Canary,
+    Configured,
+    Gate,
+    MaxTokens,
+    Rank,
+    Seed,
+)
 from trainer.config.reading import ReadingOptions
 
 # As many as the service takes.
@@ -42,12 +54,7 @@ class EvaluateOptions(Configured, ReadingOptions):
         description="beams of the search for each answer; several numbers are compared, as 1,2,3,4,5; with 1 the"
         " likeliest token comes each time",
     )
-    blind_rows: int = Field(
-        200,
-        ge=0,
-        description="in process: rows, at most, that the adapter is asked again with a grey picture in place of the"
-        " image, to tell whether it looks; 0: none",
-    )
+    blind_rows: BlindRows = Field(200, description=BLIND_ROWS)
     clients: int = Field(32, gt=0, description="of a service: questions asked at once")
     seed: Seed = Field(0, description="of the 95% intervals and of --blind-rows, which are drawn")
     report: str | None = Field(None, description="also write what was found as one HTML page to this path or URL")
@@ -105,4 +112,5 @@ class PublishOptions(Configured, ReadingOptions):
     gate: Gate = Field("auto", description=GATE)
     canary: Canary = Field(None, description=CANARY)
     max_tokens: MaxTokens | None = Field(None, description=MAX_TOKENS)
+    blind_rows: BlindRows = Field(200, description=f"of --data: {BLIND_ROWS}")
     report: str | None = Field(None, description="also write the scores as one HTML page to this path or URL")

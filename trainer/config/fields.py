@@ -32,6 +32,11 @@ GATE = (
     " preference where rows are pairs, with answers that are no worse; loss where answers are free text; else"
     " normalised"
 )
+BlindRows = Annotated[int, Field(ge=0)]
+BLIND_ROWS = (
+    "rows, at most, that the adapter is asked again with a grey picture in place of the image, to tell whether it"
+    " looks; 0: none"
+)
 Canary = Annotated[float, Field(gt=0, le=1)] | None
 CANARY = (
     "publish as the alias canary with this share of the questions, 0.2 for a fifth, and leave stable where it is"

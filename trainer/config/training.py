@@ -10,10 +10,12 @@ from pydantic_settings import CliSubCommand
 from service.adapters.aliases import AliasName
 from service.embedded import embedded
 from trainer.config.fields import (
+    BLIND_ROWS,
     CANARY,
     GATE,
     LINEARS,
     MAX_TOKENS,
+    BlindRows,
     Canary,
     Configured,
     Expression,
@@ -245,6 +247,7 @@ class TrainOptions(LoopOptions):
     gate: Gate = Field("auto", description=GATE)
     canary: Canary = Field(None, description=CANARY)
     max_tokens: MaxTokens | None = Field(None, description=MAX_TOKENS)
+    blind_rows: BlindRows = Field(200, description=BLIND_ROWS)
 
     @model_validator(mode="after")
     def _of_method(self) -> Self:

@@ -4,6 +4,7 @@ The picture has the colour that the base pads with, the mean of what it was trai
 often as before, the questions alone tell the answers, and its score says nothing of seeing.
 """
 
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import numpy as np
 from trainer.data.row import Row
 from trainer.evaluation.intervals import Interval, intervals
 from trainer.evaluation.score import right
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,17 @@ class Blind:
         return "that it looks at the pictures is not shown: the interval of the difference includes zero"
 
 
+@dataclass(frozen=True, slots=True)
+class NotAsked:
+    """The control was not made; `why` says for what reason, in words that follow a colon."""
+
+    why: str
+
+
+# What --blind-rows 0, and rows without any image, leave to say.
+NO_ROWS, NO_IMAGE = NotAsked("--blind-rows is 0"), NotAsked("no row has an image")
+
+
 def blind_places(rows: Sequence[Row], most: int, seed: int) -> list[int]:
     """Places of at most `most` rows that have an image, drawn by `seed`, one of each category in turn, in order."""
     by_category: dict[str, list[int]] = {}
@@ -56,6 +70,11 @@ def blind_places(rows: Sequence[Row], most: int, seed: int) -> list[int]:
     drawn = [rng.sample(places, len(places)) for places in by_category.values()]
     turns = (place for turn in zip_longest(*drawn) for place in turn if place is not None)
     return sorted(islice(turns, most))
+
+
+def why_none(most: int) -> NotAsked:
+    """Why `blind_places` found no row, where it may take `most`."""
+    return NO_IMAGE if most else NO_ROWS
 
 
 def blind_control(rows: Sequence[Row], shown: Sequence[str], hidden: Sequence[str], seed: int) -> Blind:
@@ -71,3 +90,12 @@ def blind_control(rows: Sequence[Row], shown: Sequence[str], hidden: Sequence[st
     columns = np.column_stack([values, values[:, 0] - values[:, 1]])
     images = [row.image or row.id for row in rows]
     return Blind(len(rows), len(set(images)), len({row.category for row in rows}), *intervals(columns, images, seed))
+
+
+def warn(name: str, blind: Blind | NotAsked | None) -> None:
+    """Log a warning of the adapter `name` where the control does not show that it looks."""
+    if isinstance(blind, Blind) and not blind.looks:
+        log.warning(
+            "%s: %s; of %d rows %.1f%% are right with their images, %.1f%% with a grey picture instead",
+            *(name, blind.verdict, blind.rows, 100 * blind.shown.mean, 100 * blind.hidden.mean),
+        )

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,11 +12,13 @@ from trainer.adapter.local import LocalAdapter
 from trainer.config.fields import Gate as Asked
 from trainer.data.row import Row
 from trainer.errors import OptionError
+from trainer.evaluation.blind import Blind, NotAsked, warn
 from trainer.evaluation.calibration import calibrate
 from trainer.evaluation.gate import LOSS, PREFERENCE, check_answers, check_gain, measure_for, weigh
 from trainer.evaluation.generate import Prediction, longest_answer, predict
 from trainer.evaluation.result import Evaluation, Said, Source
 from trainer.evaluation.score import by_category, score
+from trainer.evaluation.through import control
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.forest import Batch, Sight, Trees, collate, grow, pack
 from trainer.model.forward import log_probs, loss_sum
@@ -32,12 +34,13 @@ _TOKENS = 4096
 
 @dataclass(frozen=True)
 class Trial:
-    """Answers of base and adapter in the order of `rows`, and the measure that decides."""
+    """Answers of base and adapter in the order of `rows`, the measure that decides, and the control without images."""
 
     rows: tuple[Row, ...]
     base: tuple[Prediction, ...]
     adapter: tuple[Prediction, ...]
     gate: Gate
+    blind: Blind | NotAsked
 
     @property
     def texts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -76,7 +79,7 @@ class Trial:
     def evaluation(self, source: Source, adapter: str) -> Evaluation:
         """The trial's scores and answers in the form that reports take."""
         base, said = ([Said(each.text, each.confidence) for each in who] for who in (self.base, self.adapter))
-        return Evaluation.of(source, adapter, self.rows, base, said)
+        return replace(Evaluation.of(source, adapter, self.rows, base, said), blind=self.blind)
 
 
 def compare(
@@ -86,10 +89,13 @@ def compare(
     sight: Sight | None,
     gate: Asked,
     max_tokens: int | None,
+    blind_rows: int,
+    seed: int = 0,
 ) -> Trial:
     """Ask `rows` of the base and through the `candidate`, in answers of at most `max_tokens`, by default the longest.
 
-    What decides is `gate`, or with "auto" what fits the rows; both are logged.
+    What decides is `gate`, or with "auto" what fits the rows; both are logged. Of the rows at most `blind_rows`, drawn
+    by `seed`, are asked through the candidate again without their images; a warning says where that changes nothing.
     """
     asked, tokens = list(rows), max_tokens or longest_answer(checkpoint.prompt, rows)
     measure = measure_for(gate, asked)
@@ -110,7 +116,9 @@ def compare(
         adapter_sum = adapter_sum + more
     adapter = tuple(found[place] for place in range(len(asked)))
     texts = [said.text for said in base], [said.text for said in adapter]
-    trial = Trial(tuple(asked), base, adapter, weigh(measure, asked, texts, (base_sum.mean, adapter_sum.mean)))
+    blind = control(candidate, checkpoint, asked, texts[1], blind_rows, seed, tokens)
+    warn(candidate.name, blind)
+    trial = Trial(tuple(asked), base, adapter, weigh(measure, asked, texts, (base_sum.mean, adapter_sum.mean)), blind)
     right = trial.score
     log.info("held out: base %d, adapter %d of %d right", right.base, right.adapter, right.rows)
     return trial

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from service.calibration import Calibration
 from service.checkpoint import locate
@@ -10,14 +9,13 @@ from trainer.adapter.find import find
 from trainer.adapter.local import LocalAdapter
 from trainer.config.evaluation import EvaluateOptions
 from trainer.data.row import Row
-from trainer.evaluation.blind import Blind, blind_control, blind_places
-from trainer.evaluation.generate import longest_answer, predict
+from trainer.evaluation.generate import Prediction, longest_answer, predict
 from trainer.evaluation.result import Evaluation, Said, Source
+from trainer.evaluation.through import control, through
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.features import States
 from trainer.model.forest import Sight
 from trainer.model.precision import has_bfloat16
-from trainer.model.sight import Grey
 
 
 def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) -> list[Evaluation]:
@@ -39,7 +37,8 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
 
     source = Source(model, checkpoint.base.id, checkpoint.base.precision)
     base = {
-        beams: _answers(checkpoint, checkpoint.model, rows, states, "base", tokens, beams) for beams in options.beams
+        beams: _said(predict(checkpoint, checkpoint.model, rows, states, "base answers", tokens, beams))
+        for beams in options.beams
     }
     evaluations = []
     for adapter in adapters:
@@ -48,22 +47,10 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
             found = _calibrated(_through(adapter, checkpoint, rows, states, tokens, beams), calibration)
             given = (source, adapter.name, rows, base[beams], found)
             evaluation = Evaluation.of(*given, seen, adapter.origin, options.seed, beams)
-            blind = _blind(adapter, checkpoint, evaluation, options.blind_rows, tokens)
+            drawn = options.blind_rows, options.seed
+            blind = control(adapter, checkpoint, rows, evaluation.answers, *drawn, tokens, beams)
             evaluations.append(replace(evaluation, blind=blind))
     return evaluations
-
-
-def _blind(
-    adapter: LocalAdapter, checkpoint: Checkpoint, evaluation: Evaluation, most: int, tokens: int
-) -> Blind | None:
-    """The control without images on at most `most` of the rows; None where none has an image, or `most` is 0."""
-    places = blind_places(evaluation.rows, most, evaluation.seed)
-    if not places:
-        return None
-    rows = [evaluation.rows[place] for place in places]
-    hidden = _through(adapter, checkpoint, rows, Grey(checkpoint), tokens, evaluation.beams)
-    shown = [evaluation.answers[place] for place in places]
-    return blind_control(rows, shown, [each.text for each in hidden], evaluation.seed)
 
 
 def ask_adapter(
@@ -84,14 +71,7 @@ def ask_adapter(
 def _through(
     adapter: LocalAdapter, checkpoint: Checkpoint, rows: Sequence[Row], states: Sight, tokens: int, beams: int = 1
 ) -> list[Said]:
-    """The adapter's answers in the order of `rows`; of a mixture each member answers its own."""
-    found = [Said("")] * len(rows)
-    for member, places in adapter.by_member(rows).items():
-        with adapter.applied_to(checkpoint.model, member) as llava:
-            said = _answers(checkpoint, llava, [rows[place] for place in places], states, adapter.name, tokens, beams)
-        for place, answer in zip(places, said, strict=True):
-            found[place] = answer
-    return found
+    return _said(through(adapter, checkpoint, rows, states, f"{adapter.name} answers", tokens, beams))
 
 
 def _calibrated(said: list[Said], calibration: Calibration | None) -> list[Said]:
@@ -103,8 +83,5 @@ def _calibrated(said: list[Said], calibration: Calibration | None) -> list[Said]
     ]
 
 
-def _answers(
-    checkpoint: Checkpoint, llava: Any, rows: Sequence[Row], states: Sight, label: str, tokens: int, beams: int = 1
-) -> list[Said]:
-    said = predict(checkpoint, llava, rows, states, f"{label} answers", tokens, beams)
-    return [Said(prediction.text, prediction.confidence) for prediction in said]
+def _said(predictions: Sequence[Prediction]) -> list[Said]:
+    return [Said(prediction.text, prediction.confidence) for prediction in predictions]

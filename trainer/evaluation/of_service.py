@@ -2,11 +2,14 @@
 
 import asyncio
 import base64
+import io
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
+from PIL import Image
 from tqdm import tqdm
 
 from service.types import Turn
@@ -14,6 +17,7 @@ from trainer.config.evaluation import CalibrateOptions, EvaluateOptions
 from trainer.data.files import read
 from trainer.data.row import Row
 from trainer.errors import OptionError
+from trainer.evaluation.blind import Blind, NotAsked, blind_control, blind_places, why_none
 from trainer.evaluation.result import Evaluation, Said, Source
 
 # Of a service nothing is known of its tokens: answers longer than this want --max-tokens.
@@ -46,15 +50,49 @@ async def ask_service(url: str, options: EvaluateOptions, rows: Sequence[Row]) -
         served = await _served(client, url, options.adapter)
         source = Source(url, served["base"]["id"], served["base"]["precision"])
         base = {beams: await _ask_all(client, rows, None, options, beams) for beams in options.beams}
-        return [
-            Evaluation.of(
-                *(source, name, rows, base[beams], await _ask_all(client, rows, name, options, beams)),
-                seed=options.seed,
-                beams=beams,
-            )
-            for name in options.adapter
-            for beams in options.beams
-        ]
+        evaluations = []
+        for name in options.adapter:
+            for beams in options.beams:
+                said = await _ask_all(client, rows, name, options, beams)
+                found = Evaluation.of(source, name, rows, base[beams], said, seed=options.seed, beams=beams)
+                evaluations.append(replace(found, blind=await _blind(client, found, options)))
+        return evaluations
+
+
+async def _blind(client: httpx.AsyncClient, found: Evaluation, options: EvaluateOptions) -> Blind | NotAsked:
+    """The control without images on at most --blind-rows of the rows, or why the service could not be asked it."""
+    places = blind_places(found.rows, options.blind_rows, options.seed)
+    if not places:
+        return why_none(options.blind_rows)
+    rows = [found.rows[place] for place in places]
+    try:
+        grey = await _grey(client, found.adapter)
+        hidden = await _ask_all(client, rows, found.adapter, options, found.beams, grey)
+    except OptionError as error:
+        log.warning("%s was not asked without the images: %s", found.adapter, error)
+        return NotAsked(str(error))
+    shown = [found.answers[place] for place in places]
+    return blind_control(rows, shown, [each.text for each in hidden], options.seed)
+
+
+async def _grey(client: httpx.AsyncClient, adapter: str) -> bytes:
+    """A PNG of the colour that the base pads with, in the size that it sees, as the adapter's manifest has them.
+
+    Raises:
+        OptionError: the service does not tell them.
+    """
+    response = await client.get(f"/v1/adapters/{adapter}")
+    if response.is_error:
+        raise OptionError(f"the service does not tell of the adapter: {response.status_code}: {response.text[:300]}")
+    told = response.json()
+    stable = told["aliases"]["stable"]["version"]
+    (manifest,) = (each["manifest"] for each in told["versions"] if each["version"] == stable)
+    if manifest is None:
+        raise OptionError("the version has no manifest, which would tell the colour of the grey picture")
+    size, colour = manifest["preparation"]["size"], tuple(manifest["preparation"]["colour"])
+    file = io.BytesIO()
+    Image.new("RGB", (size, size), colour).save(file, "PNG")
+    return file.getvalue()
 
 
 async def ask_version(
@@ -92,47 +130,59 @@ async def _ask_all(
     adapter: str | None,
     options: EvaluateOptions | CalibrateOptions,
     beams: int = 1,
+    instead: bytes | None = None,
 ) -> list[Said]:
+    """The answers in the order of `rows`; with `instead`, that picture is shown in place of every image.
+
+    Raises:
+        OptionError: the service refuses a row.
+    """
     gate = asyncio.Semaphore(options.clients)
     fields = {"max_tokens": options.max_tokens or SERVICE_TOKENS} | ({"adapter": adapter} if adapter else {})
     fields |= {"beams": beams} if beams > 1 else {}
-    with tqdm(total=len(rows), desc=_bar(client, adapter, beams), unit="question") as progress:
+    with tqdm(total=len(rows), desc=_bar(client, adapter, beams, instead), unit="question") as progress:
 
         async def ask(row: Row) -> Said:
             async with gate:
-                answer = await _ask(client, row, fields)
+                answer = await _ask(client, row, fields, instead)
             progress.update()
             return answer
 
-        return await asyncio.gather(*map(ask, rows))
+        try:
+            async with asyncio.TaskGroup() as group:  # one refusal ends the other questions too
+                asked = [group.create_task(ask(row)) for row in rows]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in asked]
 
 
-def _bar(client: httpx.AsyncClient, adapter: str | None, beams: int) -> str:
-    return f"{client.base_url} {adapter or 'base'}" + (f", {beams} beams" if beams > 1 else "")
+def _bar(client: httpx.AsyncClient, adapter: str | None, beams: int, instead: bytes | None) -> str:
+    blind = " without images" if instead else ""
+    return f"{client.base_url} {adapter or 'base'}{blind}" + (f", {beams} beams" if beams > 1 else "")
 
 
-async def _ask(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> Said:
+async def _ask(client: httpx.AsyncClient, row: Row, fields: dict[str, Any], instead: bytes | None) -> Said:
     if row.history:
-        return await _ask_on(client, row, fields)
+        return await _ask_on(client, row, fields, instead)
     fields = {"question": row.question, **fields}
     if row.image is None:
         response = await client.post("/v1/vqa", json=fields)
     else:
-        response = await client.post("/v1/vqa", data=fields, files={"image": read(row.image)})
+        response = await client.post("/v1/vqa", data=fields, files={"image": instead or read(row.image)})
     if response.is_error:
         raise OptionError(f"row {row.id}: the service answered {response.status_code}: {response.text[:300]}")
     answer = response.json()
     return Said(answer["answer"], answer["confidence"], answer.get("calibrated_confidence"))
 
 
-async def _ask_on(client: httpx.AsyncClient, row: Row, fields: dict[str, Any]) -> Said:
+async def _ask_on(client: httpx.AsyncClient, row: Row, fields: dict[str, Any], instead: bytes | None) -> Said:
     """The same of a question with a history, which the service's other face takes; that tells no confidence."""
     model = fields.get("adapter") or (await client.get("/v1/adapters")).raise_for_status().json()["base"]["id"]
     messages = []
     for turn in (*row.turns, Turn("user", row.question, row.pictures)):
         parts: list[dict[str, Any]] = [{"type": "text", "text": turn.text}]
         if turn.pictures and row.image:
-            url = f"data:;base64,{base64.b64encode(read(row.image)).decode()}"
+            url = f"data:;base64,{base64.b64encode(instead or read(row.image)).decode()}"
             parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
         messages.append({"role": turn.role, "content": parts})
     asked = {"model": model, "messages": messages, "max_tokens": fields["max_tokens"]}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.adapters.manifest import Score
 from trainer.data.row import Row
-from trainer.evaluation.blind import Blind
+from trainer.evaluation.blind import Blind, NotAsked
 from trainer.evaluation.confidence import RISKS, Sureness, sureness
 from trainer.evaluation.intervals import Interval
 from trainer.evaluation.kinds import Detected, Polar, kind_of, polar, unanswerable
@@ -44,7 +44,7 @@ class Evaluation:
     `seen` are the rows' images that the adapter was trained on, `run` the directory of its training run, where known;
     `seed` is of the intervals, `beams` of the search for each answer. The confidences are as many as rows, or none; one
     may be None. `calibrated` are the adapter's by its version's calibration. `blind` is the control
-    without images, where it was made.
+    without images, or why it was not made; None where no adapter is compared.
     """
 
     source: Source
@@ -59,7 +59,7 @@ class Evaluation:
     base_confidences: tuple[float | None, ...] = ()
     confidences: tuple[float | None, ...] = ()
     calibrated: tuple[float | None, ...] = ()
-    blind: Blind | None = None
+    blind: Blind | NotAsked | None = None
 
     @property
     def name(self) -> str:
@@ -214,7 +214,9 @@ def _told(found: Sureness) -> dict[str, object]:
     return {"rows": found.count, **figures, "coverage_at_risk": at}
 
 
-def _control(found: Blind) -> dict[str, object]:
+def _control(found: Blind | NotAsked) -> dict[str, object]:
+    if isinstance(found, NotAsked):
+        return {"not_asked": found.why}
     ends = {"with_image": found.shown, "without": found.hidden, "difference": found.gain}
     counts: dict[str, object] = {"rows": found.rows, "images": found.images, "categories": found.categories}
     return counts | {name: _ends(end) for name, end in ends.items()} | {"looks": found.looks}

@@ -49,6 +49,7 @@ FREE = frozenset(
     (
         *("config", "recipe", "resume", "plan", "name", "about", "modality", "store", "output", "track", "log_steps"),
         *("feature_cache", "feature_cache_gb", "workers", "gradient_checkpointing", "gate", "canary", "max_tokens"),
+        "blind_rows",
     )
 )
 # Options whose content is compared instead, wherever it lies: see `facts`.

@@ -2,28 +2,37 @@
 
 import asyncio
 import hashlib
+import io
 import json
 import shutil
 import socket
 from collections.abc import AsyncGenerator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
+from httpx import AsyncClient
+from PIL import Image
 
 from loadtest.store.stores import files_of
 from service.adapters.store import Store
 from service.calibration import FILE, Calibration, Covered, Figures
 from service.errors import AdapterRefused
+from service.images import Preparation
 from tests.conftest import ADAPTERS, ROOT, Running, png
 from trainer.__main__ import main
 from trainer.commands.evaluate import evaluate
 from trainer.config.evaluation import EvaluateOptions
 from trainer.data.digests import IMAGES, image_list
 from trainer.data.forms.scienceqa import SUBJECTS
+from trainer.data.row import Row
 from trainer.errors import OptionError
+from trainer.evaluation import of_service
+from trainer.evaluation.blind import Blind, NotAsked
 from trainer.evaluation.confidence import sureness
+from trainer.evaluation.result import Said
 from trainer.training.checkpoints import MARK
 
 MODEL = str(ROOT / "models/tiny-llava")
@@ -67,6 +76,55 @@ async def test_a_service_is_asked_every_row_of_the_base_once_and_of_each_adapter
     assert len(found[0].base) == len(found[0].rows) == 7
     assert found[0].answers != found[1].answers
     assert (found[0].source.place, found[0].source.precision) == (url, "int4")
+
+
+async def test_a_service_is_asked_the_same_questions_with_a_grey_picture(
+    url: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fake engine's words hang on the picture, so that one picture for all leaves one answer to a question."""
+    sent: list[tuple[str, bytes | None]] = []
+    ask = of_service._ask
+
+    async def noted(client: AsyncClient, row: Row, fields: dict[str, Any], instead: bytes | None) -> Said:
+        sent.append((row.id, instead))
+        return await ask(client, row, fields, instead)
+
+    monkeypatch.setattr(of_service, "_ask", noted)
+    report = tmp_path / "report.html"
+    (found,) = await asyncio.to_thread(evaluate, options(data, "digits", url=[url], report=str(report)))
+    assert isinstance(found.blind, Blind)
+    assert (found.blind.rows, found.blind.images, found.blind.categories) == (6, 3, 2)
+    again = [(row, picture) for row, picture in sent if picture]
+    assert sorted(row for row, _ in again) == sorted(row.id for row in found.rows if row.image)
+    (grey,) = {picture for _, picture in again}
+    with Image.open(io.BytesIO(grey)) as image:
+        preparation = Preparation.of_checkpoint(Path(MODEL))
+        assert image.size == (preparation.size, preparation.size)
+        assert image.getcolors() == [(preparation.size**2, preparation.colour)]
+    assert "with one grey picture in place of each" in " ".join(report.read_text().split())
+    (few,) = await asyncio.to_thread(evaluate, options(data, "digits", url=[url], blind_rows=2))
+    assert isinstance(few.blind, Blind)
+    assert few.blind.rows == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [({"blind_rows": 0}, "--blind-rows is 0"), ({}, "the service answered 4"), ({"limit": 1}, "no row has an image")],
+)
+async def test_where_a_service_was_not_asked_without_images_the_reason_is_told(
+    url: str, data: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, int], why: str
+) -> None:
+    """A service that refuses the grey picture; no such rows wanted; a row of text alone."""
+
+    async def broken(_client: AsyncClient, _adapter: str) -> bytes:
+        return b"no picture"
+
+    monkeypatch.setattr(of_service, "_grey", broken)
+    (found,) = await asyncio.to_thread(evaluate, options(data, "digits", url=[url], **changed))
+    assert isinstance(found.blind, NotAsked)
+    assert why in found.blind.why
+    assert found.summary()["blind"] == {"not_asked": found.blind.why}
+    assert len(found.answers) == len(found.rows)  # what was answered before is kept
 
 
 def problems(folder: Path) -> Path:
@@ -241,7 +299,7 @@ def test_the_same_questions_without_their_images_tell_whether_an_adapter_looks(
     assert "it does not look at the pictures" in report.read_text()
     capsys.readouterr()
     assert main(["evaluate", *given, "--data", str(tmp_path / "seen.jsonl"), "--blind-rows", "0"]) == 0
-    assert "blind" not in json.loads(capsys.readouterr().out.splitlines()[0])
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["blind"] == {"not_asked": "--blind-rows is 0"}
 
 
 def test_an_adapter_made_for_another_base_is_refused(data: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from tests.conftest import png
 from trainer.data.pages.pictures import SIDE, curve, thumbnail
 from trainer.data.row import Row
+from trainer.evaluation.blind import NO_IMAGE
 from trainer.evaluation.report import WORST, page, write_report
 from trainer.evaluation.report.confusion import confusion
 from trainer.evaluation.result import Evaluation, Source
@@ -105,6 +106,12 @@ def test_images_seen_in_training_are_warned_of(found: Evaluation) -> None:
     seen = Evaluation(SOURCE, "codes", found.rows, found.base, found.answers, seen=("a.png", "b.png"))
     assert "trained on 2 of these images" in Page(page([seen])).text
     assert "these images" not in Page(page([found])).text
+
+
+def test_where_the_control_without_images_was_not_made_the_page_says_why(found: Evaluation) -> None:
+    said = "not asked, so it is not known whether the adapter looks at the pictures: no row has an image."
+    assert said in words(page([replace(found, blind=NO_IMAGE)]))
+    assert "Without the images" not in words(page([found]))  # of a base's packed copy, say
 
 
 def test_an_adapter_without_errors_and_without_a_run_has_a_page_too(found: Evaluation, tmp_path: Path) -> None:

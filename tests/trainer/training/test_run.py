@@ -88,7 +88,9 @@ def test_going_on_with_other_data_or_base_is_refused_by_name(tmp_path: Path, nam
 
 def test_what_does_not_shape_the_weights_may_change(tmp_path: Path) -> None:
     begin(tmp_path, options(), {"data": "1"}, resume=False)
-    now = options(store="elsewhere", data="moved.jsonl", log_steps=2, save_steps=3, gate="loss", max_tokens=9)
+    now = options(
+        store="elsewhere", data="moved.jsonl", log_steps=2, save_steps=3, gate="loss", max_tokens=9, blind_rows=0
+    )
     begin(tmp_path, now, {"data": "1"}, resume=True)
     now = options(
         workers=2, feature_cache_gb=1.5, feature_cache="elsewhere", score_rows=10, gradient_checkpointing=True
