@@ -120,6 +120,20 @@ async def test_an_answer_has_the_models_confidence_and_the_calibrated_one(calibr
         assert (await ask(calibrated, adapter=adapter)).json()["calibrated_confidence"] is None
 
 
+async def test_adapters_tell_whether_a_version_is_calibrated_once_it_was_asked(calibrated: Running) -> None:
+    async def told() -> dict[str, bool | None]:
+        listed = (await calibrated.client.get("/v1/adapters")).json()["adapters"]
+        for each in listed:
+            (version,) = (await calibrated.client.get(f"/v1/adapters/{each['name']}")).json()["versions"]
+            assert version["calibrated"] is each["calibrated"]
+        return {each["name"]: each["calibrated"] for each in listed}
+
+    assert await told() == {"digits": None, "shapes": None}
+    for adapter in ("digits", "shapes"):
+        (await ask(calibrated, adapter=adapter)).raise_for_status()
+    assert await told() == {"digits": True, "shapes": False}
+
+
 async def test_below_the_threshold_an_answer_is_marked_and_given_all_the_same(calibrated: Running) -> None:
     sure = (await ask(calibrated, adapter="digits")).json()
     for below in (0.0, sure["calibrated_confidence"] / 2, 0.95, 1.0):

@@ -23,6 +23,7 @@ from service.engine.fake import FakeEngine
 from service.settings import Settings
 from tests.conftest import ADAPTERS, CHECKPOINT, ROOT, Running, listening, png
 from tests.test_auth import ENTRIES, write
+from tests.test_http_edge import data_url
 from trainer.__main__ import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
@@ -443,7 +444,7 @@ async def test_a_canary_is_shared_out_promoted_and_rolled_back(world: World) -> 
     await tab.page.click("text=Share out")
     await tab.page.wait_for_selector("text=Promote the canary")
     assert await shown() == {"canary": (second, 0.3), "stable": (first, 0.0)}
-    await tab.page.wait_for_selector(".lens:has-text('shapes') >> text=canary 30%")
+    await tab.page.wait_for_selector(".adapter:has-text('shapes') >> text=canary 30%")
     await tab.page.click("text=Promote the canary")
     await tab.page.wait_for_selector(f"text=Roll back to {first[:8]}")
     assert await shown() == {"stable": (second, 0.0)}
@@ -451,11 +452,46 @@ async def test_a_canary_is_shared_out_promoted_and_rolled_back(world: World) -> 
     await tab.page.context.close()
 
 
+async def test_an_opened_row_tells_how_stable_and_canary_do_with_their_callers(world: World) -> None:
+    store, client = Store(world.store), world.service.client
+    first = store.stable("digits").version
+    second = store.publish("digits", files_of(store.stable("digits")) | {"README.md": b"a canary"}).version
+    for alias, version, share in (("stable", first, None), ("canary", second, 0.5)):
+        change = {"alias": alias, "version": version} | ({"weight": share} if share else {})
+        (await client.put("/v1/adapters/digits", json=change)).raise_for_status()
+    image = data_url((ROOT / "service/page/files/examples/seven.png").read_bytes())
+    for reference, right in (("digits@stable", True), ("digits@stable", False), ("digits@canary", True)):
+        asked = {"question": "which digit is this?", "image": image, "adapter": reference}
+        said = (await client.post("/v1/vqa", json=asked)).raise_for_status().json()
+        feedback = {"id": said["id"], "answer": said["answer"] if right else "another"}
+        (await client.post("/v1/feedback", json=feedback)).raise_for_status()
+    told = {each["version"]: each for each in (await client.get("/v1/adapters/digits")).json()["versions"]}
+    tab = await world.open_tab("narrow", view="#adapters")
+    await tab.page.click("button.opener:has-text('digits')")
+    await tab.page.wait_for_selector(".online .stats >> nth=1")
+    stable, canary = [
+        " ".join((await each.inner_text()).split()) for each in await tab.page.query_selector_all(".online > div")
+    ]
+    assert stable.startswith(
+        f"stable {first[:8]} Found right 50.0% 9.5% to 90.5%, of 2 judged Answered 2 Failed 0 p50 "
+    )
+    assert canary.startswith(
+        f"canary {second[:8]} Found right 100.0% 20.7% to 100.0%, of 1 judged Answered 1 Failed 0 p50"
+    )
+    milliseconds = round(1000 * told[second]["online"]["p95_s"])
+    assert canary.endswith(f"p95 {milliseconds} ms")
+    calibrated = {True: "calibrated", False: "as the model says it"}[told[first]["calibrated"]]
+    assert f"Confidence {calibrated}" in " ".join((await tab.page.inner_text(".adapter:has-text('digits')")).split())
+    await tab.judge("how two versions do")
+    (await client.delete("/v1/adapters/digits?alias=canary")).raise_for_status()
+    await tab.page.context.close()
+
+
 async def test_scores_have_intervals_beside_the_base(world: World) -> None:
     tab = await world.open_tab(view="#adapters")
     (await world.service.client.post("/v1/vqa", json={"question": "?", "adapter": "digits"})).raise_for_status()
-    await tab.page.wait_for_selector(".lens:has-text('digits') .scale")
-    text = await tab.page.inner_text(".lens:has-text('digits') .score")
+    await tab.page.wait_for_selector(".adapter:has-text('digits') .scale")
+    text = await tab.page.inner_text(".adapter:has-text('digits') .score")
     assert " ".join(text.split()) == "91.6% 89.4% to 93.3% base 44.1%, 805 questions"
     await tab.page.context.close()
 

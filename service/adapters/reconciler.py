@@ -276,6 +276,7 @@ class Reconciler:
             version.stamp = await run(self._store.stamp, adapter)
             await run(self._store.fetch, adapter, version.stamp == version.whole)
             version.whole = version.stamp
+            version.calibration = await run(_calibration, adapter)
             version.places = len(await run(members, adapter.path))
             if version.places > self.capacity:
                 raise AdapterRefused(
@@ -283,7 +284,6 @@ class Reconciler:
                     f"{adapter.key[:48]} takes {version.places} places in the engine, which has {self.capacity}: raise"
                     " VQA_MAX_CPU_LORAS",
                 )
-            version.calibration = await run(_calibration, adapter)
             if version.verdict is None:
                 await run(self._proof.examine, adapter)
         except AdapterRefused as error:

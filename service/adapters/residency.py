@@ -270,6 +270,11 @@ class Residency:
         version = self.reconciler.versions.get(adapter)
         return version.verdict if version else self.reconciler.verdicts.get(adapter.version)
 
+    def calibrated(self, adapter: Adapter) -> bool | None:
+        """Whether a version has a calibration; None before this replica had its files."""
+        version = self.reconciler.versions.get(adapter)
+        return version.calibrated if version else None
+
     def standing(self, adapter: Adapter) -> Standing:
         """What is known of a version as one to serve."""
         verdict, state = self.verdict(adapter), self.status(adapter).state

@@ -66,7 +66,7 @@ class Version:
     files when they were last read, `whole` that with which they were what was published; `verdict` is None until its
     probes were answered, now or before the last start; `places` are those it takes in the engine, of a mixture two,
     and `calibration` what it says of its confidences, both
-    known once its files were here; `engine` counts the engine lost last before they were.
+    known once its files were here, as `whole` tells; `engine` counts the engine lost last before they were.
     """
 
     adapter: Adapter
@@ -90,6 +90,11 @@ class Version:
     def state(self) -> State:
         """Where it stands."""
         return self.status.state
+
+    @property
+    def calibrated(self) -> bool | None:
+        """Whether it says what its confidences are worth; None before its files were here."""
+        return None if self.whole is None else self.calibration is not None
 
     @property
     def proven(self) -> bool:

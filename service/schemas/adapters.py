@@ -62,6 +62,13 @@ class _Standing(BaseModel):
         Literal["proven", "unproven"] | None,
         Field(description="proven by its probes; unproven: it has no manifest; null: it is proven when first asked"),
     ]
+    calibrated: Annotated[
+        bool | None,
+        Field(
+            description="whether its answers have a calibrated_confidence, and it takes abstain_below; null: not known"
+            " before it is first asked here"
+        ),
+    ]
     loaded: bool
     reason: str | None = None
     message: str | None = None
@@ -78,6 +85,7 @@ class _Standing(BaseModel):
             "version": adapter.version,
             "state": status.state,
             "proof": proof,
+            "calibrated": residency.calibrated(adapter),
             "loaded": status.state is State.SERVING,
             "reason": status.reason,
             "message": status.message,

@@ -13,6 +13,7 @@ const STATES = {
   serving: "serving", stored: "stored, loaded when asked", fetching: "being fetched", here: "fetched", queued: "waits for room", loading: "being loaded",
   leaving: "makes way", unreachable: "cannot be read now", failed: "failed, tried again", refused: "refused",
 };
+const CONFIDENCE = { true: "calibrated", false: "as the model says it", null: "known when first asked" };
 
 export function Adapters({ app }) {
   const [wanted, setWanted] = useState("");
@@ -33,7 +34,7 @@ export function Adapters({ app }) {
     ${!catalogue.whole && html`<p class="banner">There are more adapters than are listed here. Those can be asked by name in the Ask view.</p>`}
     ${shown.length === 0
       ? html`<p class="empty">${catalogue.adapters.length ? "None is called that." : "No adapter is in the store yet. Train one with python -m trainer train, and it appears here."}</p>`
-      : html`<ul class="lenses">${shown.map((each) => html`<${Row} key=${each.name} app=${app} adapter=${each}
+      : html`<ul class="listed">${shown.map((each) => html`<${Row} key=${each.name} app=${app} adapter=${each}
           perMinute=${figures.perMinute.get(each.name)} seconds=${figures.last?.adapters.get(each.name)?.buckets}
           open=${open === each.name} onToggle=${() => setOpen(open === each.name ? "" : each.name)} />`)}</ul>`}
     <p class="quiet">The score is the share of right answers on held-out questions, with its 95% interval (Wilson), beside the base's on the same questions.
@@ -56,15 +57,16 @@ function Row({ app, adapter, perMinute, seconds, open, onToggle }) {
     ["Requests a minute", perMinute === undefined ? "–" : perMinute.toFixed(perMinute < 10 ? 1 : 0)],
     ["p95", seconds ? duration(quantile(seconds, 0.95)) : "–"],
     ["Canary", canary || "none"],
+    ["Confidence", CONFIDENCE[String(adapter.calibrated)]],
   ];
-  return html`<li class="lens">
+  return html`<li class="adapter">
     <h2><button type="button" class="opener" aria-expanded=${open} aria-controls=${`detail-${adapter.name}`} onClick=${onToggle}>
       <span aria-hidden="true">${open ? "▾" : "▸"}</span> ${adapter.name}</button>
       <span class="version" title=${adapter.version}>stable ${short(adapter.version)}</span></h2>
     ${adapter.about && html`<p class="about">${adapter.about}</p>`}
     <div class="score">${adapter.rows ? html`<${Score} rows=${adapter.rows} base=${adapter.base_right} adapter=${adapter.adapter_right} />`
       : html`<span class="quiet">${adapter.proof === "unproven" ? "no score: it has no manifest" : "its score is known once it was asked"}</span>`}</div>
-    <dl class="lensfacts">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+    <dl class="stats">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
     ${adapter.message && html`<p class="fault">${adapter.message}${adapter.retry_at && ` It is tried again at ${clock(adapter.retry_at)}.`}</p>`}
     <div id=${`detail-${adapter.name}`} hidden=${!open}>${open && html`<${Detail} app=${app} name=${adapter.name} />`}</div>
   </li>`;
@@ -101,6 +103,7 @@ function Detail({ app, name }) {
   return html`<div class="detail">
     <${Trouble} failure=${failure} />
     <${Evaluation} manifest=${stable?.manifest} />
+    ${app.me?.admin && html`<${Online} detail=${detail} />`}
     <${History} detail=${detail} />
     ${app.me?.admin
       ? html`<${Levers} name=${name} path=${path} detail=${detail} change=${change} />`
@@ -119,6 +122,23 @@ function Evaluation({ manifest }) {
         <td>${percent(adapter / rows, 1)} <span class="quiet">${interval(adapter, rows).map((end) => percent(end, 1)).join(" to ")}</span></td></tr>`)}</tbody></table>
     ${manifest.gate && html`<p class="quiet">Published by ${manifest.gate.metric}: base ${manifest.gate.base.toPrecision(4)}, adapter ${manifest.gate.adapter.toPrecision(4)}.</p>`}
     <p class="quiet">Trained by ${manifest.trainer} on a base in ${manifest.base_precision}, rank ${manifest.rank}.</p>
+  </section>`;
+}
+
+/** How the versions that the aliases lead to do with their callers: feedback, questions of this replica, and times. */
+function Online({ detail }) {
+  const of = (version) => detail.versions.find((each) => each.version === version)?.online;
+  const stableFirst = ([one], [other]) => (other === "stable") - (one === "stable");
+  const judged = (figures) => (figures?.interval
+    ? html`${percent(figures.agreement, 1)} <span class="quiet">${figures.interval.map((end) => percent(end, 1)).join(" to ")}, of ${figures.right + figures.wrong} judged</span>`
+    : detail.kept_in ? "none was judged yet" : "feedback is not kept");
+  return html`<section class="online"><h3>With its callers</h3>
+    ${Object.entries(detail.aliases).sort(stableFirst).map(([alias, { version }]) => [alias, version, of(version)]).map(([alias, version, figures]) => html`
+      <div key=${alias}><h4>${alias} <span class="version" title=${version}>${short(version)}</span></h4>
+        <dl class="stats">${[["Found right", judged(figures)], ["Answered", (figures?.answered ?? 0).toLocaleString("en")], ["Failed", (figures?.failed ?? 0).toLocaleString("en")],
+          ["p50", duration(figures?.p50_s)], ["p95", duration(figures?.p95_s)]].map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl></div>`)}
+    <p class="quiet">${detail.since ? `Since an alias changed last, ${new Date(detail.since).toLocaleString()}.` : "Since this replica started."}
+      Found right is the share of judged answers that were right, with its 95% interval; questions and times are this replica's.</p>
   </section>`;
 }
 
