@@ -31,14 +31,14 @@ class _Frozen(BaseModel):
 
 
 class Covered(_Frozen):
-    """The share `coverage` of rows had a calibrated confidence of at least `threshold`; `risk` of these was wrong."""
+    """Of all answers the share `coverage` has a confidence of at least `threshold`; of these `risk` is wrong."""
 
     threshold: Share
     coverage: Share
     risk: Share
 
 
-class Figures(_Frozen):
+class CalibrationErrors(_Frozen):
     """What confidences were worth on rows that the fit had not seen: see trainer/evaluation/confidence.py."""
 
     ece: Share
@@ -61,8 +61,8 @@ class Calibration(_Frozen):
     curve: tuple[Covered, ...] = Field(min_length=1, max_length=MOST_POINTS)
     rows: int = Field(gt=0, description="questions it was fitted to")
     images: int = Field(ge=0, description="different pictures of these")
-    before: Figures
-    after: Figures
+    before: CalibrationErrors
+    after: CalibrationErrors
     precision: str = Field(description="of the base that was asked")
     made: str = Field(description="UTC, ISO 8601")
     trainer: str = Field(description="what made it, with its version")

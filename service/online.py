@@ -16,7 +16,7 @@ from service.outcomes import Outcomes, Tally, quantile
 
 
 @dataclass(frozen=True)
-class Figures:
+class VersionUse:
     """One version's questions and feedback."""
 
     questions: Tally = field(default_factory=Tally)
@@ -33,7 +33,7 @@ class Comparison:
 
     since: datetime | None
     kept_in: str | None
-    versions: Mapping[str, Figures]
+    versions: Mapping[str, VersionUse]
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,18 @@ class Online:
         if self.capture is not None:
             with suppress(NotKept):  # it was logged
                 kept_in, told = await self.capture.feedback(adapter, since)
-        return Comparison(since, kept_in, self._figures(adapter, since, told))
+        return Comparison(since, kept_in, self._uses(adapter, since, told))
 
     def series(self) -> Sequence[VersionSeries]:
         """The figures of the versions that are loaded, for their series, with feedback as of the last look at it."""
         found = list[VersionSeries]()
-        names: dict[str, dict[str, Figures]] = {}
+        names: dict[str, dict[str, VersionUse]] = {}
         for adapter, version in self.residency.loaded():
             if adapter not in names:
                 since = self.residency.changed(adapter)
                 told = self.capture.judged.of(adapter, since) if self.capture is not None else {}
-                names[adapter] = self._figures(adapter, since, told)
-            figures = names[adapter].get(version, Figures())
+                names[adapter] = self._uses(adapter, since, told)
+            figures = names[adapter].get(version, VersionUse())
             questions, feedback = figures.questions, figures.feedback
             quantiles = {share: quantile(questions.seconds, share) for share in (0.5, 0.95)}
             found.append(
@@ -77,9 +77,9 @@ class Online:
             )
         return found
 
-    def _figures(self, adapter: str, since: datetime | None, told: Mapping[str, Feedback]) -> dict[str, Figures]:
+    def _uses(self, adapter: str, since: datetime | None, told: Mapping[str, Feedback]) -> dict[str, VersionUse]:
         asked = self.outcomes.of(adapter, since)
         return {
-            version: Figures(asked.get(version, Tally()), told.get(version, Feedback()))
+            version: VersionUse(asked.get(version, Tally()), told.get(version, Feedback()))
             for version in sorted(asked.keys() | told.keys())
         }

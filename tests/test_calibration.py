@@ -15,7 +15,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from loadtest.store.stores import files_of
 from service.adapters.store import Store
-from service.calibration import FILE, Calibration, Covered, Figures, log_odds, read_calibration, sigmoid
+from service.calibration import FILE, Calibration, CalibrationErrors, Covered, log_odds, read_calibration, sigmoid
 from service.engine.fake import FakeEngine
 from service.settings import Settings
 from tests.conftest import Running, png, serving
@@ -28,7 +28,7 @@ CURVE = (
     Covered(threshold=0.6, coverage=0.8, risk=0.1),
     Covered(threshold=0.1, coverage=1.0, risk=0.2),
 )
-FIGURES = Figures(ece=0.1, brier=0.2)
+FIGURES = CalibrationErrors(ece=0.1, brier=0.2)
 
 
 def made(**fields: Any) -> Calibration:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from service.canary.rules import Figures, Seen
+from service.canary.rules import Seen, VersionCounts
 
 T = TypeVar("T")
 
@@ -153,9 +153,9 @@ class Replicas:
         raise Away(f"{url} is away: {said}")
 
 
-def together(details: list[dict[str, Any]], version: str) -> Figures:
+def together(details: list[dict[str, Any]], version: str) -> VersionCounts:
     """One version's figures over replicas: questions add up; feedback adds up over directories, not over replicas."""
-    total = Figures()
+    total = VersionCounts()
     feedback = dict[str, tuple[int, int]]()
     for detail in details:
         online = next((each["online"] for each in detail["versions"] if each["version"] == version), None)

@@ -14,7 +14,7 @@ _WAYS = 3
 
 
 @dataclass
-class Figures:
+class VersionCounts:
     """One version's counts over all replicas; `seconds` has answers by the upper end of their time's bucket."""
 
     right: int = 0
@@ -46,8 +46,8 @@ class Figures:
 class Seen:
     """A canary as all replicas show it: figures of both versions, and for how many hours they were counted."""
 
-    canary: Figures
-    stable: Figures
+    canary: VersionCounts
+    stable: VersionCounts
     hours: float | None
     same: bool  # stable leads to the canary's version already
     away: str | None  # why not every replica's figures are in it
@@ -94,19 +94,19 @@ def decide(seen: Seen, options: Options) -> Decision:
     return decision("wait", f"no evidence of a difference yet: {_shares(canary, stable)}")
 
 
-def _slower(canary: Figures, stable: Figures, options: Options) -> bool:
+def _slower(canary: VersionCounts, stable: VersionCounts, options: Options) -> bool:
     """Whether the canary's p95 is over the limit, once enough answers of both are timed."""
     if min(canary.answered, stable.answered) < options.least_timed:
         return False
     return (quantile(canary.seconds, 0.95) or 0.0) > _limit(stable, options.slower)
 
 
-def _limit(stable: Figures, slower: float) -> float:
+def _limit(stable: VersionCounts, slower: float) -> float:
     """The seconds above which an answer counts as slow: `slower` times stable's p95, or 0 where it has no answers."""
     return slower * (quantile(stable.seconds, 0.95) or 0.0)
 
 
-def _evidence(canary: Figures, stable: Figures, slower: float) -> dict[str, float]:
+def _evidence(canary: VersionCounts, stable: VersionCounts, slower: float) -> dict[str, float]:
     right = Share(canary.right, canary.judged), Share(stable.right, stable.judged)
     fails = tuple(Share(each.failed, each.answered + each.failed) for each in (canary, stable))
     limit = _limit(stable, slower)
@@ -122,5 +122,5 @@ def _evidence(canary: Figures, stable: Figures, slower: float) -> dict[str, floa
     }
 
 
-def _shares(canary: Figures, stable: Figures) -> str:
+def _shares(canary: VersionCounts, stable: VersionCounts) -> str:
     return f"{canary.right} of {canary.judged} against {stable.right} of {stable.judged} of stable"

@@ -14,7 +14,7 @@ from service.adapters.residency import Residency
 from service.adapters.version import State
 from service.errors import AdapterNotFound
 from service.intervals import wilson
-from service.online import Comparison, Figures
+from service.online import Comparison, VersionUse
 from service.outcomes import quantile
 from service.schemas import Incoming
 from service.types import Adapter
@@ -219,7 +219,7 @@ class OnlineOut(BaseModel):
     ]
 
     @classmethod
-    def of(cls, figures: Figures) -> "OnlineOut":
+    def of(cls, figures: VersionUse) -> "OnlineOut":
         """The wire shape of a version's figures."""
         told, asked = figures.feedback, figures.questions
         judged = told.right + told.wrong
@@ -243,7 +243,7 @@ class VersionOut(_Standing):
     online: Annotated[OnlineOut | None, Field(description="how it does with its callers; admins alone see it")] = None
 
     @classmethod
-    def of(cls, residency: Residency, adapter: Adapter, figures: Figures | None = None) -> "VersionOut":
+    def of(cls, residency: Residency, adapter: Adapter, figures: VersionUse | None = None) -> "VersionOut":
         """What is known of one version."""
         verdict = residency.verdict(adapter)
         facts = verdict.facts.model_dump() if verdict and verdict.facts else None
@@ -286,7 +286,7 @@ class AdapterDetail(BaseModel):
             for alias, wish in sorted(shelf.aliases.named.items())
         }
         versions = sorted(shelf.versions | residency.wanted.named(name))
-        figures: Mapping[str, Figures] = online.versions if online else {}
+        figures: Mapping[str, VersionUse] = online.versions if online else {}
         return cls(
             name=name,
             pinned=shelf.aliases.pinned,

@@ -16,7 +16,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from service.calibration import MOST_POINTS, MOST_STEPS, Calibration, Covered, Figures, log_odds, sigmoid
+from service.calibration import MOST_POINTS, MOST_STEPS, Calibration, CalibrationErrors, Covered, log_odds, sigmoid
 from trainer.adapter.version import now, trainer_version
 from trainer.data.row import Row
 from trainer.errors import OptionError
@@ -91,8 +91,8 @@ def calibrate(rows: Sequence[Row], said: Sequence[Said], precision: str) -> Cali
         curve=_curve(unseen[method], hits),
         rows=len(known),
         images=len({row.image for row, _, _ in known if row.image}),
-        before=_figures(sure, hits),
-        after=_figures(unseen[method], hits),
+        before=_errors(sure, hits),
+        after=_errors(unseen[method], hits),
         precision=precision,
         made=now(),
         trainer=trainer_version(),
@@ -154,8 +154,9 @@ def _curve(sure: Floats, hits: Floats) -> tuple[Covered, ...]:
     )
 
 
-def _figures(sure: Floats, hits: Floats) -> Figures:
-    return Figures(ece=round(figures.ece(sure, hits), _DIGITS), brier=round(figures.brier(sure, hits), _DIGITS))
+def _errors(sure: Floats, hits: Floats) -> CalibrationErrors:
+    ece, brier = figures.ece(sure, hits), figures.brier(sure, hits)
+    return CalibrationErrors(ece=round(ece, _DIGITS), brier=round(brier, _DIGITS))
 
 
 def _thinned(found: Sequence[_T], most: int) -> list[_T]:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.calibration import Covered
+
 BINS = 15
 # The shares of wrong answers for which reports tell how many questions can be answered.
 RISKS = (0.01, 0.05, 0.1)
@@ -31,15 +33,6 @@ class Bin:
     confidence: float
     right: float
     count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Covered:
-    """Of all answers the share `coverage` has a confidence of at least `threshold`; of these `risk` is wrong."""
-
-    threshold: float
-    coverage: float
-    risk: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +106,7 @@ def risk_coverage(confidences: Sequence[float] | Floats, right: Sequence[bool] |
     answered = np.cumsum(counts)
     risks = np.cumsum(wrong) / answered
     return tuple(
-        Covered(float(value), float(covered), float(risk))
+        Covered(threshold=float(value), coverage=float(covered), risk=float(risk))
         for value, covered, risk in zip(values, answered / len(sure), risks, strict=True)
     )
 

@@ -1,5 +1,6 @@
 """Every row asked of a base checkpoint and of adapters in this process: no service, no engine."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -44,9 +45,11 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
     for adapter in adapters:
         seen, calibration = adapter.trained_on(states.digests), adapter.calibration()
         for beams in options.beams:
-            found = _calibrated(_through(adapter, checkpoint, rows, states, tokens, beams), calibration)
-            given = (source, adapter.name, rows, base[beams], found)
-            evaluation = Evaluation.of(*given, seen, adapter.origin, options.seed, beams)
+            began = time.monotonic()
+            found = _through(adapter, checkpoint, rows, states, tokens, beams)
+            seconds = time.monotonic() - began
+            given = (source, adapter.name, rows, base[beams], _calibrated(found, calibration))
+            evaluation = Evaluation.of(*given, seen, adapter.origin, options.seed, beams, seconds)
             drawn = options.blind_rows, options.seed
             blind = control(adapter, checkpoint, rows, evaluation.answers, *drawn, tokens, beams)
             evaluations.append(replace(evaluation, blind=blind))

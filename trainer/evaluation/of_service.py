@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -53,8 +54,11 @@ async def ask_service(url: str, options: EvaluateOptions, rows: Sequence[Row]) -
         evaluations = []
         for name in options.adapter:
             for beams in options.beams:
+                began = time.monotonic()
                 said = await _ask_all(client, rows, name, options, beams)
-                found = Evaluation.of(source, name, rows, base[beams], said, seed=options.seed, beams=beams)
+                seconds = time.monotonic() - began
+                given = (source, name, rows, base[beams], said)
+                found = Evaluation.of(*given, seed=options.seed, beams=beams, seconds=seconds)
                 evaluations.append(replace(found, blind=await _blind(client, found, options)))
         return evaluations
 

@@ -44,7 +44,8 @@ class Evaluation:
     `seen` are the rows' images that the adapter was trained on, `run` the directory of its training run, where known;
     `seed` is of the intervals, `beams` of the search for each answer. The confidences are as many as rows, or none; one
     may be None. `calibrated` are the adapter's by its version's calibration. `blind` is the control
-    without images, or why it was not made; None where no adapter is compared.
+    without images, or why it was not made; None where no adapter is compared. `seconds` is how long the adapter took
+    for all rows, where that was timed.
     """
 
     source: Source
@@ -60,6 +61,7 @@ class Evaluation:
     confidences: tuple[float | None, ...] = ()
     calibrated: tuple[float | None, ...] = ()
     blind: Blind | NotAsked | None = None
+    seconds: float | None = None
 
     @property
     def name(self) -> str:
@@ -78,12 +80,13 @@ class Evaluation:
         run: Path | None = None,
         seed: int = 0,
         beams: int = 1,
+        seconds: float | None = None,
     ) -> "Evaluation":
         """What was said with its confidences."""
         texts = tuple(each.text for each in base), tuple(each.text for each in said)
         sure = tuple(each.confidence for each in base), tuple(each.confidence for each in said)
         calibrated = tuple(each.calibrated for each in said)
-        return cls(source, adapter, tuple(rows), *texts, seen, run, seed, beams, *sure, calibrated)
+        return cls(source, adapter, tuple(rows), *texts, seen, run, seed, beams, *sure, calibrated, seconds=seconds)
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
@@ -153,6 +156,7 @@ class Evaluation:
             "adapter": self.adapter,
         }
         facts |= {"beams": self.beams} if self.beams > 1 else {}
+        facts |= {"seconds": round(self.seconds, 2)} if self.seconds is not None else {}
         counts = {"rows": self.total.rows, "base_right": self.total.base, "adapter_right": self.total.adapter}
         metrics = {
             found.metric: {name: _ends(getattr(found, name)) for name in ("base", "adapter", "gain")}
@@ -172,16 +176,20 @@ class Evaluation:
 
 
 def table(evaluations: Sequence[Evaluation]) -> str:
-    """The main metric side by side in percent, a line for each source, adapter and category."""
+    """The main metric side by side in percent, a line for each source, adapter and category.
+
+    Behind the line of all rows stands how many seconds the adapter took for them, where that was timed.
+    """
     wide = max(12, *(len(each.name) for each in evaluations))
     head = f"{'base model':<20} {'precision':<9} {'adapter':<{wide}} {'rows':<12} {'count':>6}"
-    lines = [f"{head} {'base %':>20} {'adapter %':>20} {'gain, points':>20}"]
+    lines = [f"{head} {'base %':>20} {'adapter %':>20} {'gain, points':>20} {'seconds':>8}"]
     for each in evaluations:
         for found in each.measures:
             if found.metric == MAIN_METRIC:
                 ends = (f"{percent(end):>20}" for end in (found.base, found.adapter, found.gain))
                 facts = f"{each.source.base_id:<20} {each.source.precision:<9} {each.name:<{wide}} {found.category:<12}"
-                lines.append(" ".join([f"{facts} {found.rows:>6}", *ends]))
+                took = [f"{each.seconds:>8.1f}"] if found.category == ALL and each.seconds is not None else []
+                lines.append(" ".join([f"{facts} {found.rows:>6}", *ends, *took]))
     return "\n".join(lines)
 
 

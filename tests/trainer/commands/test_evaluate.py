@@ -18,7 +18,7 @@ from PIL import Image
 
 from loadtest.store.stores import files_of
 from service.adapters.store import Store
-from service.calibration import FILE, Calibration, Covered, Figures
+from service.calibration import FILE, Calibration, CalibrationErrors, Covered
 from service.errors import AdapterRefused
 from service.images import Preparation
 from tests.conftest import ADAPTERS, ROOT, Running, png
@@ -168,6 +168,9 @@ async def test_numbers_of_beams_are_compared_in_one_command(
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line).get("beams", 1) for line in lines[:2]] == [1, 2]
     assert any("digits, 2 beams" in line for line in lines[2:])
+    seconds = [json.loads(line)["seconds"] for line in lines[:2]]
+    of_all = [line for line in lines[3:] if " all " in line]
+    assert [float(line.split()[-1]) for line in of_all] == pytest.approx(seconds, abs=0.1)
 
 
 @pytest.mark.parametrize(("beams", "said"), [("2,2", "gives a number twice"), ("9", "less than or equal to 8")])
@@ -252,7 +255,7 @@ def test_held_out_images_that_the_adapter_was_trained_on_are_told(
 def test_what_a_versions_calibration_makes_of_its_confidence_stands_beside_the_raw(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    none = Figures(ece=0, brier=0)
+    none = CalibrationErrors(ece=0, brier=0)
     curve = (Covered(threshold=0, coverage=1, risk=0.5),)
     facts = {"rows": 60, "images": 60, "before": none, "after": none, "precision": "int4", "made": "", "trainer": ""}
     half = Calibration(method="platt", slope=0.5, intercept=-1, curve=curve, **facts)
