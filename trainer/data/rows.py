@@ -1,12 +1,13 @@
 r"""A set of any form -> rows, one by one.
 
-What this project writes itself is JSON lines of these two forms:
+What this project writes itself is JSON lines of these forms:
 
     {"id"?, "image"?, "category"?, "answers"?, "question", "answer"}
-    {"id"?, "image"?, "category"?, "conversations": [{"from": "human", "value": "<image>\n…"}, {"from": "gpt", …}]}
+    {"id"?, "image"?, "category"?, "answers"?, "conversations": [{"from": "human", "value": "…"}, {"from": "gpt", …}]}
     {"id"?, "image"?, "category"?, "question", "chosen", "rejected"}
 
 A record is one row: a conversation of one question and answer, or of several, where each may rest on those before it.
+`answers` are all right answers to the last question, where there are several; any form may have `counted_in`, a list.
 Every fault of every record is found in one pass; pixels are not looked at (check.py does). Other forms are in forms/.
 """
 

@@ -63,8 +63,8 @@ class Writer:
             record["conversations"] = [{"from": SPEAKERS[n % 2], "value": value} for n, value in enumerate(values)]
         else:
             record |= {"question": row.question, "answer" if row.rejected is None else "chosen": row.answer}
-            if row.answers:
-                record["answers"] = list(row.answers)
+        if row.answers:
+            record["answers"] = list(row.answers)
         if row.rejected is not None:
             record["rejected"] = row.rejected
         if row.image is not None:

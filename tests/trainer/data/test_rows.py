@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from tests.conftest import png
 from trainer.data.row import Row
 from trainer.data.rows import read_rows
 from trainer.data.split import split
+from trainer.data.stream import RowFile
+from trainer.data.write import Report, writing
 from trainer.errors import DataError, OptionError
 
 
@@ -114,3 +117,38 @@ def test_a_split_keeps_images_whole_and_depends_on_the_seed_alone(images: int, s
     assert not {row.image for row in train} & {row.image for row in held_out}
     assert len(train) + len(held_out) == len(rows)
     assert split(rows[::-1], share, seed, digests)[1] == held_out[::-1]
+
+
+_WORDS = st.text(st.characters(categories=("L", "Nd", "P", "Zs")), min_size=1, max_size=12).map(str.strip).filter(bool)
+_EXCHANGE = st.tuples(_WORDS, _WORDS)
+# A strategy for every field of a row but `place`, which says where it was read.
+_FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "id": st.sampled_from(["x", "12", "a b"]),
+    "image": st.sampled_from([None, "a.png"]),
+    "question": _WORDS,
+    "answer": _WORDS,
+    "category": _WORDS,
+    "history": st.lists(_EXCHANGE, max_size=2).map(tuple),
+    "answers": st.just(()) | st.lists(_WORDS, min_size=2, max_size=4).map(tuple),
+    "rejected": st.none() | _WORDS,
+    "groups": st.lists(_WORDS, max_size=2).map(tuple),
+}
+
+
+def test_every_field_of_a_row_is_in_the_round_trip() -> None:
+    assert {field.name for field in fields(Row)} - {"place"} == _FIELDS.keys()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.fixed_dictionaries(_FIELDS).filter(lambda row: row["rejected"] != row["answer"]))
+def test_a_row_that_is_written_is_read_back_with_all_its_fields(tmp_path: Path, given_: dict[str, Any]) -> None:
+    """By `read_rows`, and of a list by a training, which copies its rows into a file of its own."""
+    (tmp_path / "a.png").write_bytes(png())
+    row = Row(**given_ | {"image": given_["image"] and str(tmp_path / given_["image"])})
+    file = tmp_path / "written.jsonl"
+    with writing(str(file), str(tmp_path), Report()) as writer:
+        writer.write(row)
+    images = str(tmp_path) if row.image else ""
+    assert read_rows(file, images) == [row]
+    (tmp_path / "list.json").write_text(f"[{file.read_text()}]")
+    assert list(RowFile(str(tmp_path / "list.json"), images)) == [row]

@@ -57,16 +57,23 @@ def _said(
     found: dict[str, Found], pictures: list[Picture], notes: Notes
 ) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
     if "talk" in found:
-        for other in ("question", "answer", "answers", "caption", "input"):
+        for other in ("question", "answer", "caption", "input"):
             if other in found:
                 key = found[other].key
                 notes.fault(f"has both {found['talk'].key!r} and {key!r}: --ignore {key}")
-        return _talk(found, found["talk"].value, pictures, notes), ()
+        return _talk(found, found["talk"].value, pictures, notes), _several(found, notes)
     prompt = found["question"].value if "question" in found else None
     if isinstance(prompt, list) and prompt and all(isinstance(turn, Mapping) for turn in prompt):
         answer = found["answer"].value if "answer" in found else None
-        return _talk(found, [*prompt, *(answer if isinstance(answer, list) else [])], pictures, notes), ()
+        turns = [*prompt, *(answer if isinstance(answer, list) else [])]
+        return _talk(found, turns, pictures, notes), _several(found, notes)
     return _flat(found, pictures, notes)
+
+
+def _several(found: dict[str, Found], notes: Notes) -> tuple[str, ...]:
+    """All right answers to a conversation's last question, where several are given beside its turns."""
+    several = values.answers(found["answers"].value, "answers", notes) if "answers" in found else ()
+    return several if len(several) > 1 else ()
 
 
 def _talk(found: dict[str, Found], value: Any, pictures: list[Picture], notes: Notes) -> list[tuple[str, str]]:
