@@ -22,7 +22,7 @@ from trainer.config.training import TrainOptions
 from trainer.data.digests import IMAGES, data_digest, image_list
 from trainer.data.forms.reading import Reading
 from trainer.data.row import Row, asked
-from trainer.data.split import read_sides, sample
+from trainer.data.split import read_sides, sample, sample_of_both
 from trainer.disk import check_folder
 from trainer.errors import OptionError
 from trainer.evaluation.comparison import compare
@@ -62,7 +62,8 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
     sides = read_sides(
         options.sets, options.eval_data, options.holdout, options.seed, options.feature_cache, Reading.of(options)
     )
-    rows, held_out = sides.train, sample(sides.held_out, options.score_rows, options.seed)
+    draw = sample if options.experts == "none" else sample_of_both
+    rows, held_out = sides.train, draw(sides.held_out, options.score_rows, options.seed)
     log.info("%d training rows, %d held out, %d of these scored", len(rows), len(sides.held_out), len(held_out))
     if options.experts != "none":
         _check_both_kinds(rows, held_out)

@@ -114,6 +114,15 @@ def sample(rows: Sequence[Row], limit: int, seed: int) -> list[Row]:
     return [rows[place] for place in sorted(chosen)]
 
 
+def sample_of_both(rows: Sequence[Row], limit: int, seed: int) -> list[Row]:
+    """`sample` of the rows with an image, then of those of text, each their share and a quarter of `limit` at least."""
+    textual = np.fromiter((row.image is None for row in rows), dtype=bool, count=len(rows))
+    least = limit // 4
+    of_text = min(max(round(limit * textual.mean()), least), limit - least, int(textual.sum()))
+    parts = ((~textual, limit - of_text), (textual, of_text))
+    return [row for which, most in parts for row in sample(Chosen(rows, np.flatnonzero(which)), most, seed)]
+
+
 def held_out(row: Row, holdout: float, seed: int, digests: Mapping[str, str]) -> bool:
     """Which side a row is on: all rows of an image, under whichever names it lies, are on the same."""
     key = f"{seed}:{_content(row, digests)}"

@@ -59,7 +59,8 @@ def choose_probes(
             won = [each for each in found if each.won and member != TEXT]
             return _probes(won or found, preparation)
     who = f"the adapter's {member} member" if member else "the adapter"
-    raise NoGain(f"{who} answers {len(rows)} questions as its base does: nothing to publish")
+    more = "; a higher --score-rows asks it more of them" if member else ""
+    raise NoGain(f"{who} answers {len(rows)} questions as its base does: nothing to publish{more}")
 
 
 def _sure(_base: Prediction, adapter: Prediction) -> int:

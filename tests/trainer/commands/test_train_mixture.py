@@ -39,6 +39,7 @@ def trained(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("mixture")
     named = ["--name", "codes", "--experts", "mixture", "--rank", "8", "--text-share", "0.3", "--epochs", "8"]
     learning = ["--learning-rate", "5e-3", "--rows-per-step", "16", "--holdout", "0.2", "--model", MODEL]
+    learning += ["--score-rows", "12"]  # few, of which a quarter at least is text
     places = ["--store", str(work / "store"), "--output", str(work / "run"), "--feature-cache", str(work / "features")]
     assert main(["train", "--data", str(rows), "--images", str(rows.parent), *named, *learning, *places]) == 0
     return work

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.conftest import png
 from trainer.data.row import Row
 from trainer.data.rows import read_rows
-from trainer.data.split import split
+from trainer.data.split import sample_of_both, split
 from trainer.data.stream import RowFile
 from trainer.data.write import Report, writing
 from trainer.errors import DataError, OptionError
@@ -117,6 +117,16 @@ def test_a_split_keeps_images_whole_and_depends_on_the_seed_alone(images: int, s
     assert not {row.image for row in train} & {row.image for row in held_out}
     assert len(train) + len(held_out) == len(rows)
     assert split(rows[::-1], share, seed, digests)[1] == held_out[::-1]
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 80), st.integers(0, 5))
+def test_a_sample_of_both_kinds_has_enough_of_each(pictured: int, textual: int, limit: int, seed: int) -> None:
+    rows = [Row(f"{i}", f"{i}.png", "q", "a", "all") for i in range(pictured)]
+    rows += [Row(f"t{i}", None, "q", "a", "all") for i in range(textual)]
+    found = sample_of_both(rows, limit, seed)
+    assert len({row.id for row in found}) == len(found) <= max(limit, 2)
+    for count, kind in ((pictured, True), (textual, False)):
+        assert sum((row.image is not None) == kind for row in found) >= max(min(count, limit // 4), 1)
 
 
 _WORDS = st.text(st.characters(categories=("L", "Nd", "P", "Zs")), min_size=1, max_size=12).map(str.strip).filter(bool)
