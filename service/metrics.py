@@ -9,7 +9,7 @@ from collections import Counter as Tally
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import PackageNotFoundError, version
 
@@ -44,16 +44,18 @@ class Affinity(Collector):
     """Which adapters this replica has at hand, by the names callers give them: one sample, whose value is Unix time.
 
     `running` are those asked last, as many as share a batch; `waiting` those that requests wait for beside them.
+    `max_lora` is how many names fit a batch, which a router compares with these: a mixture among those `running` takes
+    two of the engine's places under one name, so that one name less fits.
     """
 
     def __init__(self, max_loras: int) -> None:
         self._max = max_loras
-        self._running: OrderedDict[Hashable, set[str]] = OrderedDict()
+        self._running: OrderedDict[Hashable, _Running] = OrderedDict()
         self._waiting: Tally[str] = Tally()
 
     @contextmanager
-    def wait(self, adapter: Hashable, name: str | None) -> Iterator[Callable[[], None]]:
-        """A request waits for an adapter until it calls what this gives, or the block ends."""
+    def wait(self, adapter: Hashable, name: str | None) -> Iterator[Callable[[int], None]]:
+        """A request waits for an adapter until it calls what this gives, with its places, or the block ends."""
         names = {name} if name else set[str]()
         self._waiting.update(names)
         waits = True
@@ -65,11 +67,11 @@ class Affinity(Collector):
                 self._waiting += Tally()  # drops what is 0
             waits = False
 
-        def use() -> None:
+        def use(places: int) -> None:
             stop()
-            self._running.setdefault(adapter, set()).update(names)
+            self._running.setdefault(adapter, _Running(places)).names.update(names)
             self._running.move_to_end(adapter)
-            while len(self._running) > self._max:
+            while len(self._running) > 1 and self._places() > self._max:
                 self._running.popitem(last=False)
 
         try:
@@ -79,16 +81,27 @@ class Affinity(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The one sample, for Prometheus."""
-        running = sorted(set().union(*self._running.values()))
+        running = sorted(set().union(*(each.names for each in self._running.values())))
         waiting = sorted(self._waiting.keys() - set(running))
         labels = {
-            "max_lora": str(self._max),
+            "max_lora": str(max(1, self._max - self._places() + len(self._running))),
             "running_lora_adapters": ",".join(running),
             "waiting_lora_adapters": ",".join(waiting),
         }
         family = GaugeMetricFamily(LORA_INFO, "Adapters at hand, and waited for", labels=list(labels))
         family.add_metric(list(labels.values()), time.time())
         yield family
+
+    def _places(self) -> int:
+        return sum(each.places for each in self._running.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """An adapter that was asked lately: the places it takes in the engine, of a mixture two, and by which names."""
+
+    places: int
+    names: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)

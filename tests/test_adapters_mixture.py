@@ -21,6 +21,7 @@ from service.engine.fake import FakeEngine, sign
 from service.errors import AdapterNotFound
 from service.images import Preparation, picture
 from service.members import MEMBERS, MIXTURE, members
+from service.metrics import Affinity
 from service.prompt import Prompt
 from service.settings import Settings
 from service.types import Adapter, Query
@@ -90,6 +91,24 @@ async def test_each_member_answers_its_own_questions(
     for pictures, member in ((0, "text"), (1, "image"), (2, "image")):
         assert await answered(replica, "m", pictures) == sign(files[f"{member}/{WEIGHTS}"])
     assert replica.residency.status(adapter).reason is None
+
+
+async def test_a_router_is_told_that_a_mixture_takes_two_places(
+    store: Store, replica: Replica, maker: Maker, tmp_path: Path
+) -> None:
+    store.publish("m", await mixture(maker, "m", tmp_path))
+    for name in ("a", "b"):
+        store.publish(name, await maker.make(name))
+    await replica.residency.reconcile()
+    found = []
+    replica.residency.affinity = affinity = Affinity(max_loras=3)
+    for name in ("a", "m", "b"):
+        await answered(replica, name, pictures=1)
+        (family,) = affinity.collect()
+        labels = family.samples[0].labels
+        found.append((labels["running_lora_adapters"], labels["max_lora"]))
+    # Of three places a takes one and m two, so that two names fit; b then takes that of a.
+    assert found == [("a", "3"), ("a,m", "2"), ("b,m", "2")]
 
 
 async def test_a_change_in_a_member_is_another_version(store: Store, maker: Maker, tmp_path: Path) -> None:

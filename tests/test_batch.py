@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ from tests.test_streaming import events
 async def batch(running: Running, *questions: Any, **fields: Any) -> httpx.Response:
     body = {"image": data_url(png()), "questions": questions} | fields
     return await running.client.post("/v1/vqa/batch", json=body)
+
+
+def outcomes(running: Running) -> Counter[str]:
+    """How many questions came to which end."""
+    found = Counter[str]()
+    for family in running.app.state.service.metrics.requests.collect():
+        for sample in family.samples:
+            if sample.name == "vqa_requests_total":
+                found[sample.labels["outcome"]] += int(sample.value)
+    return found
 
 
 @pytest.fixture
@@ -91,11 +102,20 @@ async def test_every_question_through_every_adapter(fake: Running) -> None:
 
 async def test_a_question_that_fails_fails_alone(fake: Running) -> None:
     questions = [QUESTION, {"question": QUESTION, "adapter": "nope"}, {"question": "what is it? " * 1000}, "  "]
+    counted = outcomes(fake)
     response = await batch(fake, *questions)
+    assert response.status_code == 200
     good, *bad = response.raise_for_status().json()["results"]
     assert good["answer"]
     assert [result["error"]["code"] for result in bad] == ["adapter_not_found", "prompt_too_long", "invalid_request"]
     assert {result["error"]["request_id"] for result in bad} == {response.headers["x-request-id"]}
+    assert outcomes(fake) - counted == Counter(["ok", *(result["error"]["code"] for result in bad)])
+
+
+async def test_the_document_says_that_questions_fail_within_a_200(fake: Running) -> None:
+    route = (await fake.client.get("/openapi.json")).json()["paths"]["/v1/vqa/batch"]["post"]
+    assert "200 also where some or all of them failed" in route["responses"]["200"]["description"]
+    assert "look for `error` in each result" in route["description"]
 
 
 async def test_a_broken_image_is_every_question_s_error_and_is_fetched_once(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Lease:
         self._held = ExitStack()
         self._version: Version | None = None
         self.release: Release | None = None
-        self._used: Callable[[], None] = lambda: None
+        self._used: Callable[[int], None] = lambda _places: None
         if reference is not None:
             self._take()
 
@@ -85,7 +85,7 @@ class Lease:
                 if self._version.adapter == refused:
                     raise
                 continue
-            self._used()
+            self._used(self._version.places)
             try:
                 yield self._version.adapter
             finally:

@@ -87,17 +87,21 @@ class Store:
         return self.catalog().names()
 
     def stable(self, name: str) -> Adapter:
-        """The version that the alias `stable` names, its files here.
+        """The version that the alias `stable` names; see `named`."""
+        return self.named(name, STABLE)
+
+    def named(self, name: str, alias: str) -> Adapter:
+        """The version that an alias of an adapter names, its files here.
 
         Raises:
-            AdapterNotFound: no such adapter, or the alias names a version that is not there.
+            AdapterNotFound: no such adapter or alias, or the alias names a version that is not there.
         """
         catalog = self.catalog()
         if name not in catalog.shelves:
             raise AdapterNotFound(f"no adapter {name!r} in {self.root}; there are: {some(catalog.names())}")
-        version = routing.version_of(name, catalog.shelves[name], STABLE)
+        version = routing.version_of(name, catalog.shelves[name], alias)
         if version not in catalog.shelves[name].versions:
-            raise AdapterNotFound(f"{name}'s stable version {version[:12]} is not in {self.root}")
+            raise AdapterNotFound(f"{name}'s {alias} version {version[:12]} is not in {self.root}")
         adapter = self.at(name, version)
         self._files.fetch(_folder(adapter))
         return adapter

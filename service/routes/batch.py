@@ -18,9 +18,20 @@ router = APIRouter(tags=["questions"], route_class=Direct)
 _PATH = "/v1/vqa/batch"
 
 
-@router.post(_PATH, openapi_extra=documented(_PATH, BatchRequest), response_model=BatchResponse)
+_ANSWERED = "for each question, in order, its answer or its `error`; 200 also where some or all of them failed"
+
+
+@router.post(
+    _PATH,
+    openapi_extra=documented(_PATH, BatchRequest),
+    response_model=BatchResponse,
+    response_description=_ANSWERED,
+)
 async def ask_all(request: Request, service: Running, tenant: Asker, key: RequestKey = None) -> Response:
-    """Answer each question, or say what is wrong with it; each counts as a request of its own.
+    """Answer each question, or say what is wrong with it; each counts as a request of its own, in metrics too.
+
+    The status is 200 whatever came of the questions: look for `error` in each result, whose `code` is the one that
+    `POST /v1/vqa` gives. Another status means that none was asked: the body, the key, its rate, or too many questions.
 
     They wait for one another where your key may have fewer requests at once.
     """

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from service.adapters.aliases import STABLE
 from service.adapters.store import Store
 from service.members import CONFIG, members
 from trainer.adapter.local import LocalAdapter
@@ -12,14 +13,17 @@ from trainer.training.run import is_run, learnt
 def find(name: str, store: Path, option: str = "--adapter") -> LocalAdapter:
     """What `name` means: an adapter of the store, a directory of PEFT's files, or what a training run has learnt.
 
-    `option` is where it was given.
+    Of the store NAME is the stable version, and NAME@ALIAS, as NAME@canary, the one that alias names. `option` is where
+    it was given.
 
     Raises:
         OptionError: none of these.
+        AdapterNotFound: the adapter has no such alias.
     """
     held = Store(store).names() if store.exists() else []  # it comes to be with the first that is published
-    if name in held:
-        path = Store(store).stable(name).path
+    adapter, _, alias = name.partition("@")
+    if adapter in held:
+        path = Store(store).named(adapter, alias or STABLE).path
         return LocalAdapter(name, path, path)
     origin = Path(name)
     if any((folder / CONFIG).is_file() for folder in members(origin).values()):

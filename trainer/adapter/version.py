@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import LlavaForConditionalGeneration
 
 from service.adapters import manifest as manifests
+from service.adapters.aliases import CANARY
 from service.adapters.directory import files_of
 from service.adapters.manifest import Manifest
 from service.adapters.store import Store
@@ -51,10 +52,15 @@ def write_version(
     return Store(store).publish(manifest.name, files, canary)
 
 
-def add_calibration(store: Path, adapter: Adapter, calibration: Calibration) -> Adapter:
-    """Publish a version's files again with a calibration beside them, in place of one that was there."""
+def add_calibration(store: Path, adapter: Adapter, calibration: Calibration, alias: str) -> Adapter:
+    """Publish a version's files again with a calibration beside them, in place of one that was there.
+
+    The new version takes the place of the old one as `alias`, stable or canary; a canary keeps its share.
+    """
     files = {name: file.read_bytes() for name, file in files_of(adapter.path).items()}
-    return Store(store).publish(adapter.name, files | {CALIBRATION: _written(calibration)})
+    held = Store(store)
+    share = held.catalog().shelves[adapter.name].aliases.named[CANARY].weight if alias == CANARY else None
+    return held.publish(adapter.name, files | {CALIBRATION: _written(calibration)}, share)
 
 
 def _written(calibration: Calibration) -> bytes:

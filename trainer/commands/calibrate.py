@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+from service.adapters.aliases import STABLE
 from service.adapters.store import Store
 from service.types import Adapter
 from trainer.adapter.local import LocalAdapter
@@ -23,27 +24,28 @@ log = logging.getLogger(__name__)
 
 
 def calibrate(options: CalibrateOptions) -> Adapter:
-    """Publish the adapter's stable version again with a calibration; its weights stay as they are.
+    """Publish the adapter's stable version, or its canary, again with a calibration; its weights stay as they are.
 
     Rows about images that it was trained on are left out: it is surer of these than of any it will be asked about.
 
     Raises:
         OptionError: an adapter or a service that cannot be asked, or too few rows, right answers or wrong ones.
         DataError: faulty rows.
-        AdapterNotFound: the store has no such adapter.
+        AdapterNotFound: the store has no such adapter, or it has no canary.
         AdapterRefused, FileNotFoundError: in process, it does not fit `options.model`, or that is no checkpoint.
     """
     if options.model and options.url:
         raise OptionError("--model asks in process and --url a service: give one of them")
     check_folder("--store", options.store)
     # 1. The version, and rows that it was not trained on.
-    adapter = Store(options.store).stable(options.adapter)
+    name, _, alias = options.adapter.partition("@")
+    adapter = Store(options.store).named(name, alias or STABLE)
     local = LocalAdapter(adapter.name, adapter.path, adapter.path)
     rows = asked(sample(_unseen(options, local), options.score_rows, options.seed))
     # 2. What it answers, and how surely.
     said, precision = _said(options, adapter, local, rows)
     # 3. The same files and the calibration, as a version of their own.
-    published = add_calibration(options.store, adapter, fitted(rows, said, precision))
+    published = add_calibration(options.store, adapter, fitted(rows, said, precision), alias or STABLE)
     log.info("published %s as %s", published.key, published.path)
     return published
 

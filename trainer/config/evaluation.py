@@ -5,11 +5,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from service.adapters.aliases import AliasName
+from service.adapters.aliases import CANARY, NAME, AliasName
 from service.embedded import embedded
 from trainer.config.fields import (
     BLIND_ROWS,
-    CANARY,
     GATE,
     MAX_TOKENS,
     BlindRows,
@@ -20,6 +19,7 @@ from trainer.config.fields import (
     Rank,
     Seed,
 )
+from trainer.config.fields import CANARY as SHARE
 from trainer.config.reading import ReadingOptions
 
 # As many as the service takes.
@@ -34,7 +34,8 @@ class EvaluateOptions(Configured, ReadingOptions):
         "python -m trainer evaluate --adapter meters --data held-out.jsonl --images photos --model models/tiny-llava",
     )
     adapter: list[str] = Field(
-        min_length=1, description="adapter to compare with the base; several are compared. In process: a run too"
+        min_length=1,
+        description="adapter to compare with the base, NAME or NAME@canary; of several each; in process a run too",
     )
     data: str = Field(description="held-out rows, in any form that training takes")
     images: str = Field("", description="the folder that the rows' image names are relative to [they are text alone]")
@@ -71,7 +72,10 @@ class CalibrateOptions(Configured, ReadingOptions):
         "python -m trainer calibrate --adapter meters --data held-out.jsonl --images photos --url http://127.0.0.1:8000",
         "python -m trainer calibrate --adapter meters --data held-out.jsonl --images photos --model llava-int4",
     )
-    adapter: AliasName = Field(description="the adapter; what it is released as now gets the calibration")
+    adapter: str = Field(
+        pattern=rf"^{NAME}(@{CANARY})?$",
+        description="the adapter: NAME, whose stable version gets the calibration, or NAME@canary, whose canary does",
+    )
     data: str = Field(description="held-out rows, in any form that training takes; 50 at least, 1000 are better")
     images: str = Field("", description="the folder that the rows' image names are relative to [they are text alone]")
     store: Path = Field(Path("adapters"), description="the adapter store to read it from and publish into")
@@ -110,7 +114,7 @@ class PublishOptions(Configured, ReadingOptions):
     images: str | None = Field(None, description="the folder that the rows' image names are relative to")
     limit: int | None = Field(None, gt=0, description="only the first rows")
     gate: Gate = Field("auto", description=GATE)
-    canary: Canary = Field(None, description=CANARY)
+    canary: Canary = Field(None, description=SHARE)
     max_tokens: MaxTokens | None = Field(None, description=MAX_TOKENS)
     blind_rows: BlindRows = Field(200, description=f"of --data: {BLIND_ROWS}")
     report: str | None = Field(None, description="also write the scores as one HTML page to this path or URL")

@@ -13,6 +13,7 @@ import httpx
 from PIL import Image
 from tqdm import tqdm
 
+from service.adapters.aliases import STABLE
 from service.types import Turn
 from trainer.config.evaluation import CalibrateOptions, EvaluateOptions
 from trainer.data.files import read
@@ -85,12 +86,13 @@ async def _grey(client: httpx.AsyncClient, adapter: str) -> bytes:
     Raises:
         OptionError: the service does not tell them.
     """
-    response = await client.get(f"/v1/adapters/{adapter}")
+    name, _, alias = adapter.partition("@")
+    response = await client.get(f"/v1/adapters/{name}")
     if response.is_error:
         raise OptionError(f"the service does not tell of the adapter: {response.status_code}: {response.text[:300]}")
     told = response.json()
-    stable = told["aliases"]["stable"]["version"]
-    (manifest,) = (each["manifest"] for each in told["versions"] if each["version"] == stable)
+    version = told["aliases"][alias or STABLE]["version"]
+    (manifest,) = (each["manifest"] for each in told["versions"] if each["version"] == version)
     if manifest is None:
         raise OptionError("the version has no manifest, which would tell the colour of the grey picture")
     size, colour = manifest["preparation"]["size"], tuple(manifest["preparation"]["colour"])
@@ -109,7 +111,7 @@ async def ask_version(
     """
     limits = httpx.Limits(max_connections=options.clients)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
-        served = await _served(client, url, [reference.partition("@")[0]])
+        served = await _served(client, url, [reference])
         return await _ask_all(client, rows, reference, options), served["base"]["precision"]
 
 
@@ -123,7 +125,7 @@ async def _served(client: httpx.AsyncClient, url: str, adapters: Sequence[str]) 
     except httpx.HTTPError as error:
         raise OptionError(f"--url {url}: no service is ready there ({error}); `make serve` starts one") from error
     names = [entry["name"] for entry in served["adapters"]]
-    if unknown := [adapter for adapter in adapters if adapter not in names]:
+    if unknown := [adapter for adapter in adapters if adapter.partition("@")[0] not in names]:
         raise OptionError(f"--adapter {', '.join(unknown)}: {url} serves {', '.join(names) or 'no adapter'}")
     return served
 

@@ -30,8 +30,8 @@ def held_out(codes: Path, tmp_path: Path) -> Path:
     return tmp_path / "held-out.jsonl"
 
 
-def run(held_out: Path, codes: Path, store: Path, *more: str) -> int:
-    given = ["--adapter", "shapes", "--data", str(held_out), "--images", str(codes), "--store", str(store)]
+def run(held_out: Path, codes: Path, store: Path, *more: str, adapter: str = "shapes") -> int:
+    given = ["--adapter", adapter, "--data", str(held_out), "--images", str(codes), "--store", str(store)]
     return main(["calibrate", *given, *more])
 
 
@@ -55,6 +55,22 @@ def test_a_new_version_has_the_calibration_and_the_old_weights(held_out: Path, c
     again = read_calibration(Store(store).stable("shapes").path)
     assert again is not None
     assert again.rows == 55
+
+
+def test_a_canary_is_calibrated_in_its_place_and_keeps_its_share(held_out: Path, codes: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    files = {name: content for name, content in files_of(Store(ADAPTERS).stable("shapes")).items() if name != FILE}
+    stable = store.publish("shapes", files)
+    assert run(held_out, codes, tmp_path / "store", "--model", MODEL, adapter="shapes@canary") == 2  # there is none yet
+    canary = store.publish("shapes", files | {"README.md": b"another"}, 0.2)
+    assert run(held_out, codes, tmp_path / "store", "--model", MODEL, adapter="shapes@canary") == 0
+    named = store.catalog().shelves["shapes"].aliases.named
+    assert named["stable"].version == stable.version
+    assert named["canary"].version not in (stable.version, canary.version)
+    assert named["canary"].weight == 0.2
+    found = store.named("shapes", "canary")
+    assert files_of(found)["README.md"] == b"another"
+    assert read_calibration(found.path) is not None
 
 
 def test_images_that_the_adapter_was_trained_on_are_left_out(

@@ -19,7 +19,7 @@ from PIL import Image
 from loadtest.store.stores import files_of
 from service.adapters.store import Store
 from service.calibration import FILE, Calibration, CalibrationErrors, Covered
-from service.errors import AdapterRefused
+from service.errors import AdapterNotFound, AdapterRefused
 from service.images import Preparation
 from tests.conftest import ADAPTERS, ROOT, Running, png
 from trainer.__main__ import main
@@ -211,6 +211,17 @@ def test_in_process_the_base_is_itself_again_behind_every_adapter(data: Path) ->
     by_category = {found.category: found for found in shapes.measures if found.metric == "normalised"}
     assert by_category["colour"].adapter.mean == 1
     assert list(by_category) == ["colour", "digit", "text", "all"]
+
+
+def test_a_canary_is_evaluated_by_its_alias(data: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.publish("a", files_of(Store(ADAPTERS).stable("shapes")))
+    store.publish("a", files_of(Store(ADAPTERS).stable("digits")), 0.1)
+    asked = options(data, "a", "a@canary", model=MODEL, store=tmp_path / "store", blind_rows=0)
+    both = options(data, "shapes", "digits", model=MODEL, blind_rows=0)
+    assert [each.answers for each in evaluate(asked)] == [each.answers for each in evaluate(both)]
+    with pytest.raises(AdapterNotFound, match="none"):
+        evaluate(options(data, "a@none", model=MODEL, store=tmp_path / "store"))
 
 
 @pytest.mark.parametrize("asked", ["run", "run/checkpoints/checkpoint-100"])
