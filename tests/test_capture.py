@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +341,42 @@ records = st.builds(
     said=st.none() | texts,
     comment=st.none() | st.text(max_size=9),
 )
+
+
+def test_a_correction_reads_the_day_that_its_id_says_and_no_other(kept: Path) -> None:
+    """Every other day has a line that would fail to be read, as would the reading of them all."""
+    saving = Files(kept, days=10_000, size=10**9)
+    id_ = "vqa-20260501-abc"
+    for number in range(400):
+        day = kept / (date(2026, 5, 2) + timedelta(number)).isoformat()
+        day.mkdir(parents=True)
+        (day / "questions-a.jsonl").write_text(f'{{"request": "{id_}" broken\n')
+    for answer in ("first", "last"):
+        saving.save(replace(RECORD, request=id_, answer=answer, day="2026-05-01"))
+    found = saving.find(id_, "")
+    assert found is not None
+    assert (found.answer, found.day) == ("last", "2026-05-01")
+    assert saving.find("vqa-20260430-abc", "") is None
+    assert saving.find("vqa-20269999-abc", "another") is None
+
+
+def test_an_id_that_says_no_day_is_looked_for_among_the_newest_lines(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving = Files(kept, days=10_000, size=10**9)
+    for day in ("2026-05-01", "2026-05-02", "2026-05-03"):
+        saving.save(replace(RECORD, request=f"vqa-{day}", day=day))
+    assert saving.find("vqa-2026-05-01", "") is not None
+    monkeypatch.setattr("service.capture.files._UNDATED", 2)
+    assert saving.find("vqa-2026-05-02", "") is not None
+    assert saving.find("vqa-2026-05-01", "") is None
+
+
+async def test_an_answer_is_kept_under_the_day_that_its_id_says(keeping: Running, kept: Path) -> None:
+    answer = await ask(keeping)
+    await settled(keeping)
+    (file,) = files(kept, "questions-*.jsonl")
+    assert answer["id"].startswith(f"vqa-{file.parent.name.replace('-', '')}-")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

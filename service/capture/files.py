@@ -27,6 +27,7 @@ from typing import Any
 
 from PIL import Image
 
+from service.answer_id import day_of
 from service.capture.rules import KeptBy
 from service.text import ANSWER_ENDS, is_unicode
 from service.types import Release
@@ -34,6 +35,8 @@ from service.types import Release
 # Longest text of a row, and what none may hold, as the trainer has them.
 TEXT_LIMIT, _PLACEHOLDER = 2000, "<image>"
 _SWEEP_S = 60.0
+# Lines that are looked through, to the end of a day, for an id that does not say its day.
+_UNDATED = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +115,22 @@ class Files:
             return True
 
     def find(self, request: str, tenant: str) -> Record | None:
-        """The newest question that was kept under an id for a tenant."""
-        for day in reversed(self._kept()):
+        """The newest question that was kept under an id for a tenant, among those of the day that the id says.
+
+        An id that says none, as those of before 2026-11-29, is looked for among the newest `_UNDATED` lines.
+        """
+        known, left = day_of(request), _UNDATED
+        for day in [known] if known else reversed(self._kept()):
+            found = None
             for file in sorted((self.directory / day).glob("questions-*.jsonl")):
-                for line in reversed(file.read_bytes().splitlines()):
-                    if request.encode() not in line:
-                        continue
-                    found = record_of(json.loads(line), day)
-                    if (found.request, found.tenant) == (request, tenant):
-                        return found
+                with file.open("rb") as lines:
+                    for line in lines:
+                        left -= 1
+                        if request.encode() in line:
+                            each = record_of(json.loads(line), day)
+                            found = each if (each.request, each.tenant) == (request, tenant) else found
+            if found or (left <= 0 and not known):
+                return found
         return None
 
     def _kept_on(self, day: str) -> int:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
+from service.answer_id import answer_id
 from service.batch import answer_all, answer_each
 from service.routes import failure, listening
 from service.routes.bodies import documented, read_json
@@ -35,7 +36,7 @@ async def ask_all(request: Request, service: Running, tenant: Asker, key: Reques
 
     They wait for one another where your key may have fewer requests at once.
     """
-    id_ = f"vqa-{request.state.request_id}"
+    id_ = answer_id("vqa", request.state.request_id)
 
     def to_questions(body: BatchRequest) -> list[Question]:
         questions = body.to_questions(id_, service.deadline_s, service.settings.batch_questions)

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.adapters.routing import some
+from service.answer_id import answer_id
 from service.errors import AdapterNotFound, NotServed
 from service.routes import failure, listening
 from service.routes.bodies import documented, read_json
@@ -82,7 +83,7 @@ async def refuse(request: Request) -> None:
 @router.post(_CHAT, openapi_extra=documented(_CHAT, ChatRequest), response_model=ChatResponse, responses=_STREAM)
 async def chat(request: Request, service: Running, tenant: Asker, key: RequestKey = None) -> Response:
     """Answer the question a conversation ends in."""
-    id_ = f"chatcmpl-{request.state.request_id}"
+    id_ = answer_id("chatcmpl", request.state.request_id)
 
     def to_question(body: ChatRequest) -> Question:
         return replace(body.to_question(id_, service.deadline_s), tenant=tenant, key=key)

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from service.answer_id import answer_id
 from service.middleware import route_path
 from service.routes import failure, listening
 from service.routes.bodies import parse_and_convert, read_json
@@ -50,7 +51,7 @@ async def ask(request: Request, service: Running, tenant: Asker, key: RequestKey
     """
 
     def to_question(body: VQARequest, files: tuple[Upload, ...] = ()) -> Question:
-        question = body.to_question(f"vqa-{request.state.request_id}", service.deadline_s, files)
+        question = body.to_question(answer_id("vqa", request.state.request_id), service.deadline_s, files)
         return replace(question, tenant=tenant, key=key)
 
     if is_form(request.headers.get("content-type", "")):
