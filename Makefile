@@ -288,6 +288,10 @@ test-page: build/page/done ## the page at / in Chromium, judged by axe-core (nee
 	@test -n "$(CHROMIUM)" || which chromium chromium-browser google-chrome >/dev/null || apt-get install -y -qq chromium
 	$(BIN)/python -m pytest -m slow tests/test_page_browser.py $(ARGS)
 
+.PHONY: pictures
+pictures: build/page/done ## take the pictures of the page that docs/how-to/page.md shows again (needs chromium)
+	$(BIN)/python -m docs.pictures $(ARGS)
+
 test-k8s: $(VENV)/.all-$(ENGINE) build/checkov/bin/checkov ## every overlay against Kubernetes 1.30 to 1.37, CRDS=a folder of CustomResourceDefinitions and checkov; needs kubectl
 	MANYLENS_CRDS=$(CRDS) MANYLENS_CHECKOV=build/checkov/bin/checkov $(BIN)/python -m pytest -m slow tests/test_k8s.py $(ARGS)
 

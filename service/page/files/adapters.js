@@ -137,7 +137,7 @@ function Online({ detail }) {
       <div key=${alias}><h4>${alias} <span class="version" title=${version}>${short(version)}</span></h4>
         <dl class="stats">${[["Found right", judged(figures)], ["Answered", (figures?.answered ?? 0).toLocaleString("en")], ["Failed", (figures?.failed ?? 0).toLocaleString("en")],
           ["p50", duration(figures?.p50_s)], ["p95", duration(figures?.p95_s)]].map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl></div>`)}
-    <p class="quiet">${detail.since ? `Since an alias changed last, ${new Date(detail.since).toLocaleString()}.` : "Since this replica started."}
+    <p class="quiet">${detail.since ? `Since an alias changed last, ${new Date(detail.since).toLocaleString()}.` : "Since this replica started."}${" "}
       Found right is the share of judged answers that were right, with its 95% interval; questions and times are this replica's.</p>
   </section>`;
 }
