@@ -1,11 +1,12 @@
 """`python -m loadtest.lmms`: lmms-eval's scores of a served adapter beside the trainer's, on the same rows.
 
-Writes two small data sets, trains an adapter that answers with letters (unless build/lmms-eval/adapters has it), serves
-it beside `digits` on the embedded model and lets lmms-eval ask both by the OpenAI face, through its own code for
-ScienceQA and ChartQA. Then `trainer evaluate` asks `/v1/vqa` the prompts that lmms-eval has logged. Prints a JSON line
-for each task, with the answers that differ.
+Writes two small data sets, trains an adapter that answers with letters (unless build/lmms-eval/adapters has it of the
+same options and rows), serves it beside `digits` on the embedded model and lets lmms-eval ask both by the OpenAI face,
+through its own code for ScienceQA and ChartQA. Then `trainer evaluate` asks `/v1/vqa` the prompts that lmms-eval has
+logged. Prints a JSON line for each task, with the answers that differ.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -82,20 +83,25 @@ def main(arguments: list[str]) -> int:
 
 
 def _publish(options: Lmms) -> None:
-    """A store with the repository's `digits` and with `letters`, which is trained where it is not there."""
+    """A store with the repository's `digits` and with `letters`, trained unless that is there of the same training.
+
+    What it was trained by, the command and its rows, lies beside the store in letters.json.
+    """
     shutil.copytree("models/adapters/digits", _STORE / "digits", dirs_exist_ok=True)
-    if (_STORE / "letters/aliases.json").exists():
+    rows, made = _SETS / "scienceqa/train.jsonl", _STORE.with_name("letters.json")
+    command = [
+        sys.executable, "-m", "trainer", "train", "--name", "letters", "--modality", "image",
+        "--model", str(options.model), "--data", str(rows),
+        "--images", str(options.data / "shapes/images"), "--store", str(_STORE), "--output", str(FOLDER / "run"),
+        "--epochs", str(options.epochs), "--learning-rate", "3e-3", "--rows-per-step", "32", "--rank", "16",
+    ]  # fmt: skip
+    training = json.dumps({"command": command[1:], "rows": hashlib.sha256(rows.read_bytes()).hexdigest()})
+    if (_STORE / "letters/aliases.json").exists() and made.exists() and made.read_text() == training:
         return
-    shutil.rmtree(FOLDER / "run", ignore_errors=True)
-    subprocess.run(
-        [
-            sys.executable, "-m", "trainer", "train", "--name", "letters", "--modality", "image",
-            "--model", str(options.model), "--data", str(_SETS / "scienceqa/train.jsonl"),
-            "--images", str(options.data / "shapes/images"), "--store", str(_STORE), "--output", str(FOLDER / "run"),
-            "--epochs", str(options.epochs), "--learning-rate", "3e-3", "--rows-per-step", "32", "--rank", "16",
-        ],
-        check=True,
-    )  # fmt: skip
+    for old in (FOLDER / "run", _STORE / "letters"):
+        shutil.rmtree(old, ignore_errors=True)
+    subprocess.run(command, check=True)
+    made.write_text(training)
 
 
 def _ask_by_lmms_eval(options: Lmms, url: str, task: Task) -> list[dict[str, Any]]:
