@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+import weakref
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -128,3 +129,13 @@ async def test_an_engine_killed_again_while_it_starts_is_started_again(mortal: R
     await until_status(mortal, 200, START_S)
     assert {who: await answer(mortal, who) for who in WHO} == right
     assert "vllm:" in (await mortal.client.get("/metrics")).text
+
+
+@pytest.mark.timeout(900)
+async def test_an_engine_that_was_stopped_is_gone_while_python_still_runs() -> None:
+    """Its destructor is called once more at the end of Python otherwise, where what it calls is None already."""
+    engine = VLLMEngine(CHECKPOINT, Settings(model=str(CHECKPOINT)))
+    await engine.start()
+    of_vllm = weakref.ref(engine._engine)
+    await engine.stop()
+    assert of_vllm() is None

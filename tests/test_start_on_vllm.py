@@ -112,6 +112,7 @@ def test_sigterm_at_any_moment_of_a_start_is_status_0_and_leaves_no_process(
     time.sleep(after_s)
     service.process.send_signal(signal.SIGTERM)
     assert service.process.wait(STOPPED_S) == 0, log.read_text()
+    assert "Exception ignored" not in log.read_text()
     service.assert_nothing_left()
 
 

@@ -38,7 +38,7 @@ class VLLMEngine:
         self._sizes = sizes or Sizes.of(checkpoint, settings)
         self._engine: Any = None
         self.heard: Callable[[], None] = lambda: None
-        self._building: asyncio.Task[Any] | None = None
+        self._building: asyncio.Task[None] | None = None
         self._ids, self._numbers = itertools.count(1), itertools.count(1)
         # By adapter what vLLM knows of its members, a plain adapter's by "".
         self._lora: dict[str, dict[str, Any]] = {}
@@ -65,7 +65,7 @@ class VLLMEngine:
         """
         self._building = asyncio.create_task(asyncio.to_thread(self._build))
         try:
-            self._engine = await asyncio.shield(self._building)
+            await asyncio.shield(self._building)
         except Exception as error:
             if (cause := forking.cause()) is None:
                 raise
@@ -75,25 +75,27 @@ class VLLMEngine:
 
     async def stop(self) -> None:
         """Shut vLLM down; a start that is still going on has its processes killed."""
-        engine, self._engine = self._engine, None
-        if engine is None and self._building is not None:
-            engine = await self._end_building(self._building)
-        self._building = None
+        if self._building is not None:
+            await self._end_building(self._building)
+        engine, self._engine, self._building = self._engine, None, None
         self._lora.clear()
         gc.unfreeze()
         if engine is not None:
             await asyncio.to_thread(engine.shutdown)
+            # vLLM's object is part of a cycle, and its destructor fails where only the end of Python ends it.
+            del engine
+            await asyncio.to_thread(gc.collect)
 
     @staticmethod
-    async def _end_building(building: "asyncio.Task[Any]") -> Any:
-        """The engine that a start made, which is not wanted any more; None once its processes, half started, are dead.
+    async def _end_building(building: "asyncio.Task[None]") -> None:
+        """Wait until a start has ended, whose processes are killed meanwhile.
 
         The thread cannot be stopped: it ends when it finds them dead.
         """
         while not building.done():
             await asyncio.to_thread(forking.kill_engines)
             await asyncio.wait({building}, timeout=0.2)
-        return None if building.exception() else building.result()
+        building.exception()  # told to who started it
 
     async def load(self, adapter: Adapter) -> None:
         """Load an adapter, of a mixture every member, under an id that is never used again."""
@@ -228,7 +230,8 @@ class VLLMEngine:
         (rendered,) = await engine.renderer.render_cmpl_async([parse_model_prompt(engine.model_config, prompt)])
         return rendered, room
 
-    def _build(self) -> Any:
+    def _build(self) -> None:
+        """Make the engine; it is no result of this, which the thread that ran it would keep."""
         settings = self._settings
         environment.set_defaults()
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -245,7 +248,7 @@ class VLLMEngine:
             "use_tqdm_on_load": False,
             **self._sizes.engine_arguments(),
         }
-        return AsyncLLM.from_engine_args(
+        self._engine = AsyncLLM.from_engine_args(
             AsyncEngineArgs(**arguments | settings.engine_args), stat_loggers=[_statistics(lambda: self.heard())]
         )
 

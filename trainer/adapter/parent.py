@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.adapters import manifest as manifests
-from service.adapters.manifest import Manifest
+from service.adapters.manifest import Gate, Manifest
 from service.adapters.modules import WEIGHTS
 from trainer.adapter.find import find
 from trainer.adapter.local import LocalAdapter
@@ -54,16 +54,16 @@ class Parent:
         """The facts that must be the same when a run is resumed."""
         return {"init-adapter": self._sha256}
 
-    @property
-    def said(self) -> str:
-        """The sentence about it for the manifest and card of the adapter trained from it."""
+    def said(self, found: Gate) -> str:
+        """The words about it for the manifest and card of its successor; `found` is what it has on that one's rows."""
+        here = f", here {found.metric} {found.base:.4g}"
         file = self.adapter.origin / manifests.FILE
         if not file.is_file():
-            return f"{self.adapter.name} (weights {self._sha256[:12]})"
+            return f"{self.adapter.name} (weights {self._sha256[:12]}{here})"
         manifest = Manifest.model_validate_json(file.read_bytes())
         score = manifest.score
         held_out = f", {score.adapter} of {score.rows} held-out rows right" if score.rows else ""
-        return f"{manifest.name}@{self.adapter.weights.name[:12]} (data {manifest.data_digest[:12]}{held_out})"
+        return f"{manifest.name}@{self.adapter.weights.name[:12]} (data {manifest.data_digest[:12]}{held_out}{here})"
 
     def images(self, images: str, held_out: Sequence[Row], digests: Mapping[str, str]) -> str:
         """The image list of what both it and its successor, which has the list `images`, were trained on.

@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
+
+import numpy as np
 
 from service.adapters.aliases import STABLE
 from service.adapters.store import Store
@@ -12,8 +15,8 @@ from trainer.config.evaluation import CalibrateOptions
 from trainer.data.forms.reading import Reading
 from trainer.data.index import image_digests
 from trainer.data.row import Row, asked
-from trainer.data.rows import read_rows
-from trainer.data.split import sample
+from trainer.data.split import read_sets, sample
+from trainer.data.stream import Chosen
 from trainer.disk import check_folder
 from trainer.errors import OptionError
 from trainer.evaluation.calibration import calibrate as fitted
@@ -50,10 +53,10 @@ def calibrate(options: CalibrateOptions) -> Adapter:
     return published
 
 
-def _unseen(options: CalibrateOptions, local: LocalAdapter) -> list[Row]:
-    rows = read_rows(options.data, options.images, Reading.of(options))
+def _unseen(options: CalibrateOptions, local: LocalAdapter) -> Sequence[Row]:
+    rows = read_sets([(options.data, options.images)], Reading.of(options))
     seen = set(local.trained_on(image_digests(rows, None)))
-    left = [row for row in rows if row.image not in seen]
+    left = Chosen(rows, np.array([place for place, row in enumerate(rows) if row.image not in seen], np.int64))
     if seen:
         log.info(
             "%d of %d rows are about images that %s was trained on: left out",

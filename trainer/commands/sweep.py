@@ -32,8 +32,7 @@ from trainer.config.training import TrainOptions
 from trainer.data.forms.reading import Reading
 from trainer.data.pages.pictures import logged
 from trainer.data.row import Row, asked
-from trainer.data.rows import read_rows
-from trainer.data.split import sample
+from trainer.data.split import read_sets, sample
 from trainer.disk import check_folder
 from trainer.errors import TrainerError
 from trainer.evaluation.in_process import ask_checkpoint
@@ -159,7 +158,7 @@ def _processes() -> "Iterator[list[subprocess.Popen[bytes]]]":
 
 def _held_out(options: SweepOptions) -> list[Row]:
     assert options.eval_data is not None
-    rows = read_rows(options.eval_data, options.images[0], Reading.of(options))
+    rows = read_sets([(options.eval_data, options.images[0])], Reading.of(options))
     return sample(rows, options.score_rows, options.seed)
 
 

@@ -99,7 +99,8 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
     # 4. Both models on the held-out rows, the adapter as it was written; each process asks its share.
     adapter, plain = LocalAdapter(options.name, weights, output), without_lora(checkpoint, model, options.nf4)
     how = options.gate, options.max_tokens, options.blind_rows, options.seed
-    trial = compare(adapter, plain, asked(held_out), lessons.sight, *how)
+    begun = parent.adapter if parent else None
+    trial = compare(adapter, plain, asked(held_out), lessons.sight, *how, begun=begun)
     if not here().is_main_process:
         return None
     source = Source(options.model, checkpoint.base.id, checkpoint.base.precision)
@@ -115,7 +116,7 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
         alpha=shape.lora_alpha,
         targets=str(shape.target_modules),
         data_digest=data_digest(rows, sides.digests),
-        begun_from=parent.said if parent else "",
+        begun_from=parent.said(trial.begun.gate) if parent and trial.begun else "",
         mixture=options.experts != "none",
     )
     published = write_version(

@@ -52,20 +52,26 @@ def read_sides(
         DataError: faulty rows, or images that cannot be read.
         OptionError: one side would be empty.
     """
-    rows = _read(data, how)
+    rows = read_sets(data, how)
     if eval_data is None:
         digests = image_digests(rows, index)
         held = np.fromiter((held_out(row, holdout, seed, digests) for row in rows), dtype=bool, count=len(rows))
         if held.all() or not held.any():
             raise _one_sided(holdout, len(rows))
         return Sides(Chosen(rows, np.flatnonzero(~held)), Chosen(rows, np.flatnonzero(held)), digests)
-    asked = _read([(eval_data, data[0][1])], how)
+    asked = read_sets([(eval_data, data[0][1])], how)
     digests = image_digests(chain(rows, asked), index)
     return Sides(rows, _not_trained_on(asked, rows, digests, eval_data), digests)
 
 
-def _read(data: Sequence[tuple[str, str]], how: Reading) -> Sequence[Row]:
-    """The rows of all files, and what is to be said of how they were read."""
+def read_sets(data: Sequence[tuple[str, str]], how: Reading) -> Sequence[Row]:
+    """The rows of all files, each with its image folder, read from them when they are asked for; memory has none.
+
+    How each was read is logged.
+
+    Raises:
+        DataError: faulty rows, or images are given and no row has one.
+    """
     parts = [RowFile(file, images, how) for file, images in data]
     for part in parts:
         log.info("%s: %s", part.source.file, part.source.said())
@@ -117,7 +123,7 @@ def sample(rows: Sequence[Row], limit: int, seed: int) -> list[Row]:
 def sample_of_both(rows: Sequence[Row], limit: int, seed: int) -> list[Row]:
     """`sample` of the rows with an image, then of those of text, each their share and a quarter of `limit` at least."""
     textual = np.fromiter((row.image is None for row in rows), dtype=bool, count=len(rows))
-    least = limit // 4
+    least = max(1, limit // 4)
     of_text = min(max(round(limit * textual.mean()), least), limit - least, int(textual.sum()))
     parts = ((~textual, limit - of_text), (textual, of_text))
     return [row for which, most in parts for row in sample(Chosen(rows, np.flatnonzero(which)), most, seed)]

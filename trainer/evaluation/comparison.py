@@ -14,7 +14,7 @@ from trainer.data.row import Row
 from trainer.errors import OptionError
 from trainer.evaluation.blind import Blind, NotAsked, warn
 from trainer.evaluation.calibration import calibrate
-from trainer.evaluation.gate import LOSS, PREFERENCE, check_answers, check_gain, measure_for, weigh
+from trainer.evaluation.gate import LOSS, PREFERENCE, check_answers, check_gain, check_no_worse, measure_for, weigh
 from trainer.evaluation.generate import Prediction, longest_answer, predict
 from trainer.evaluation.result import Evaluation, Said, Source
 from trainer.evaluation.score import by_category, score
@@ -34,13 +34,17 @@ _TOKENS = 4096
 
 @dataclass(frozen=True)
 class Trial:
-    """Answers of base and adapter in the order of `rows`, the measure that decides, and the control without images."""
+    """Answers of base and adapter in the order of `rows`, the measure that decides, and the control without images.
+
+    `begun` is the same with the adapter that training went on from in place of the base, where there is one.
+    """
 
     rows: tuple[Row, ...]
     base: tuple[Prediction, ...]
     adapter: tuple[Prediction, ...]
     gate: Gate
     blind: Blind | NotAsked
+    begun: "Trial | None" = None
 
     @property
     def texts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -58,14 +62,18 @@ class Trial:
         return by_category(self.rows, *self.texts)
 
     def check(self, where: str) -> None:
-        """Refuse an adapter that is no better than its base; `where` says where it lies.
+        """Refuse an adapter that is no better than its base, or worse than it began; `where` says where it lies.
 
         Raises:
-            NoGain: it is no better by the measure, or of pairs its own answers are worse than the base's.
+            NoGain: it is so by the measure, or of pairs its own answers are worse than the other's.
         """
         check_gain(self.gate, len(self.rows), where)
         if self.gate.metric == PREFERENCE:
             check_answers(self.rows, self.texts, where)
+        if self.begun is not None:
+            check_no_worse(self.begun.gate, len(self.rows), where)
+            if self.gate.metric == PREFERENCE:
+                check_answers(self.rows, self.begun.texts, where, "those of --init-adapter")
 
     def calibration(self, precision: str) -> Calibration | None:
         """What the adapter's confidences are worth by these rows; None where they are too few, which is logged."""
@@ -91,11 +99,13 @@ def compare(
     max_tokens: int | None,
     blind_rows: int,
     seed: int = 0,
+    begun: LocalAdapter | None = None,
 ) -> Trial:
     """Ask `rows` of the base and through the `candidate`, in answers of at most `max_tokens`, by default the longest.
 
     What decides is `gate`, or with "auto" what fits the rows; both are logged. Of the rows at most `blind_rows`, drawn
     by `seed`, are asked through the candidate again without their images; a warning says where that changes nothing.
+    The adapter that training has `begun` from is asked too, where there is one.
     """
     asked, tokens = list(rows), max_tokens or longest_answer(checkpoint.prompt, rows)
     measure = measure_for(gate, asked)
@@ -107,20 +117,31 @@ def compare(
         said = predict(checkpoint, checkpoint.model, part, sight, f"{label} answers", tokens)
         return said, judge(checkpoint, part, sight) if judge else Sum()
 
-    said, base_sum = answers(range(len(asked)), "base")
-    base, found, adapter_sum = tuple(said), dict[int, Prediction](), Sum()
-    for member, places in candidate.by_member(asked).items():
-        with candidate.applied_to(checkpoint.model, member):  # within, the same modules answer through it
-            said, more = answers(places, f"adapter {member}".rstrip())
-        found |= dict(zip(places, said, strict=True))
-        adapter_sum = adapter_sum + more
-    adapter = tuple(found[place] for place in range(len(asked)))
-    texts = [said.text for said in base], [said.text for said in adapter]
-    blind = control(candidate, checkpoint, asked, texts[1], blind_rows, seed, tokens)
+    def through(adapter: LocalAdapter, label: str) -> tuple[list[Prediction], Sum]:
+        found, total = dict[int, Prediction](), Sum()
+        for member, places in adapter.by_member(asked).items():
+            with adapter.applied_to(checkpoint.model, member):  # within, the same modules answer through it
+                said, more = answers(places, f"{label} {member}".rstrip())
+            found |= dict(zip(places, said, strict=True))
+            total = total + more
+        return [found[place] for place in range(len(asked))], total
+
+    base = answers(range(len(asked)), "base")
+    parent = through(begun, "--init-adapter") if begun else None
+    adapter, adapter_sum = through(candidate, "adapter")
+    blind = control(candidate, checkpoint, asked, [each.text for each in adapter], blind_rows, seed, tokens)
     warn(candidate.name, blind)
-    trial = Trial(tuple(asked), base, adapter, weigh(measure, asked, texts, (base_sum.mean, adapter_sum.mean)), blind)
+
+    def against(other: list[Prediction], total: Sum, began: Trial | None = None) -> Trial:
+        texts = [each.text for each in other], [each.text for each in adapter]
+        gate = weigh(measure, asked, texts, (total.mean, adapter_sum.mean))
+        return Trial(tuple(asked), tuple(other), tuple(adapter), gate, blind, began)
+
+    trial = against(*base, against(*parent) if parent else None)
     right = trial.score
     log.info("held out: base %d, adapter %d of %d right", right.base, right.adapter, right.rows)
+    if trial.begun:
+        log.info("held out: --init-adapter %d of %d right", trial.begun.score.base, right.rows)
     return trial
 
 

@@ -60,20 +60,36 @@ def check_gain(gate: Gate, rows: int, where: str) -> None:
         )
 
 
-def check_answers(rows: Sequence[Row], texts: tuple[Sequence[str], Sequence[str]], where: str) -> None:
+def check_no_worse(gate: Gate, rows: int, where: str) -> None:
+    """Refuse an adapter that is worse than the one its training went on from, whose measure is the gate's `base`.
+
+    Raises:
+        NoGain: it is.
+    """
+    if gate.adapter > gate.base if gate.metric == LOSS else gate.adapter < gate.base:
+        raise NoGain(
+            f"on {rows} held-out rows the adapter has {gate.metric} {gate.adapter:.4g}, the one of --init-adapter"
+            f" {gate.base:.4g}: worse than where it began, and not published; {where}; a lower --learning-rate keeps it"
+            " closer to what it was; --gate chooses another measure"
+        )
+
+
+def check_answers(
+    rows: Sequence[Row], texts: tuple[Sequence[str], Sequence[str]], where: str, whose: str = "its base's"
+) -> None:
     """Refuse an adapter that finds the chosen answers likelier and gives worse ones itself.
 
     What answers are measured by is their match with the chosen ones, or where those are free text their words in
     common (f1): the loss of chosen answers may well rise where rejected ones fall further.
 
     Raises:
-        NoGain: its answers, those of `texts` behind the base's, are worse than the base's.
+        NoGain: its answers, the second of `texts`, are worse than the first, the base's or those that `whose` says.
     """
     metric = "f1" if _by_answers(rows) == LOSS else "normalised"
     base, adapter = (_mean(metric, rows, said) for said in texts)
     if adapter < base:
         raise NoGain(
-            f"on {len(rows)} held-out rows the adapter's own answers have {metric} {adapter:.4g}, its base's"
+            f"on {len(rows)} held-out rows the adapter's own answers have {metric} {adapter:.4g}, {whose}"
             f" {base:.4g}: worse, and not published; {where}; a lower --learning-rate, a higher --beta or --sft-weight"
             " keeps it closer to what it was"
         )

@@ -55,7 +55,8 @@ def test_an_adapter_learns_on_from_another_on_two_sets_and_its_card_says_so(sets
     manifest = Manifest.model_validate_json((adapter.path / "manifest.json").read_bytes())
     parent = Manifest.model_validate_json((begun.path / "manifest.json").read_bytes())
     assert f"digits@{begun.path.name[:12]}" in manifest.begun_from
-    assert f"{parent.score.adapter} of {parent.score.rows}" in manifest.begun_from
+    right = f"{parent.score.adapter} of {parent.score.rows} held-out rows right"
+    assert f"{right}, here normalised 0" in manifest.begun_from
     assert manifest.begun_from in (adapter.path / "README.md").read_text()
     assert (manifest.rank, manifest.alpha, manifest.targets) == (parent.rank, parent.alpha, parent.targets)
     listed = (adapter.path / "images.txt").read_text().split()
@@ -64,6 +65,30 @@ def test_an_adapter_learns_on_from_another_on_two_sets_and_its_card_says_so(sets
     # The step behind the first is not that of a new adapter: its weights are the parent's, changed a little.
     old, new = load_file(begun.path / WEIGHTS), load_file(adapter.path / WEIGHTS)
     assert all(torch.nn.functional.cosine_similarity(old[key].flatten(), new[key].flatten(), 0) > 0.3 for key in old)
+
+
+def test_what_is_worse_than_the_adapter_it_began_from_is_not_published(
+    sets: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It learns both sets, then for three steps a wrong answer to the second, and is still better than the base."""
+    store = tmp_path / "store"
+    options = ["--name", "codes", "--store", str(store), "--rows-per-step", "16", "--gate", "loss", "--blind-rows", "0"]
+    first = [*sets, "--epochs", "12", "--learning-rate", "3e-3", "--holdout", "0.3", "--output", str(tmp_path / "one")]
+    assert main(["train", *options, *first]) == 0
+    before = Store(store).stable("codes")
+    (tmp_path / "b/all.jsonl").write_text((tmp_path / "b/rows.jsonl").read_text().replace('"b"', '"a"'))
+    data = ["--data", str(tmp_path / "b/all.jsonl"), "--images", str(tmp_path / "b")]
+    held_out = [json.dumps({"question": "code?", "answer": "b", "image": f"x{n}.png"}) for n in range(4)]
+    for number in range(4):
+        (tmp_path / f"b/x{number}.png").write_bytes(png("blue", (90, 64 + number)))
+    (tmp_path / "b/held-out.jsonl").write_text("\n".join(held_out))
+    then = [*data, "--eval-data", str(tmp_path / "b/held-out.jsonl"), "--max-steps", "3", "--learning-rate", "1e-3"]
+    then += ["--model", str(MODEL), "--feature-cache", str(tmp_path / "features")]
+    assert main(["train", *options, *then, "--init-adapter", "codes", "--output", str(tmp_path / "two")]) == 2
+    said = capsys.readouterr().err
+    assert "the one of --init-adapter" in said
+    assert "worse than where it began, and not published" in said
+    assert Store(store).stable("codes") == before
 
 
 def test_an_adapter_in_the_run_s_own_directory_is_no_beginning(

@@ -192,6 +192,15 @@ async def test_a_service_takes_no_beams_with_a_history(url: str, tmp_path: Path)
         await asyncio.to_thread(evaluate, asked)
 
 
+def test_rows_of_text_alone_with_a_folder_of_images_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.jsonl").write_text(json.dumps({"question": "a?", "answer": "b"}))
+    paths = ["--data", str(tmp_path / "text.jsonl"), "--images", str(tmp_path), "--model", MODEL]
+    assert main(["evaluate", "--adapter", "digits", "--store", str(ADAPTERS), *paths]) == 2
+    assert "none of its 1 rows has an image" in capsys.readouterr().err
+
+
 async def test_an_adapter_that_the_service_lacks_is_named(
     url: str, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

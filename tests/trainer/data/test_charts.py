@@ -15,8 +15,9 @@ from trainer.__main__ import main
 from trainer.config.data import ASKED, KINDS, ChartOptions, Kind, Refer
 from trainer.data.charts.chart import Chart, invent
 from trainer.data.charts.drawing import draw
-from trainer.data.charts.endpoint import Endpoint, accept
 from trainer.data.charts.questions import ask
+from trainer.data.charts.written import accept, endpoint_of, write
+from trainer.data.endpoint import Endpoint
 from trainer.errors import OptionError
 
 BAR = Chart("bar", "sales", ("tea", "nuts", "rice"), ("sales",), ((20, 50, 50),), True)
@@ -104,29 +105,45 @@ def test_a_drawn_chart_has_its_size_and_something_on_it(kind: Kind, size: int) -
         assert len(image.convert("RGB").getcolors(size * size) or ()) > 10
 
 
-def endpoint(content: object, status: int = 200) -> Endpoint:
+def endpoint(content: object, *busy: int) -> Endpoint:
+    """One that answers with the statuses of `busy` first."""
+    left = list(busy)
+
     def answer(request: httpx.Request) -> httpx.Response:
+        status = left.pop(0) if left else 200
         assert request.url == "http://writer/v1/chat/completions"
         assert json.loads(request.content)["model"] == "m"
         return httpx.Response(status, json={"choices": [{"message": {"content": content}}]} if content else {})
 
     options = ChartOptions(output="x", questions_url="http://writer/v1/", questions_model="m")
-    return Endpoint(options, httpx.MockTransport(answer))
+    found = endpoint_of(options, httpx.MockTransport(answer))
+    assert found is not None
+    return found
 
 
 def test_an_endpoint_writes_questions_and_long_answers_are_refused() -> None:
     items = [{"question": "Which is low?", "answer": " tea "}, {"question": "Why?", "answer": "a" * 41}, {}, 3]
-    written, refused = endpoint(f"Here you are: {json.dumps(items)}").ask(BAR, 4)
+    written, refused = write(endpoint(f"Here you are: {json.dumps(items)}"), BAR, 4)
     assert [(each.kind, each.text, each.answer) for each in written] == [("written", "Which is low?", "tea")]
     assert refused == 3
 
 
 def test_an_endpoint_that_fails_is_named() -> None:
-    for broken in (endpoint("x", 500), endpoint(None)):
+    for broken in (endpoint("x", 401), endpoint(None)):
         with pytest.raises(OptionError, match="--questions-url"):
-            broken.ask(BAR, 1)
+            write(broken, BAR, 1)
     with pytest.raises(OptionError, match="--questions-model"):
-        Endpoint(ChartOptions(output="x", questions_url="http://writer/v1"))
+        endpoint_of(ChartOptions(output="x", questions_url="http://writer/v1"))
+    assert endpoint_of(ChartOptions(output="x")) is None
+
+
+def test_an_endpoint_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = list[float]()
+    monkeypatch.setattr("trainer.data.endpoint.sleep", waits.append)
+    items = [{"question": "Which is low?", "answer": "tea"}]
+    written, _ = write(endpoint(json.dumps(items), 503, 429), BAR, 4)
+    assert [each.answer for each in written] == ["tea"]
+    assert len(waits) == 2
 
 
 @given(st.text(max_size=80))

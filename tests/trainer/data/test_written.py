@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tests.conftest import Running, png
 from trainer.__main__ import main
 from trainer.config.data import CaptionOptions, QuestionOptions
-from trainer.data.curation import endpoint as asking
+from trainer.data import endpoint as asking
 from trainer.data.curation.agreement import agreed
-from trainer.data.curation.endpoint import Pace
 from trainer.data.curation.written import caption, questions
+from trainer.data.endpoint import Pace
 from trainer.data.row import Row
 from trainer.data.rows import read_rows
 from trainer.errors import OptionError

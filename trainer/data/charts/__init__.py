@@ -7,8 +7,8 @@ from trainer.config.data import ChartOptions
 from trainer.data import files
 from trainer.data.charts.chart import invent
 from trainer.data.charts.drawing import draw
-from trainer.data.charts.endpoint import Endpoint
 from trainer.data.charts.questions import ask
+from trainer.data.charts.written import endpoint_of, write
 from trainer.data.row import Row
 from trainer.data.write import Report, writing
 
@@ -20,7 +20,7 @@ def make(options: ChartOptions) -> str:
         DataError: a file cannot be written.
         OptionError: an endpoint that cannot be asked.
     """
-    endpoint = Endpoint(options) if options.questions_url or options.questions_model else None
+    endpoint = endpoint_of(options)
     report = Report()
     images = files.join(options.output, "images")
     rows = files.join(options.output, "charts.jsonl")
@@ -33,7 +33,7 @@ def make(options: ChartOptions) -> str:
             files.write(image, draw(chart, options.size, rng))
             questions = ask(chart, options.ask, options.questions, rng, options.refer)
             if endpoint:
-                written, refused = endpoint.ask(chart, options.questions)
+                written, refused = write(endpoint, chart, options.questions)
                 questions += written
                 for _ in range(refused):
                     report.note("refused, the endpoint's answer is no short text", name)

@@ -23,11 +23,11 @@ from service.images import decode
 from trainer.config.data import CaptionOptions, EndpointOptions, QuestionOptions
 from trainer.data import files
 from trainer.data.annotations.pictures import PICTURES
-from trainer.data.charts.endpoint import accept
+from trainer.data.charts.written import accept
 from trainer.data.curation.agreement import agreed
-from trainer.data.curation.endpoint import Said, VisionEndpoint
 from trainer.data.curation.hook import load_hook
 from trainer.data.curation.journal import Journal
+from trainer.data.endpoint import Access, Endpoint, Said
 from trainer.data.forms.talk import PLACEHOLDER
 from trainer.data.row import Row
 from trainer.data.rows import scan
@@ -118,7 +118,7 @@ def _write(
     settings = {name: getattr(options, name) for name in _SETTINGS if hasattr(options, name)}
     with (
         closing(Journal(Path(f"{output}.asked"), settings)) as journal,
-        closing(VisionEndpoint(options, transport)) as endpoint,
+        closing(Endpoint(_access(options), transport)) as endpoint,
     ):
         left = [name for name in pictures if name not in journal.done]
         bill = _Bill(options, len(left), requests)
@@ -167,9 +167,19 @@ def _ask_all(options: EndpointOptions, left: Sequence[str], one: Callable[[str],
                 each.cancel()
 
 
+def _access(options: EndpointOptions) -> Access:
+    return Access(
+        *(options.url, options.model, options.key),
+        away=", --patience-s: what was answered before is kept, and the same command goes on from there",
+        patience_s=options.patience_s,
+        per_minute=options.per_minute,
+        max_tokens=options.max_tokens,
+    )
+
+
 def _asking(
     options: EndpointOptions,
-    endpoint: VisionEndpoint,
+    endpoint: Endpoint,
     of: Callable[[Ask], Written],
     journal: Journal,
     bill: "_Bill",
@@ -186,7 +196,8 @@ def _asking(
         tokens = [0, 0]
 
         def ask(text: str, temperature: float) -> Said:
-            said = endpoint.ask(picture, text, temperature)
+            content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": text}]
+            said = endpoint.ask([{"role": "user", "content": content}], temperature)
             tokens[0] += said.tokens_in
             tokens[1] += said.tokens_out
             bill.add(said)

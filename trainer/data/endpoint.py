@@ -1,4 +1,4 @@
-"""An OpenAI-compatible vision endpoint, this project's service among them: a picture and a text -> what it says.
+"""An OpenAI-compatible endpoint, this project's service among them: messages -> what it says.
 
 A busy or unreachable endpoint is asked again, later and later; only what it says of a request is a verdict on that.
 """
@@ -6,13 +6,14 @@ A busy or unreachable endpoint is asked again, later and later; only what it say
 import logging
 import random
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Any
 
 import httpx
+from pydantic import SecretStr
 
-from trainer.config.data import EndpointOptions
 from trainer.errors import OptionError
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,24 @@ log = logging.getLogger(__name__)
 # Not now, as HTTP says it; and not with this key, or not here.
 _LATER, _NEVER = (408, 409, 425, 429, 500, 502, 503, 504), (401, 403, 404, 405)
 _LONGEST_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where an endpoint is and how it is asked; `option` is what a command line calls its URL.
+
+    A request without an answer is tried for `patience_s` seconds, whose end `away` says more of. Without `max_tokens`
+    the endpoint says how long an answer may be.
+    """
+
+    url: str
+    model: str
+    key: SecretStr | None
+    option: str = "--url"
+    away: str = ""
+    patience_s: float = 600
+    per_minute: float | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,33 +70,29 @@ class Pace:
         sleep(max(0.0, at - now))
 
 
-class VisionEndpoint:
-    """Connections to the endpoint that the options name; threads may share one."""
+class Endpoint:
+    """Connections to an endpoint; threads may share one."""
 
-    def __init__(self, options: EndpointOptions, transport: httpx.BaseTransport | None = None) -> None:
-        headers = {"Authorization": f"Bearer {options.key.get_secret_value()}"} if options.key else {}
-        self._options = options
-        self._url = options.url.rstrip("/")
+    def __init__(self, access: Access, transport: httpx.BaseTransport | None = None) -> None:
+        headers = {"Authorization": f"Bearer {access.key.get_secret_value()}"} if access.key else {}
+        self._access = access
+        self._url = access.url.rstrip("/")
+        self._named = f"{access.option} {self._url}"
         self._client = httpx.Client(headers=headers, timeout=300, transport=transport)
-        self._pace = Pace(options.per_minute)
+        self._pace = Pace(access.per_minute)
 
     def close(self) -> None:
         """Close the connections to the endpoint."""
         self._client.close()
 
-    def ask(self, picture: str, text: str, temperature: float) -> Said:
-        """Ask about a picture, given as a data URL.
+    def ask(self, messages: Sequence[dict[str, Any]], temperature: float) -> Said:
+        """What it says to messages in OpenAI's form.
 
         Raises:
-            OptionError: the endpoint refuses this user or model, or was not to be reached for --patience-s.
+            OptionError: the endpoint refuses this user or model, or was not to be reached for `patience_s`.
         """
-        content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": text}]
-        body = {
-            "model": self._options.model,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": self._options.max_tokens,
-            "temperature": temperature,
-        }
+        body = {"model": self._access.model, "messages": messages, "temperature": temperature}
+        body |= {"max_tokens": self._access.max_tokens} if self._access.max_tokens else {}
         began, tries = monotonic(), 0
         while True:
             self._pace.wait()
@@ -85,7 +100,7 @@ class VisionEndpoint:
             try:
                 response = self._client.post(f"{self._url}/chat/completions", json=body)
             except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                raise OptionError(f"--url {self._url}: {error}: give it as http://host:port/v1") from error
+                raise OptionError(f"{self._named}: {error}: give it as http://host:port/v1") from error
             except httpx.HTTPError as error:
                 why = f"{type(error).__name__}: {error}"
             else:
@@ -95,10 +110,9 @@ class VisionEndpoint:
             tries += 1
             # Half of the wait at random, so that threads refused together do not come back together.
             wait = max(wait, min(_LONGEST_WAIT_S, 0.5 * 2**tries) * random.uniform(0.5, 1))
-            if monotonic() + wait - began > self._options.patience_s:
+            if monotonic() + wait - began > self._access.patience_s:
                 raise OptionError(
-                    f"--url {self._url}: no answer for --patience-s {self._options.patience_s:g} ({why}): what was"
-                    " answered before is kept, and the same command goes on from there"
+                    f"{self._named}: no answer for {self._access.patience_s:g} s ({why}){self._access.away}"
                 )
             log.info("%s is asked again in %.0f s: %s", self._url, wait, why)
             sleep(wait)
@@ -107,7 +121,7 @@ class VisionEndpoint:
         status = response.status_code
         if status in _NEVER:
             raise OptionError(
-                f"--url {self._url}: status {status}: {_message(response)}: look at --url, --model, --key"
+                f"{self._named}: status {status}: {_message(response)}: look at it, its model and its key"
             )
         if status >= 400:
             return Said("", fault=f"refused with status {status}: {_message(response)}")
@@ -117,9 +131,9 @@ class VisionEndpoint:
             text = str(choice["message"]["content"] or "").strip()
             tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise OptionError(f"--url {self._url}: the answer is no chat completion: {error!r}") from error
+            raise OptionError(f"{self._named}: the answer is no chat completion: {error!r}") from error
         if choice.get("finish_reason") == "length":
-            return Said("", *tokens, fault=f"cut off at --max-tokens {self._options.max_tokens}")
+            return Said("", *tokens, fault=f"cut off at --max-tokens {self._access.max_tokens or tokens[1]}")
         return Said(text, *tokens, fault="" if text else "empty")
 
 
