@@ -11,10 +11,9 @@ from service.memory import GIB, available
 from trainer.config.checkpoints import QuantizeOptions
 from trainer.data.files import read
 from trainer.data.forms.reading import Reading
-from trainer.data.index import DEFAULT, image_digests
+from trainer.data.index import DEFAULT
 from trainer.data.row import Row, asked
-from trainer.data.rows import read_rows
-from trainer.data.split import split
+from trainer.data.split import read_sides
 from trainer.evaluation.generate import predict
 from trainer.evaluation.result import Evaluation, Source
 from trainer.model.checkpoint import Checkpoint
@@ -39,23 +38,24 @@ def quantize(options: QuantizeOptions) -> Evaluation | None:
     """
     packed = "packed weights are not packed again: name the checkpoint it was packed from"
     source = begin_copy(options.model, options.output, packed, share=0.5)  # linears take 0.27, all else stays
-    rows: list[Row] = []
-    held_out: list[Row] = []
+    rows: Sequence[Row] = []
+    held_out: Sequence[Row] = []
     if options.data:
-        found = asked(read_rows(options.data, options.images or "", Reading.of(options)))
-        rows, held_out = split(found, options.holdout, options.seed, image_digests(found, DEFAULT))
+        given = [(options.data, options.images or "")], None, options.holdout, options.seed, DEFAULT
+        sides = read_sides(*given, Reading.of(options))
+        rows, held_out = sides.train, sides.held_out
     fitted = _samples(rows, source, options.samples) if options.fit else []
     loss = write_int4(source, options.output, fitted, options.group_size, _samples(held_out, source, _COUNTED))
     if loss is not None:
         peak = round(peak_bytes() / 1e9, 2)
         print(json.dumps({"packed": options.output.name, "peak_gb": peak, **loss.summary()}), flush=True)
-    return _cost(source, held_out, options) if held_out and _fits(source) else None
+    return _cost(source, asked(held_out), options) if held_out and _fits(source) else None
 
 
 def _samples(rows: Sequence[Row], source: Path, count: int) -> list[Sample]:
-    """At most `count` of the rows, at even steps, text rows among them as they lie."""
+    """At most `count` questions of the rows, at even steps, text rows among them as they lie."""
     preparation = Preparation.of_checkpoint(source)
-    chosen = [rows[number * len(rows) // count] for number in range(count)] if len(rows) > count else rows
+    chosen = _evenly(asked(_evenly(rows, count)), count)
     return [
         Sample(
             prepared(read(row.image), row.place or row.id, row.image, preparation) if row.image else None,
@@ -64,6 +64,11 @@ def _samples(rows: Sequence[Row], source: Path, count: int) -> list[Sample]:
         )
         for row in chosen
     ]
+
+
+def _evenly(rows: Sequence[Row], count: int) -> Sequence[Row]:
+    """At most `count` of the rows, at even steps."""
+    return [rows[number * len(rows) // count] for number in range(count)] if len(rows) > count else rows
 
 
 def _fits(source: Path) -> bool:

@@ -81,20 +81,6 @@ def read_sets(data: Sequence[tuple[str, str]], how: Reading) -> Sequence[Row]:
     return Joined(parts)
 
 
-def split(rows: list[Row], holdout: float, seed: int, digests: Mapping[str, str]) -> tuple[list[Row], list[Row]]:
-    """Hold out about `holdout` of the images; a row's side depends on its image's bytes (or text) and the seed alone.
-
-    Raises:
-        OptionError: one side would be empty.
-    """
-    held = [held_out(row, holdout, seed, digests) for row in rows]
-    train = [row for row, out in zip(rows, held, strict=True) if not out]
-    test = [row for row, out in zip(rows, held, strict=True) if out]
-    if not train or not test:
-        raise _one_sided(holdout, len(rows))
-    return train, test
-
-
 def _one_sided(holdout: float, rows: int) -> OptionError:
     return OptionError(f"--holdout {holdout} of {rows} rows leaves one side empty: give --eval-data instead")
 
