@@ -35,8 +35,8 @@ class Admission:
         self._free = in_flight
         self._places = places or Places()
         self._queue = FairQueue()
-        self._turns: dict[Ticket, asyncio.Future[None]] = {}
-        self._here: Counter[str] = Counter()
+        self._granted: dict[Ticket, asyncio.Future[None]] = {}
+        self._of_tenant: Counter[str] = Counter()
         self._held: deque[float] = deque(maxlen=_REMEMBERED)
         self._spent: deque[float] = deque(maxlen=_REMEMBERED)
         # Who waits for a request of its own tenant to end, by the tenant's name.
@@ -53,9 +53,9 @@ class Admission:
         return len(self._queue)
 
     @property
-    def here(self) -> int:
+    def requests(self) -> int:
         """Requests that hold a slot or wait for one."""
-        return self._here.total()
+        return self._of_tenant.total()
 
     @asynccontextmanager
     async def slot(
@@ -67,15 +67,15 @@ class Admission:
         patient: bool = False,
         first: Callable[[], Awaitable[None]] | None = None,
     ) -> AsyncGenerator[Callable[[float], None], None]:
-        """Hold a slot; leaving, by whatever way, frees it. `deadline` is a time on the loop's clock.
+        """Hold a slot until the block ends; `deadline` is a time on the loop's clock.
 
-        Who is `patient` waits for its tenant's own requests to end where others are refused. `first` is awaited once
+        A `patient` request waits for its tenant's own requests to end where others are refused. `first` is awaited once
         the request counts as its tenant's, and before it waits for a slot. What is yielded is to be called with what
         the request did cost, in tokens; without, it cost what requests do on average.
 
         Raises:
             Forbidden: more priority than its tenant may ask for.
-            LimitReached: its tenant has as many requests here as it may.
+            LimitReached: its tenant has as many requests that run or wait as it may.
             Overloaded: as many requests wait as may, at once or pushed out by one of a shorter queue.
             DeadlineExceeded: its turn did not come in time.
         """
@@ -103,11 +103,11 @@ class Admission:
 
     @property
     def full(self) -> bool:
-        """Whether who comes now is refused, or pushes another out of the queue."""
+        """Whether all slots and all places in the queue are taken: a request is then refused, or pushes another out."""
         return not self._free and len(self._queue) >= self._room
 
     def turn_away(self, tenant: Tenant, adapter: str, priority: int) -> None:
-        """Raise what `slot`, without `first`, would raise at once where all is full; otherwise do nothing.
+        """Refuse a request that `slot`, without `first`, would refuse at once for want of room; otherwise do nothing.
 
         Raises:
             Overloaded: the newcomer itself would be pushed out.
@@ -121,28 +121,28 @@ class Admission:
             raise self._overloaded()
 
     def _crowds(self, tenant: Tenant) -> bool:
-        """Whether there is no room and its tenant has no fewer requests here than others: another would be dropped."""
-        full = self.here >= self._in_flight + self._room
-        return full and self._here[tenant.name] * len(self._here) >= self.here
+        """Whether there is no room, and its tenant has no fewer requests than others and would lose one of its own."""
+        full = self.requests >= self._in_flight + self._room
+        return full and self._of_tenant[tenant.name] * len(self._of_tenant) >= self.requests
 
     async def _arrive(self, tenant: Tenant, deadline: float, patient: bool) -> None:
-        """Return when the request is one of its tenant's that are here."""
+        """Count the request as one of its tenant's, once the tenant's `concurrency` allows that."""
         waiting = self._patient.get(tenant.name)
-        if tenant.concurrency is None or (not waiting and self._here[tenant.name] < tenant.concurrency):
-            self._here[tenant.name] += 1
+        if tenant.concurrency is None or (not waiting and self._of_tenant[tenant.name] < tenant.concurrency):
+            self._of_tenant[tenant.name] += 1
             return
         if not patient:
             raise LimitReached(f"{tenant.concurrency} of your requests are here already: wait for one to end")
         waiting = self._patient.setdefault(tenant.name, deque())
-        waiting.append(turn := asyncio.get_running_loop().create_future())
+        waiting.append(granted := asyncio.get_running_loop().create_future())
         try:
             async with asyncio.timeout_at(deadline):
-                await turn
+                await granted
         except BaseException as error:
-            if _handed(turn):  # and left all the same, in the very step in which it was
+            if _handed(granted):  # and left all the same, in the very step in which it was
                 self._depart(tenant)
-            elif turn in waiting:
-                waiting.remove(turn)
+            elif granted in waiting:
+                waiting.remove(granted)
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded("too many of your own requests went before: none ended early enough") from error
             raise
@@ -154,12 +154,12 @@ class Admission:
         """Give the request's place to the next of its tenant that waits for one."""
         waiting = self._patient.get(tenant.name, ())
         while waiting:
-            if not (turn := waiting.popleft()).done():  # cancelled in this very step of the loop
-                turn.set_result(None)
+            if not (granted := waiting.popleft()).done():  # cancelled in this very step of the loop
+                granted.set_result(None)
                 return
-        self._here[tenant.name] -= 1
-        if not self._here[tenant.name]:
-            del self._here[tenant.name]
+        self._of_tenant[tenant.name] -= 1
+        if not self._of_tenant[tenant.name]:
+            del self._of_tenant[tenant.name]
 
     def _settle(self, ticket: Ticket, tokens: float) -> None:
         usual = sum(self._spent) / len(self._spent) if self._spent else tokens
@@ -168,19 +168,19 @@ class Admission:
 
     async def _wait(self, ticket: Ticket, deadline: float) -> None:
         """Return when the ticket was handed a slot."""
-        turn = self._turns[ticket] = asyncio.get_running_loop().create_future()
+        granted = self._granted[ticket] = asyncio.get_running_loop().create_future()
         self._queue.push(ticket)
         self._hand_out()
         if len(self._queue) > self._room:
-            last = self._turns[self._queue.drop(ticket)]
+            last = self._granted[self._queue.drop(ticket)]
             if not last.done():
                 last.set_exception(self._overloaded())
         try:
             # Sooner than the quickest of late no request of the queue can be done with.
-            async with asyncio.timeout_at(None if turn.done() else deadline - min(self._held, default=0.0)):
-                await turn
+            async with asyncio.timeout_at(None if granted.done() else deadline - min(self._held, default=0.0)):
+                await granted
         except BaseException as error:
-            if _handed(turn):  # and left all the same, in the very step in which it was
+            if _handed(granted):  # and left all the same, in the very step in which it was
                 self._free += 1
             self._queue.remove(ticket)
             self._hand_out()
@@ -188,14 +188,14 @@ class Admission:
                 raise DeadlineExceeded("too many others wait: no slot came free early enough for an answer") from error
             raise
         finally:
-            del self._turns[ticket]
+            del self._granted[ticket]
 
     def _hand_out(self) -> None:
         while self._free and self._queue:
-            turn = self._turns[self._queue.take()]
-            if not turn.done():  # cancelled in this very step of the loop
+            granted = self._granted[self._queue.take()]
+            if not granted.done():  # cancelled in this very step of the loop
                 self._free -= 1
-                turn.set_result(None)
+                granted.set_result(None)
 
     def _overloaded(self) -> Overloaded:
         seconds = self._room / self._in_flight * (sum(self._held) / len(self._held) if self._held else 1.0)
@@ -203,8 +203,8 @@ class Admission:
         return Overloaded(f"{self._room} requests wait already: try again in {retry_after_s} s", retry_after_s)
 
 
-def _handed(turn: asyncio.Future[None]) -> bool:
-    return turn.done() and not turn.cancelled() and turn.exception() is None
+def _handed(granted: asyncio.Future[None]) -> bool:
+    return granted.done() and not granted.cancelled() and granted.exception() is None
 
 
 def _now() -> float:

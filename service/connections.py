@@ -71,14 +71,14 @@ class Connection(HttpToolsProtocol):
         self._lingering, self._dropped, self._deaf = False, 0, False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The client's turn begins."""
+        """A connection was opened: the time in which the client has to send a request begins."""
         super().connection_made(transport)
         self._opened.inc()
         self._crowded = len(self.connections) > self._most
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nobody is waited for."""
+        """The connection was closed: its timer ends."""
         super().connection_lost(exc)
         self._opened.dec()
         self._stop()
@@ -123,14 +123,14 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A request's last byte came: it is our turn."""
+        """A request's last byte came: the client's time is stopped until it was answered."""
         self._stop()
         super().on_message_complete()
         if self._lingering:
             self.transport.close()
 
     def on_response_complete(self) -> None:
-        """Its answer went: where no other is in line, it is the client's turn, be it to end what it still sends."""
+        """The answer was sent: unless another request is in line, the client is waited for again."""
         self._dropped = 0
         if self._lingering:
             self.pipeline.clear()

@@ -287,7 +287,7 @@ class LimitReached(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """As many requests as we promise to hold are here already."""
+    """As many requests run and wait as the service was set to hold."""
 
     status = 503
     code = "overloaded"

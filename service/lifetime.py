@@ -31,7 +31,7 @@ class Life:
 
     @property
     def unready(self) -> ServiceError | None:
-        """Why no more requests should be sent here; None while they should."""
+        """Why load balancers should send this replica no more requests; None while they should."""
         return Draining("the service is being shut down") if self.leaving else self.refusal
 
     @property
@@ -52,7 +52,7 @@ class Life:
         self._closed = True
 
     def cut(self) -> None:
-        """End what is under way, each with Draining."""
+        """End the work inside `bounded`, save what was spared; each fails with Draining."""
         self._cut = True
         now = asyncio.get_running_loop().time()
         for clock in self._clocks:
@@ -60,12 +60,12 @@ class Life:
                 clock.reschedule(now)
 
     def spare(self, clock: asyncio.Timeout) -> None:
-        """Leave this work be when all is cut."""
+        """Let `cut` leave alone the work that `bounded` gave this clock for."""
         self._clocks.discard(clock)
 
     @contextmanager
     def request(self) -> Generator[None, None, None]:
-        """One request is under way inside."""
+        """Count one request as under way until the block ends."""
         self._under_way += 1
         self._idle.clear()
         try:

@@ -1,4 +1,4 @@
-"""How many requests of a tenant are here at once over all replicas: its `concurrency`, counted in a Redis.
+"""How many requests of a tenant run or wait at once over all replicas: its `concurrency`, counted in a Redis.
 
 Each request that is here is a member of its tenant's sorted set, whose score is when its lease ends, by Redis's clock:
 
@@ -90,7 +90,7 @@ class Places:
             await asyncio.shield(freeing)
 
     async def renew(self) -> None:
-        """Prolong the leases of what is here; never returns."""
+        """Prolong the leases of this replica's requests, again and again; never returns."""
         while self._shared is not None:
             await asyncio.sleep(_RENEW_S)
             for key in list(self._held):

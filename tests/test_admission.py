@@ -78,8 +78,8 @@ def test_slots_are_never_exceeded_lost_or_idle_while_somebody_waits(
             await asyncio.sleep(0.5)  # between the seconds at which things happen
             while True:
                 assert len(holding) <= in_flight
-                assert len(holding) == min(in_flight, admission.here)
-                assert admission.here <= in_flight + waiting
+                assert len(holding) == min(in_flight, admission.requests)
+                assert admission.requests <= in_flight + waiting
                 await asyncio.sleep(1)
 
         watching = asyncio.create_task(watch())
@@ -88,7 +88,7 @@ def test_slots_are_never_exceeded_lost_or_idle_while_somebody_waits(
         with pytest.raises(asyncio.CancelledError):
             await watching
         assert len(log) == len(visits)  # no wake-up was lost: each one ended
-        assert admission.here == 0
+        assert admission.requests == 0
         async with asyncio.timeout(1.5), asyncio.TaskGroup() as group:  # and every slot is there again
             for _ in range(in_flight):
                 group.create_task(Visit(0, "a", "x", 1, 9, 9, False).make(admission, log, holding))
@@ -162,10 +162,10 @@ def test_a_waiter_that_leaves_frees_its_place() -> None:
         async with admission.slot(ANYONE):
             waiter = asyncio.create_task(admission.slot(ANYONE).__aenter__())
             await asyncio.sleep(0)
-            assert admission.here == 2
+            assert admission.requests == 2
             waiter.cancel()
             await asyncio.gather(waiter, return_exceptions=True)
-            assert admission.here == 1
+            assert admission.requests == 1
 
     simulate(scenario())
 
@@ -183,7 +183,7 @@ def test_a_waiter_that_leaves_in_the_step_in_which_its_turn_comes_hands_the_slot
         async with asyncio.timeout(2.5):
             await third
         assert second.cancelled()
-        assert admission.here == 0
+        assert admission.requests == 0
 
     simulate(scenario())
 
@@ -196,7 +196,7 @@ def test_a_deadline_that_passes_in_the_queue_ends_the_wait() -> None:
                 async with admission.slot(ANYONE, deadline=3):
                     pytest.fail("there was no slot")
             assert loop.time() == 3
-            assert admission.here == 1
+            assert admission.requests == 1
 
     simulate(scenario())
 
@@ -235,9 +235,9 @@ def test_a_tenant_has_as_many_requests_here_as_it_may_and_others_are_served() ->
                 async with admission.slot(small):
                     pytest.fail("two are enough")
             async with admission.slot(ANYONE):
-                assert admission.here == 3
+                assert admission.requests == 3
         async with admission.slot(small):
-            assert admission.here == 1
+            assert admission.requests == 1
 
     simulate(scenario())
 
@@ -250,7 +250,7 @@ def test_who_is_patient_waits_for_its_tenants_own_requests_and_others_are_refuse
         async def hold(name: str, patient: bool = True, deadline: float = math.inf) -> None:
             try:
                 async with admission.slot(small, deadline=deadline, patient=patient):
-                    assert admission.here <= 2
+                    assert admission.requests <= 2
                     await asyncio.sleep(1)
                 ends.append(f"{name} at {loop.time():g}")
             except (LimitReached, DeadlineExceeded) as error:
@@ -265,7 +265,7 @@ def test_who_is_patient_waits_for_its_tenants_own_requests_and_others_are_refuse
             await asyncio.sleep(0.5)
             gone.cancel()
             group.create_task(hold("last"))
-        assert admission.here == 0
+        assert admission.requests == 0
         assert admission._patient == {}
         return ends
 

@@ -124,7 +124,7 @@ async def test_a_broken_image_is_every_question_s_error_and_is_fetched_once(tmp_
         body = (await batch(running, *[QUESTION] * 5, image=web.url("/page"))).json()
         assert [result["error"]["code"] for result in body["results"]] == ["image_type_refused"] * 5
         assert web.hits == 1
-        assert running.app.state.service.vqa.admission.here == 0
+        assert running.app.state.service.vqa.admission.requests == 0
 
 
 async def test_each_question_counts_for_admission(fake_adapters: Path) -> None:
@@ -199,6 +199,6 @@ async def test_a_client_that_leaves_ends_every_question(socket: Running) -> None
     assert isinstance(engine, FakeEngine)
     engine.step_s = 5.0
     asking = asyncio.create_task(batch(socket, QUESTION, "where?"))
-    await until(lambda: engine.running == 1 and admission.here == 2)
+    await until(lambda: engine.running == 1 and admission.requests == 2)
     asking.cancel()
-    await until(lambda: engine.running == 0 and admission.here == 0)
+    await until(lambda: engine.running == 0 and admission.requests == 0)

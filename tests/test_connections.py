@@ -294,5 +294,5 @@ async def test_less_than_the_length_that_was_told_is_a_client_that_left(
     with caplog.at_level(logging.ERROR):
         assert await exchange(wire, [HALF], 0.05, leave=True) == b""
         (await wire.client.get("/healthz")).raise_for_status()
-        await until(lambda: wire.app.state.service.vqa.admission.here == 0)
+        await until(lambda: wire.app.state.service.vqa.admission.requests == 0)
     assert caplog.records == []

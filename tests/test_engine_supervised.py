@@ -111,7 +111,7 @@ async def test_requests_under_way_fail_at_once_and_the_next_engine_answers(
         await ready(running)
         assert (await ask(running, adapter="digits")).json()["answer"] == before
         assert restarts(running) == 1
-        assert engine.running == running.app.state.service.vqa.admission.here == 0
+        assert engine.running == running.app.state.service.vqa.admission.requests == 0
 
 
 async def test_not_ready_from_the_death_on_but_live(fake_adapters: Path) -> None:

@@ -112,7 +112,7 @@ async def test_choices_bound_the_answer_and_their_probabilities_sum_to_one(fake:
     assert form.json()["choices"] == body["choices"]
     streamed = (await ask(fake, choices=choices, adapter="digits", stream=True)).text
     assert streamed.startswith(f'data: {{"delta": "{body["answer"]}"}}\n\n')
-    assert fake.app.state.service.vqa.admission.here == 0
+    assert fake.app.state.service.vqa.admission.requests == 0
 
 
 @pytest.mark.parametrize("choices", [[], ["one"], ["same", "same "], ["a", ""], ["x" * 999, "y" * 999], 7])
@@ -418,7 +418,7 @@ async def test_a_deadline_ends_in_504_and_frees_the_engine(fake_adapters: Path) 
         engine.step_s = 5.0
         assert_error(await ask(slow, deadline_s=0.05), 504, "deadline_exceeded")
         assert engine.running == 0
-        assert slow.app.state.service.vqa.admission.here == 0
+        assert slow.app.state.service.vqa.admission.requests == 0
 
 
 async def test_tokens_made_before_a_deadline_are_counted_though_nobody_heard_them(fake_adapters: Path) -> None:

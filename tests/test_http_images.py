@@ -89,7 +89,7 @@ async def test_a_url_that_drips_holds_no_engine_slot_and_its_own_places_are_coun
         await until(lambda: web.hits == 1)
         (await asyncio.wait_for(ask(running), 1)).raise_for_status()
         waiting = asyncio.create_task(ask(running, image=web.url("/cat.png")))
-        await until(lambda: running.app.state.service.vqa.fetching.here == 2)
+        await until(lambda: running.app.state.service.vqa.fetching.requests == 2)
         assert_error(await ask(running, image=web.url("/cat.png")), 503, "overloaded")
         assert web.hits == 1
         dripping.cancel()
@@ -136,7 +136,7 @@ async def test_what_a_url_leads_to_has_its_own_error(
     cluster: Running, web: Origin, path: str, status: int, code: str
 ) -> None:
     assert_error(await ask(cluster, image=web.url(path)), status, code)
-    assert cluster.app.state.service.vqa.admission.here == 0
+    assert cluster.app.state.service.vqa.admission.requests == 0
     assert f'vqa_requests_total{{adapter="",outcome="{code}"}} 1.0' in (await cluster.client.get("/metrics")).text
     (await ask(cluster)).raise_for_status()
 
@@ -149,7 +149,7 @@ async def test_a_dead_port_is_502_and_fast(cluster: Running) -> None:
 
 async def test_the_requests_own_deadline_holds_while_fetching(cluster: Running, web: Origin) -> None:
     assert_error(await ask(cluster, image=web.url("/hold"), deadline_s=0.05), 504, "deadline_exceeded")
-    assert cluster.app.state.service.vqa.admission.here == 0
+    assert cluster.app.state.service.vqa.admission.requests == 0
 
 
 @pytest.fixture
@@ -323,7 +323,7 @@ async def test_small_pictures_do_not_wait_for_large_ones_to_be_decoded(
     monkeypatch.setattr("service.pictures.picture", decoding)
     async with serving(Settings(adapters=tmp_path, image_workers=1), FakeEngine()) as running:
         asking = [asyncio.create_task(ask(running, image=data_url(large))) for _ in range(3)]
-        await until(lambda: running.app.state.service.vqa.admission.here == 3)
+        await until(lambda: running.app.state.service.vqa.admission.requests == 3)
         for small in (png(), png(file_format="JPEG")):
             (await asyncio.wait_for(ask(running, image=data_url(small)), 5)).raise_for_status()
         going.set()

@@ -249,12 +249,12 @@ async def test_a_client_that_leaves_stops_the_engine_within_a_second(real: Runni
     before = await counted(cancelled)
     asked = [Asked(None, f"what is picture {number}?", png(size=(64 + number, 64))) for number in range(32)]
     crowd = [asyncio.create_task(ask(real, each)) for each in asked]
-    await until(lambda: admission.here >= 16)
+    await until(lambda: admission.requests >= 16)
     for each in crowd:
         each.cancel()
     await asyncio.gather(*crowd, return_exceptions=True)
     async with asyncio.timeout(1):
-        await until(lambda: admission.here == 0)
+        await until(lambda: admission.requests == 0)
     assert await counted(cancelled) > before
     # vLLM counts what runs at each step, the last of which is now this one's.
     await ask(real, Asked(None, "what is in the picture?", png()))

@@ -143,7 +143,7 @@ async def test_a_client_that_leaves_frees_its_slot_and_the_engine_within_a_secon
     engine.step_s = step_s
     await leave(socket)
     async with asyncio.timeout(1):
-        await until(lambda: engine.running == 0 and admission.here == 0)
+        await until(lambda: engine.running == 0 and admission.requests == 0)
     assert await outcome(socket, "cancelled")
     engine.step_s = 0
     (await ask(socket)).raise_for_status()
@@ -154,8 +154,8 @@ async def test_a_client_that_leaves_the_queue_frees_its_place(socket: Running) -
     assert isinstance(engine, FakeEngine)
     engine.step_s = 0.3
     holding, waiting = asyncio.create_task(ask(socket)), asyncio.create_task(ask(socket))
-    await until(lambda: admission.here == 2)
+    await until(lambda: admission.requests == 2)
     waiting.cancel()
-    await until(lambda: admission.here == 1)
+    await until(lambda: admission.requests == 1)
     (await holding).raise_for_status()
     assert await outcome(socket, "cancelled")

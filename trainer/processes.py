@@ -13,14 +13,14 @@ from trainer.errors import DataError
 T = TypeVar("T")
 
 
-def here() -> Any:
-    """Accelerate's PartialState of this process: `process_index` of `num_processes`, `is_main_process`."""
+def this_process() -> Any:
+    """Accelerate's PartialState: `process_index` of `num_processes`, `is_main_process`."""
     return PartialState(cpu=not torch.cuda.is_available())
 
 
 def sharing() -> tuple[int, int]:
     """How many processes share out the weights, and gradients with the optimiser's states, as the launcher has it."""
-    count = int(here().num_processes)
+    count = int(this_process().num_processes)
     if environ.get("ACCELERATE_USE_FSDP") == "true":
         return count, count
     if environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
@@ -30,7 +30,7 @@ def sharing() -> tuple[int, int]:
 
 def mine(items: Sequence[T]) -> list[T]:
     """The items for this process: those at process_index, process_index + num_processes, and so on."""
-    state = here()
+    state = this_process()
     return list(items[state.process_index :: state.num_processes])
 
 

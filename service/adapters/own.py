@@ -53,7 +53,7 @@ class Own:
             over -= sizes[copy]
 
     def close(self) -> None:
-        """Let another process have the directory."""
+        """Unlock the directory, so that another process may take it."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

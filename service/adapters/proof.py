@@ -75,7 +75,8 @@ class Proof:
         """Ask a loaded adapter its probes: it must answer as recorded, and otherwise than the base.
 
         Raises:
-            AdapterRefused: reasons `no_effect` and `probe`. Once is no proof: an engine may have had a bad moment.
+            AdapterRefused: reason `no_effect` where it answers as the base does, `probe` where it answers otherwise
+                than recorded. The caller tries such a version again: the engine may have been at fault.
         """
         for probe in manifest.probes:
             said, asked = await self.answer(engine, probe, adapter), repr(probe.question)

@@ -61,7 +61,7 @@ class Reconciler:
         self._closed = False
 
     def get(self, adapter: Adapter) -> Version:
-        """The record of a version, from now on."""
+        """The record of a version, made where there is none yet."""
         if adapter not in self.versions:
             version = self.versions[adapter] = Version(adapter, verdict=self.verdicts.get(adapter.version))
             if version.verdict and version.verdict.reason:
@@ -164,7 +164,7 @@ class Reconciler:
         return frozenset(version.adapter for version in lost)
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel the tasks under way and wait for their end."""
         self._closed = True
         tasks = [version.task for version in self.versions.values() if version.task]
         for task in tasks:

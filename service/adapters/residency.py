@@ -60,7 +60,7 @@ class Lease:
 
     @property
     def calibration(self) -> Calibration | None:
-        """What the version's confidences are worth, once its files were here; None: not known, or the base."""
+        """The version's calibration; None: it has none, its files were not on this machine yet, or it is the base."""
         return self._version.calibration if self._version else None
 
     def member(self, pictures: int) -> str:
@@ -94,7 +94,7 @@ class Lease:
         yield None
 
     def end(self) -> None:
-        """Let the version's files go."""
+        """No longer hold the version's files: they may be removed from this machine."""
         self._held.close()
 
     def _take(self) -> None:

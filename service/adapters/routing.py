@@ -82,7 +82,7 @@ class Catalog:
         return frozenset(name for name, shelf in self.shelves.items() if shelf.aliases.pinned)
 
     def held(self) -> int:
-        """How many adapters and routers are here, those that cannot be read just now among them."""
+        """How many adapters and routers the store has, with those that cannot be read just now."""
         unread = (fault for fault in self.faults.values() if fault.reason in ("store", "aliases"))
         return len(self.shelves) + len(self.routers) + sum(1 for _ in unread)
 

@@ -43,9 +43,9 @@ _Entry = Shelf | Router | Fault | None
 
 
 class Store:
-    """Adapters at one path or fsspec URL. Every method looks afresh, and blocks: other processes write here too.
+    """Adapters at one path or fsspec URL. Every method blocks and reads anew: other processes write to the store too.
 
-    All may raise StoreUnavailable: the place cannot be read or written now.
+    All may raise StoreUnavailable: the store cannot be read or written now.
     """
 
     def __init__(self, root: str | Path, cache: Path | None = None, cache_bytes: int = _CACHE_BYTES) -> None:
@@ -57,13 +57,13 @@ class Store:
         self._last = Catalog()
 
     def catalog(self) -> Catalog:
-        """All that is here, as the very object of the last look where nothing changed.
+        """All adapters and routers of the store; the same object as the last time where nothing changed.
 
         An entry that cannot be read is among the faults and disturbs no other.
 
         Raises:
-            StoreUnavailable: also where nothing is here that was not deleted by name: so looks a disk that is not
-                mounted.
+            StoreUnavailable: also where the store is empty though nothing was deleted from it by name, since a disk
+                that is not mounted looks like that.
         """
         with self._looking:
             found = self._files.look()
@@ -91,7 +91,7 @@ class Store:
         return self.named(name, STABLE)
 
     def named(self, name: str, alias: str) -> Adapter:
-        """The version that an alias of an adapter names, its files here.
+        """The version that an alias of an adapter names, its files on this machine.
 
         Raises:
             AdapterNotFound: no such adapter or alias, or the alias names a version that is not there.
@@ -111,7 +111,7 @@ class Store:
         return Adapter(name, version, self._files.local_path(f"{name}/{VERSIONS}/{version}"))
 
     def fetch(self, adapter: Adapter, whole: bool = False) -> None:
-        """Bring a version's files here and check that they are what was published, unless they are known `whole`.
+        """Copy a version's files to this machine and check that they are what was published, unless known `whole`.
 
         Raises:
             AdapterRefused: reason `corrupt`: they are not.
@@ -231,7 +231,7 @@ class Store:
             return frozenset(waiting), old
 
     def close(self) -> None:
-        """Let another service have our copies and verdicts."""
+        """Unlock the directory of copies and verdicts, so that another service may take it over."""
         self.own.close()
 
     def _stale(self, name: str, folder: Folder) -> bool:

@@ -93,7 +93,7 @@ class Version:
 
     @property
     def calibrated(self) -> bool | None:
-        """Whether it says what its confidences are worth; None before its files were here."""
+        """Whether it has a calibration; None before its files were on this machine."""
         return None if self.whole is None else self.calibration is not None
 
     @property
@@ -103,11 +103,11 @@ class Version:
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody wants it in the engine who has it not."""
+        """Whether a request waits for it to be loaded, or the service itself wants it loaded."""
         return bool(self.waiting) or self.sought
 
     def error(self, now: float) -> ServiceError:
-        """What to tell who asks for a version that failed or was refused."""
+        """The error of a request for a version that failed or was refused; `now` is on the event loop's clock."""
         name, why = self.adapter.name, self.status.message or ""
         retry_s = max(1, round((self.status.retry_at or now) - now))
         if self.state is State.REFUSED:

@@ -17,7 +17,7 @@ from trainer.disk import check_folder
 from trainer.model.base_llava import WEIGHTS, unfreeze
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.checkpoint_files import begin_copy, copy_companions, new_directory, rename_tower
-from trainer.processes import here
+from trainer.processes import this_process
 from trainer.training.arguments import uses_bfloat16
 from trainer.training.loop import fit
 from trainer.training.prepare import prepare
@@ -59,7 +59,7 @@ def _train(options: StageOptions, source: Path, run: Path) -> Path | None:
         return None
     begin(run, options, facts(options, sides, Base.of_checkpoint(source)), options.resume)
     learnt = fit(unfreeze(checkpoint.model, options.learns), lessons, options, run)
-    if not here().is_main_process:
+    if not this_process().is_main_process:
         return None
     unset_hf_deepspeed_config()  # or, after ZeRO-3, this process alone would load the base as its part of one
     write_base(source, learnt / WEIGHTS, options.output)

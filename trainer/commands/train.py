@@ -31,7 +31,7 @@ from trainer.evaluation.report import write_report
 from trainer.evaluation.result import Source
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.tokens import Form
-from trainer.processes import here
+from trainer.processes import this_process
 from trainer.training.arguments import uses_bfloat16
 from trainer.training.loop import fit
 from trainer.training.prepare import prepare
@@ -88,20 +88,20 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
     images = image_list(sides.digests[image] for image in lessons.trees.tokens.images)
     if parent:
         images = parent.images(images, held_out, sides.digests)
-    if here().is_main_process:
+    if this_process().is_main_process:
         (output / IMAGES).write_text(images)
     wanted = preference(options, model, checkpoint.precision, lessons, output) if form == "paired" else None
     weights = fit(model, lessons, options, output, wanted)
-    if here().is_main_process:
+    if this_process().is_main_process:
         for folder in members(weights).values():
             (folder / CONFIG).write_bytes(plain_config(folder))
-    here().wait_for_everyone()
+    this_process().wait_for_everyone()
     # 4. Both models on the held-out rows, the adapter as it was written; each process asks its share.
     adapter, plain = LocalAdapter(options.name, weights, output), without_lora(checkpoint, model, options.nf4)
     how = options.gate, options.max_tokens, options.blind_rows, options.seed
     begun = parent.adapter if parent else None
     trial = compare(adapter, plain, asked(held_out), lessons.sight, *how, begun=begun)
-    if not here().is_main_process:
+    if not this_process().is_main_process:
         return None
     source = Source(options.model, checkpoint.base.id, checkpoint.base.precision)
     write_report(str(output / "report.html"), [replace(trial.evaluation(source, options.name), run=output)])

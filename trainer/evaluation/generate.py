@@ -16,7 +16,7 @@ from trainer.data.row import Row
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.forest import Sight
 from trainer.model.forward import embed, project, tower_states
-from trainer.processes import gathered, here
+from trainer.processes import gathered, this_process
 
 # Tokens at once, prompts and answers, where memory would hold more.
 _TOKENS = 16_384
@@ -89,7 +89,7 @@ def predict(
     rows, and each gets all answers.
     """
     prompts = [_expanded(checkpoint, row) for row in rows]
-    state = here()
+    state = this_process()
     order = sorted(range(len(rows)), key=lambda index: len(prompts[index]))[state.process_index :: state.num_processes]
     found: list[tuple[int, Prediction]] = []
     with (

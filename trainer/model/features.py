@@ -24,7 +24,7 @@ from trainer.model.checkpoint import Checkpoint
 from trainer.model.forward import tower_states
 from trainer.model.pictures import image_places, prepared
 from trainer.model.shards import Shards, filled
-from trainer.processes import agree, gathered, here, mine
+from trainer.processes import agree, gathered, mine, this_process
 
 # Tokens that go through the tower at once.
 _AT_ONCE = 8192
@@ -67,8 +67,8 @@ class States:
         if cache is None:
             return cls(known, dict(_made(checkpoint, list(first.items()), places, known)))
         shards = Shards(cache / _origin(checkpoint))
-        with here().main_process_first():
-            shards.look(check=here().is_main_process)
+        with this_process().main_process_first():
+            shards.look(check=this_process().is_main_process)
         missing = [(digest, image) for digest, image in sorted(first.items()) if digest not in shards]
         tokens, width = checkpoint.sight
         shards.need(len(missing) * tokens * width * checkpoint.dtype.itemsize, budget)
@@ -81,7 +81,7 @@ class States:
         agree(faults)
         if missing:
             shards.fresh = dict(gathered(list(shards.fresh.items())))
-            shards.look(check=here().is_main_process)
+            shards.look(check=this_process().is_main_process)
         return cls(known, shards)
 
 

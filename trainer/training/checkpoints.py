@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from trainer.processes import here
+from trainer.processes import this_process
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]  # transformers is unt
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
         """See transformers.TrainerCallback; every process has written its part when the first one marks."""
-        here().wait_for_everyone()
+        this_process().wait_for_everyone()
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir)
@@ -41,12 +41,12 @@ def complete(run: Path) -> list[Path]:
 
 def last_complete(run: Path) -> Path | None:
     """The checkpoint to go on from; those cut off while they were written are removed, by the first process alone."""
-    if here().is_main_process:
+    if this_process().is_main_process:
         for path in _found(run / CHECKPOINTS):
             if not (path / MARK).is_file():
                 log.warning("%s was cut off while it was written: removed", path)
                 _remove(path)
-    here().wait_for_everyone()
+    this_process().wait_for_everyone()
     return next(reversed(complete(run)), None)
 
 

@@ -17,7 +17,7 @@ from trainer.model.features import at_once
 from trainer.model.forest import IMAGES, Trees, bend_of, grow, pack
 from trainer.model.sight import sight_of
 from trainer.model.tokens import Form, Tokens, encode
-from trainer.processes import gathered, here, sharing
+from trainer.processes import gathered, sharing, this_process
 from trainer.training.lessons import Lessons
 from trainer.training.memory_plan import Need, Shape, need
 from trainer.training.meter import resident_bytes
@@ -61,7 +61,7 @@ def prepare(
     trees, budget, checkpointing, planned = _fitted(checkpoint, tokens, options, learns, bend)
     if options.plan:
         order = updates_of(trees, options)
-        shares = Shares(order, trees, budget, bend, blank(checkpoint), int(here().num_processes))
+        shares = Shares(order, trees, budget, bend, blank(checkpoint), int(this_process().num_processes))
         _tell_time(checkpoint, options, learns, shares, checkpointing, held_out_tokens)
         return None
     cache = None if options.no_feature_cache else options.feature_cache

@@ -18,7 +18,7 @@ from trainer.config.training import TrainOptions
 from trainer.model.attention import kernel
 from trainer.model.forest import Batch, Trees
 from trainer.model.pairs import Owners
-from trainer.processes import gathered, here
+from trainer.processes import gathered, this_process
 from trainer.training.lessons import Lessons
 from trainer.training.preference import Answers, Preference
 from trainer.training.run import REFERENCE
@@ -51,7 +51,7 @@ def preference(options: TrainOptions, model: Any, precision: Precision, lessons:
 
 def _computed(model: Any, precision: Precision, trees: Trees, lessons: Lessons, rows: int) -> torch.Tensor:
     """The log-probability of each answer token of `trees`, (answer tokens,); each process computes a share."""
-    state = here()
+    state = this_process()
     order = Updates(trees, rows, None)
     shares = Shares(order, trees, lessons.budget, lessons.bend, lessons.sight, state.num_processes)
     device = next(model.parameters()).device
@@ -72,11 +72,11 @@ def _computed(model: Any, precision: Precision, trees: Trees, lessons: Lessons, 
 
 def _keep(file: Path, known: tuple[torch.Tensor | None, ...]) -> None:
     """Write both sides; the file takes its name once it is whole, and one process writes it."""
-    if here().is_main_process:
+    if this_process().is_main_process:
         part = file.with_suffix(".part.npz")
         np.savez(part, *(each.numpy() for each in known if each is not None))
         part.rename(file)
-    here().wait_for_everyone()
+    this_process().wait_for_everyone()
 
 
 def _kept(file: Path, sides: tuple[Trees, Trees]) -> tuple[torch.Tensor | None, ...]:

@@ -36,7 +36,7 @@ from trainer.data.digests import IMAGES, data_digest
 from trainer.data.split import Sides
 from trainer.disk import check_folder
 from trainer.errors import OptionError, TrainerError
-from trainer.processes import here
+from trainer.processes import this_process
 from trainer.training.checkpoints import CHECKPOINTS, complete
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def owned(directory: Path, command: str = "") -> Iterator[Path]:
     Raises:
         OptionError: it cannot be written, or another process holds it.
     """
-    if not here().is_main_process:
+    if not this_process().is_main_process:
         yield directory
         return
     check_folder("--output", directory)
@@ -131,7 +131,7 @@ def begin(directory: Path, options: LoopOptions, facts: Mapping[str, str], resum
     Raises:
         OptionError: there is no run to go on with, or it was begun with other options or data, all of which are named.
     """
-    if here().is_main_process:
+    if this_process().is_main_process:
         now = {"options": options.model_dump(mode="json"), "facts": {**facts, "processes": _processes()}}
         if resume:
             _compare(directory, options, now["facts"])
@@ -139,11 +139,11 @@ def begin(directory: Path, options: LoopOptions, facts: Mapping[str, str], resum
             _put_aside(directory)
             (directory / _FACTS).write_text(json.dumps(now, indent=1) + "\n")
             write_options(options, directory / OPTIONS)
-    here().wait_for_everyone()
+    this_process().wait_for_everyone()
 
 
 def _processes() -> str:
-    return str(here().num_processes)
+    return str(this_process().num_processes)
 
 
 def _compare(directory: Path, options: LoopOptions, now: Mapping[str, str]) -> None:
