@@ -93,6 +93,12 @@ PARTS = (
         "lora_on_cpu.py",
         "multiplies by adapter",
     ),
+    Part(
+        "vllm.distributed.device_communicators.shm_broadcast:SpinCondition.wait",
+        ("timeout_ms",),
+        "waiting_on_cpu.py",
+        "sleeps while it waits",
+    ),
     Part("vllm.platforms:current_platform.get_punica_wrapper", (), "lora_on_cpu.py", "puts itself in its place"),
 )
 # The environment that vLLM reads and the service sets.

@@ -44,8 +44,8 @@ METHODS: dict[str, Callable[[], Any]] = {
     "miss": lambda: peft.MissConfig(r=16, target_modules=TARGETS),
 }
 RATES = {"vera": 3e-2, "loha": 1e-2}
-# Enough for each of the six to answer better than its base.
-_ROWS, _EPOCHS = 60, 15
+# So many that each of the six is sure of most answers: of one half learnt, INT4 weights turn one answer in twelve.
+_ROWS, _EPOCHS = 60, 30
 
 
 def taught(checkpoint: Checkpoint, config: Any, rows: list[Row], states: States, rate: float) -> Any:
@@ -90,10 +90,14 @@ def test_adapters_of_six_methods_are_served_as_peft_answers_through_them(codes: 
     service = Service(tmp_path / "log", "--adapters", str(store), "--max-lora-rank", "128")
     try:
         service.until_ready()
-        for name, expected in answers.items():
-            same = sum(ask(service, name, row) == said.text for row, said in zip(rows, expected, strict=True))
-            print(f"{name}: {same} of {len(rows)} answers as in PEFT; {told[name]}")
-            assert same >= len(rows) - 2, name  # INT4 weights serve, and bfloat16 decides a tie otherwise
+        same = {
+            name: sum(ask(service, name, row) == said.text for row, said in zip(rows, expected, strict=True))
+            for name, expected in answers.items()
+        }
+        for name, count in same.items():
+            print(f"{name}: {count} of {len(rows)} answers as in PEFT; {told[name]}")
+        # INT4 weights serve, and bfloat16 decides a tie otherwise.
+        assert min(same.values()) >= len(rows) - 2, same
     finally:
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(STOPPED_S) == 0
