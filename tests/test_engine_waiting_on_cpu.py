@@ -3,22 +3,38 @@
 import time
 
 import pytest
-import zmq
+
+pytest.importorskip("vllm")
+
+from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 
 from service.engine import waiting_on_cpu
 
-shm_broadcast = pytest.importorskip("vllm.distributed.device_communicators.shm_broadcast")
 
-
-def test_a_process_that_waits_for_the_next_step_leaves_the_core_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shm_broadcast.SpinCondition, "wait", shm_broadcast.SpinCondition.wait)
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> SpinCondition:
+    """One that read a message just now; its sockets are left out, since they are for later."""
+    monkeypatch.setattr(SpinCondition, "wait", SpinCondition.wait)
     waiting_on_cpu.use_on_cpu()
-    with zmq.Context() as context:
-        reader = shm_broadcast.SpinCondition(True, context, "inproc://told")
-        began, took = time.monotonic(), time.thread_time()
-        while time.monotonic() < began + 0.3:
-            reader.wait(0)
-        took = time.thread_time() - took
-        for socket in (reader.local_notify_socket, reader.write_cancel_socket, reader.read_cancel_socket):
-            socket.close(linger=0)
-    assert took < 0.15
+    made = SpinCondition.__new__(SpinCondition)
+    made.is_reader, made.last_read, made.busy_loop_s = True, time.monotonic(), 1.0
+    return made
+
+
+def test_a_process_that_waits_for_the_next_step_leaves_the_core_to_others(reader: SpinCondition) -> None:
+    began, took = time.monotonic(), time.thread_time()
+    while time.monotonic() < began + 0.3:
+        reader.last_read = time.monotonic() - 0.01
+        reader.wait()
+    assert time.thread_time() - took < 0.15
+
+
+def test_after_a_second_without_a_message_it_waits_as_vllm_does(
+    reader: SpinCondition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = list[int | None]()
+    monkeypatch.setattr(waiting_on_cpu, "_idle", lambda _self, timeout_ms: waited.append(timeout_ms))
+    reader.wait(7)
+    reader.last_read -= 1.5
+    reader.wait(8)
+    assert waited == [8]
