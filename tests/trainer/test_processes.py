@@ -45,7 +45,7 @@ def test_both_stages_of_a_base_are_planned(stage: type[AlignOptions | TuneOption
 def test_a_process_needs_its_part_of_what_is_shared_out(
     monkeypatch: pytest.MonkeyPatch, launcher: dict[str, str], shared: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(trainer.processes, "here", lambda: SimpleNamespace(num_processes=4))
+    monkeypatch.setattr(trainer.processes, "this_process", lambda: SimpleNamespace(num_processes=4))
     for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_ZERO_STAGE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in launcher.items():

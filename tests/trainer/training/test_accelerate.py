@@ -120,7 +120,7 @@ def test_of_several_processes_only_the_first_publishes(
     codes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = SimpleNamespace(is_main_process=False, wait_for_everyone=lambda: None)
-    monkeypatch.setattr(trainer.commands.train, "here", lambda: other)
+    monkeypatch.setattr(trainer.commands.train, "this_process", lambda: other)
     monkeypatch.setattr(trainer.commands.train, "without_lora", lambda checkpoint, *_: checkpoint)
     monkeypatch.setattr(trainer.commands.train, "compare", lambda *_: None)
     monkeypatch.setattr(trainer.commands.train, "fit", lambda *_, **__: tmp_path)
