@@ -122,7 +122,7 @@ def test_of_several_processes_only_the_first_publishes(
     other = SimpleNamespace(is_main_process=False, wait_for_everyone=lambda: None)
     monkeypatch.setattr(trainer.commands.train, "this_process", lambda: other)
     monkeypatch.setattr(trainer.commands.train, "without_lora", lambda checkpoint, *_: checkpoint)
-    monkeypatch.setattr(trainer.commands.train, "compare", lambda *_: None)
+    monkeypatch.setattr(trainer.commands.train, "compare", lambda *_, **__: None)
     monkeypatch.setattr(trainer.commands.train, "fit", lambda *_, **__: tmp_path)
     paths = ["--data", str(codes / "train.jsonl"), "--images", str(codes), "--store", str(tmp_path / "store")]
     cache = ["--feature-cache", str(codes / "features")]
