@@ -13,6 +13,14 @@ from tests.conftest import ROOT
 SCRIPT = ROOT / "examples/loop/run.py"
 
 
+def test_a_folder_that_is_there_already_is_named_with_the_way_out(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--folder", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"--folder {tmp_path}: is there already")
+    assert f"`rm -r {tmp_path}`" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_the_loop_ends_with_the_better_version(tmp_path: Path) -> None:

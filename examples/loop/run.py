@@ -271,13 +271,17 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8500, help="port of the service [8500]")
     parser.add_argument("--seed", type=int, default=0, help="another seed takes other pictures [0]")
     options = parser.parse_args()
+    if options.folder.exists():
+        print(
+            f"--folder {options.folder}: is there already, perhaps of an earlier run: name another one to keep it, or"
+            f" remove it by `rm -r {options.folder}`",
+            file=sys.stderr,
+        )
+        return 2
     if not (DATA / "test.jsonl").is_file():
         print(
             f"{DATA} is missing: run `make build/data/digits/done` first, from the repository's folder", file=sys.stderr
         )
-        return 2
-    if options.folder.exists():
-        print(f"--folder {options.folder}: exists; name another, or remove it", file=sys.stderr)
         return 2
     began = time.monotonic()
     run(options.folder, options.port, options.seed)
