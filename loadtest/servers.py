@@ -56,12 +56,11 @@ class Server:
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self.resume()
         self.process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            for pid in self.pids():
-                os.kill(pid, signal.SIGKILL)
-            self.process.wait()
+        # Also those that it started and left: vLLM's engine outlives a program that ends without stopping it.
+        self._signal(signal.SIGKILL)
+        self.process.wait()
         self._said.close()
 
     def check(self) -> None:
