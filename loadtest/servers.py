@@ -22,6 +22,8 @@ from service.adapters.store import Store
 MARK = "MANYLENS_BENCH_SERVER"
 # Of what a server that failed has said, so much is told.
 _TOLD_BYTES = 4000
+# A process that was killed gives back gigabytes before it is gone.
+_GONE_S = 20.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -61,6 +63,9 @@ class Server:
         # Also those that it started and left: vLLM's engine outlives a program that ends without stopping it.
         self._signal(signal.SIGKILL)
         self.process.wait()
+        latest = time.monotonic() + _GONE_S
+        while self.pids() and time.monotonic() < latest:
+            time.sleep(0.02)
         self._said.close()
 
     def check(self) -> None:
