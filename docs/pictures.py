@@ -8,17 +8,16 @@ In docs/page they are wide and light; `--narrow`, `--dark` and another `--folder
 import argparse
 import asyncio
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
+from loadtest.process import serving
 from loadtest.store.stores import files_of
 from service.adapters.store import Store
 from tests.test_page_browser import Tab, browsing
@@ -39,16 +38,9 @@ def served(folder: Path, port: int) -> Iterator[str]:
     store = Store(folder / "adapters")
     again = files_of(store.stable("digits")) | {"README.md": b"the same, published again"}
     store.publish("digits", again, canary=0.2)
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "service", "--port", str(port), "--adapters", str(store.root)]
-    command += ["--capture", str(folder / "kept"), "--adapters-cache", str(folder / "cache")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait(process, url)
+    kept = ["--capture", str(folder / "kept"), "--adapters-cache", str(folder / "cache")]
+    with serving("service", port, "--adapters", str(store.root), *kept, stderr=subprocess.DEVNULL) as url:
         yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(120)
 
 
 def ask(url: str) -> None:
@@ -92,17 +84,6 @@ async def _photograph(tab: Tab, file: Path) -> None:
     await tab.page.evaluate("document.activeElement.blur()")
     await asyncio.sleep(FIGURES_S)
     await tab.page.screenshot(path=str(file), full_page=True)
-
-
-def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
-    while process.poll() is None:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=5).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-    raise SystemExit(f"the service ended with status {process.returncode}")
 
 
 def main() -> int:

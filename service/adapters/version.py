@@ -64,9 +64,9 @@ class Version:
     `holders` requests need its files, `users` of them have it in the engine, `waiting` ones will. `sought`: the
     service itself wants it in the engine, for a pin or for an alias that waits to move to it. `stamp` is that of the
     files when they were last read, `whole` that with which they were what was published; `verdict` is None until its
-    probes were answered, now or before the last start; `places` are those it takes in the engine, of a mixture two,
-    and `calibration` what it says of its confidences, both
-    known once its files were here, as `whole` tells; `engine` counts the engine lost last before they were.
+    probes were answered, now or before the last start; `places` are those it takes in the engine, of a mixture two, and
+    `calibration` what it says of its confidences, both known once its files were on this machine, as `whole` tells;
+    `engine` counts the engine lost last before they were.
     """
 
     adapter: Adapter

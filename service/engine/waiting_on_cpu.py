@@ -3,8 +3,8 @@
 The engine's core and its worker hand each other each step through shared memory (vLLM 0.32's
 distributed/device_communicators/shm_broadcast.py). Who waits looks again and again, for a second after the last
 message, and only yields in between: a whole core, taken from the gateway and from the threads that decode photographs.
-Here it sleeps between two looks where more threads want to run than there are cores. Where a core is idle anyway it
-goes on as vLLM does: to be woken takes longer than to look. vLLM calls this through its `vllm.general_plugins` entry
+Here it sleeps between two looks while more than one thread of the machine waits for a core. Otherwise it goes on as
+vLLM does, since waking from a sleep takes longer than a look. vLLM calls this through its `vllm.general_plugins` entry
 points in each of its processes; on a GPU it changes nothing.
 
 Going over to vLLM's own idle mode sooner is no way out: now and then it misses a message, and a step waits for seconds.
