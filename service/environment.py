@@ -4,6 +4,7 @@ Imports nothing heavy: it runs before torch is loaded, and libgomp reads OMP_NUM
 """
 
 import os
+import platform
 import signal
 import sys
 from collections.abc import MutableMapping
@@ -14,7 +15,7 @@ from pathlib import Path
 _EVERYWHERE = {
     "VLLM_NO_USAGE_STATS": "1",
     # Of the plugins that an environment may hold, ours alone are loaded.
-    "VLLM_PLUGINS": "manylens,manylens_waiting",
+    "VLLM_PLUGINS": "manylens,manylens_waiting,manylens_int4",
     # Of processes that vLLM starts in its own way; those that are forked log as we do.
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
@@ -74,6 +75,15 @@ def on_cpu() -> bool:
         return "cpu" in version("vllm")
     except PackageNotFoundError:  # the CPU build has a name of its own
         return True
+
+
+def unpacks_int4(root: Path = Path("/")) -> bool:
+    """Whether vLLM lacks INT4 products for this processor, an x86-64 one without AVX-512; see engine/int4_on_cpu.py."""
+    try:
+        flags = (root / "proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return platform.machine() == "x86_64" and on_cpu() and "avx512f" not in flags.split()
 
 
 def cores(root: Path = Path("/")) -> int:

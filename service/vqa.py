@@ -8,7 +8,7 @@ from functools import partial
 
 from PIL import Image
 
-from service import beams, choices
+from service import beams, choices, under_way
 from service.adapters.residency import Lease, Residency
 from service.adapters.routing import some
 from service.admission import Admission
@@ -123,6 +123,7 @@ class VQA:
         """
         progress = Progress(question)
         self.metrics.in_flight.inc()
+        under_way.begin()
         outcome = ServiceError.code
         try:
             async with (
@@ -155,6 +156,7 @@ class VQA:
             raise
         finally:
             self.metrics.in_flight.dec()
+            under_way.end()
             progress.record(outcome, self.metrics)
             if progress.adapter is not None and progress.release != "pinned":
                 adapter, since = progress.adapter, self.residency.changed(progress.adapter.name)

@@ -99,6 +99,18 @@ PARTS = (
         "waiting_on_cpu.py",
         "sleeps while it waits",
     ),
+    Part(
+        "vllm.model_executor.kernels.linear.mixed_precision.cpu:CPUWNA16LinearKernel.process_weights_after_loading",
+        ("layer",),
+        "int4_on_cpu.py",
+        "unpacks INT4 weights",
+    ),
+    Part(
+        "vllm.model_executor.kernels.linear.mixed_precision.cpu:CPUWNA16LinearKernel.apply_weights",
+        ("layer", "x", "bias"),
+        "int4_on_cpu.py",
+        "multiplies by unpacked weights",
+    ),
     Part("vllm.platforms:current_platform.get_punica_wrapper", (), "lora_on_cpu.py", "puts itself in its place"),
 )
 # The environment that vLLM reads and the service sets.

@@ -1,7 +1,8 @@
 """What vLLM's processes take of a core while they wait for each other."""
 
+import multiprocessing
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,24 +10,28 @@ pytest.importorskip("vllm")
 
 from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 
+from service import under_way
 from service.engine import waiting_on_cpu
 
 
 @pytest.fixture
-def reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SpinCondition:
-    """One that read a message just now, on two cores; its sockets are left out, since they are for later."""
+def reader(monkeypatch: pytest.MonkeyPatch) -> SpinCondition:
+    """One that read a message just now; its sockets are left out, since they are for later."""
     monkeypatch.setattr(SpinCondition, "wait", SpinCondition.wait)
     waiting_on_cpu.use_on_cpu()
-    monkeypatch.setattr(waiting_on_cpu, "_LOAD", tmp_path / "loadavg")
-    monkeypatch.setattr(waiting_on_cpu, "_CORES", 2)
-    monkeypatch.setattr(waiting_on_cpu, "_wanting", 0.0)
     made = SpinCondition.__new__(SpinCondition)
     made.is_reader, made.last_read, made.busy_loop_s = True, time.monotonic(), 1.0
     return made
 
 
-def _want_to_run(threads: int) -> None:
-    waiting_on_cpu._LOAD.write_text(f"0.61 0.40 0.38 {threads}/412 9120\n")
+@pytest.fixture
+def two_questions() -> Iterator[None]:
+    """The service works on two questions."""
+    under_way.begin()
+    under_way.begin()
+    yield
+    under_way.end()
+    under_way.end()
 
 
 def _share_of_a_core(reader: SpinCondition) -> float:
@@ -37,37 +42,45 @@ def _share_of_a_core(reader: SpinCondition) -> float:
     return (time.thread_time() - took) / 0.3
 
 
-def test_where_cores_are_wanted_a_process_that_waits_leaves_its_own(reader: SpinCondition) -> None:
-    _want_to_run(5)
-    for _ in range(100):
-        waiting_on_cpu.crowded()
+@pytest.mark.usefixtures("two_questions")
+def test_with_two_questions_under_way_a_process_that_waits_leaves_its_core(reader: SpinCondition) -> None:
     assert _share_of_a_core(reader) < 0.5
 
 
-def test_where_a_core_is_idle_it_looks_at_once_again(reader: SpinCondition, monkeypatch: pytest.MonkeyPatch) -> None:
-    _want_to_run(2)
+def test_with_one_question_it_looks_at_once_again(reader: SpinCondition, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("it slept"))
+    under_way.begin()
     for _ in range(100):
         reader.wait()
+    under_way.end()
 
 
-def test_a_moment_in_which_many_want_to_run_is_no_crowd(reader: SpinCondition) -> None:
-    _want_to_run(2)
-    for _ in range(100):
-        waiting_on_cpu.crowded()
-    _want_to_run(9)
-    assert not waiting_on_cpu.crowded()
-
-
+@pytest.mark.usefixtures("two_questions")
 def test_after_a_second_without_a_message_it_waits_as_vllm_does(
     reader: SpinCondition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _want_to_run(9)
-    for _ in range(100):
-        waiting_on_cpu.crowded()
     waited = list[int | None]()
     monkeypatch.setattr(waiting_on_cpu, "_as_vllm", lambda _self, timeout_ms: waited.append(timeout_ms))
     reader.wait(7)
     reader.last_read -= 1.5
     reader.wait(8)
     assert waited == [8]
+
+
+def test_a_process_forked_from_this_one_sees_what_is_counted_later() -> None:
+    """As vLLM's processes do: forked before the first question came."""
+    context = multiprocessing.get_context("fork")
+    asked, told = context.Event(), context.SimpleQueue()
+
+    def look() -> None:
+        asked.wait(10)
+        told.put(under_way.questions())
+
+    child = context.Process(target=look)
+    child.start()
+    before = under_way.questions()
+    under_way.begin()
+    asked.set()
+    assert told.get() == before + 1
+    under_way.end()
+    child.join(10)

@@ -8,10 +8,11 @@ measured.
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from service.environment import unpacks_int4
 from service.memory import GIB, Memory
 from service.settings import Settings
 
@@ -49,6 +50,7 @@ class Shape:
     image_side: int
     bytes_each: int = 2
     packed: bool = False
+    unpacked: bool = False
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> "Shape":
@@ -90,6 +92,16 @@ class Shape:
         attention = 2 * (self.hidden + self.hidden) + 2 * (self.hidden + self.kv_size)
         return rank * self.layers * self.bytes_each * (attention + 3 * (self.hidden + self.inner))
 
+    def unpacked_as_loaded(self) -> "Shape":
+        """The same with its INT4 weights in float32, as service/engine/int4_on_cpu.py loads them; what is packed only.
+
+        A number of 4 bits takes 4 bytes then. Scales and what is not packed are counted as they are in the files.
+        """
+        if not self.packed:
+            return self
+        layer = 2 * self.hidden * (self.hidden + self.kv_size) + 3 * self.hidden * self.inner
+        return replace(self, weights=self.weights + int(self.layers * layer * (4 - 0.5)), unpacked=True)
+
     @property
     def kv_size(self) -> int:
         """Numbers of one token's keys in one layer."""
@@ -123,7 +135,10 @@ class Sizes:
         Raises:
             DoesNotFit, and what `Shape.of_checkpoint` raises.
         """
-        return fit(Shape.of_checkpoint(checkpoint), Memory.now(), settings)
+        shape, memory = Shape.of_checkpoint(checkpoint), Memory.now()
+        if not memory.gpus and unpacks_int4():
+            shape = shape.unpacked_as_loaded()
+        return fit(shape, memory, settings)
 
     def engine_arguments(self) -> dict[str, Any]:
         """VLLM's names for them."""
@@ -155,7 +170,8 @@ def fit(shape: Shape, memory: Memory, settings: Settings) -> Sizes:
     if left <= 0:
         raise DoesNotFit(
             "model",
-            f"its weights are {_gib(shape.weights)}, and {_gib(max(device, 0))} of {name} are there for it: "
+            f"its weights are {_gib(shape.weights)}{_why(shape)}, and {_gib(max(device, 0))} of {name} are there "
+            "for it: "
             f"take {'' if shape.packed else 'an INT4 copy (python -m trainer quantize), '}a smaller model, or a larger "
             "machine",
         )
@@ -170,7 +186,7 @@ def fit(shape: Shape, memory: Memory, settings: Settings) -> Sizes:
     utilization = _utilization(memory, settings)
     each = shape.adapter_bytes(settings.max_lora_rank)
     story = (
-        f"weights {_gib(shape.weights)} of {_gib(device)} {name}; context {context} tokens at "
+        f"weights {_gib(shape.weights)}{_why(shape)} of {_gib(device)} {name}; context {context} tokens at "
         f"{shape.token_bytes / 1024:.0f} KiB; "
         + (f"KV cache {_gib(kv_cache)}" if kv_cache else f"GPU memory used up to {utilization:.0%}")
         + f"; {slots} adapter slots of rank {settings.max_lora_rank}, {_gib(each)} each; "
@@ -179,6 +195,11 @@ def fit(shape: Shape, memory: Memory, settings: Settings) -> Sizes:
         f"; image cache 2 x {_gib(image_cache)}"
     )
     return Sizes(context, kv_cache, slots, adapters, image_cache, utilization, story)
+
+
+def _why(shape: Shape) -> str:
+    """Why weights take more than their files, for a reader; empty where they do not."""
+    return " (INT4 unpacked: vLLM has no INT4 product for a processor without AVX-512)" if shape.unpacked else ""
 
 
 def _gpu_room(memory: Memory, settings: Settings) -> int:

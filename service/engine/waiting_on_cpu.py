@@ -3,50 +3,36 @@
 The engine's core and its worker hand each other each step through shared memory (vLLM 0.32's
 distributed/device_communicators/shm_broadcast.py). Who waits looks again and again, for a second after the last
 message, and only yields in between: a whole core, taken from the gateway and from the threads that decode photographs.
-Here it sleeps between two looks while more than one thread of the machine waits for a core. Otherwise it goes on as
-vLLM does, since waking from a sleep takes longer than a look. vLLM calls this through its `vllm.general_plugins` entry
-points in each of its processes; on a GPU it changes nothing.
+Here it sleeps between two looks while the service works on more than one question. With one question alone it goes on
+as vLLM does, since nobody else wants the core and waking from a sleep takes longer than a look. vLLM calls this through
+its `vllm.general_plugins` entry points in each of its processes; on a GPU it changes nothing.
 
 Going over to vLLM's own idle mode sooner is no way out: now and then it misses a message, and a step waits for seconds.
 """
 
 import time
-from pathlib import Path
 
 from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 from vllm.platforms import current_platform
 
-from service.environment import cores
+from service import under_way
 
 # A sleep is this share of what has been waited so far, so a message is found at most so much later; in seconds.
 _SHARE, _SHORTEST_S, _LONGEST_S = 1 / 8, 50e-6, 2e-3
-_LOAD, _CORES, _LOOKS = Path("/proc/loadavg"), cores(), 50
 
 _as_vllm = SpinCondition.wait
-# Threads of the machine that want to run: the mean over some looks of this process.
-_wanting = 0.0
 
 
 def use_on_cpu() -> None:
-    """Let vLLM's processes give way while they wait, where vLLM runs on a CPU and Linux tells what wants to run."""
-    if current_platform.is_cpu() and _LOAD.exists():
+    """Let vLLM's processes give way while they wait, where vLLM runs on a CPU."""
+    if current_platform.is_cpu():
         SpinCondition.wait = wait
 
 
 def wait(self: SpinCondition, timeout_ms: int | None = None) -> None:
     """Return to look again, after a sleep where others want the core; after a second without a message wait for one."""
     waited = time.monotonic() - self.last_read
-    if waited <= self.busy_loop_s and crowded():
+    if waited <= self.busy_loop_s and under_way.questions() > 1:
         time.sleep(min(max(waited * _SHARE, _SHORTEST_S), _LONGEST_S))
     else:
         _as_vllm(self, timeout_ms)
-
-
-def crowded() -> bool:
-    """Whether, on average over the last looks, more than one thread waits for one of the cores this process may use."""
-    global _wanting
-    # Threads that run or want to, this one among them, are the first part of the fourth field (proc_loadavg(5)).
-    with _LOAD.open("rb", buffering=0) as file:
-        wanting, _, _ = file.read(64).split()[3].partition(b"/")
-    _wanting += (int(wanting) - _wanting) / _LOOKS
-    return _wanting > _CORES + 1
