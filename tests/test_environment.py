@@ -47,7 +47,7 @@ def test_a_container_s_limit_of_cores_counts(tmp_path: Path, monkeypatch: pytest
 
 
 def test_int4_is_unpacked_on_an_x86_processor_without_avx_512(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     (tmp_path / "proc").mkdir()
     said = tmp_path / "proc/cpuinfo"
     said.write_text("flags\t\t: fpu sse2 avx avx2 fma\n")

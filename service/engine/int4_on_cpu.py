@@ -30,7 +30,7 @@ def use_on_cpu() -> None:
         kernels.insert(0, Unpacked)
 
 
-class Unpacked(CPUWNA16LinearKernel):
+class Unpacked(CPUWNA16LinearKernel):  # type: ignore[misc]
     """vLLM's kernel for INT4 on a CPU, for the same layers, with weights that are float32 once they are loaded."""
 
     def process_weights_after_loading(self, layer: Module) -> None:
