@@ -15,7 +15,7 @@ from pathlib import Path
 _EVERYWHERE = {
     "VLLM_NO_USAGE_STATS": "1",
     # Of the plugins that an environment may hold, ours alone are loaded.
-    "VLLM_PLUGINS": "manylens,manylens_waiting,manylens_int4",
+    "VLLM_PLUGINS": "manylens,manylens_waiting,manylens_avx2",
     # Of processes that vLLM starts in its own way; those that are forked log as we do.
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
@@ -77,8 +77,8 @@ def on_cpu() -> bool:
         return True
 
 
-def unpacks_int4(root: Path = Path("/")) -> bool:
-    """Whether vLLM lacks INT4 products for this processor, an x86-64 one without AVX-512; see engine/int4_on_cpu.py."""
+def without_avx512(root: Path = Path("/")) -> bool:
+    """Whether vLLM runs on an x86-64 CPU without AVX-512; service/engine/without_avx512.py says what follows."""
     try:
         flags = (root / "proc/cpuinfo").read_text()
     except OSError:

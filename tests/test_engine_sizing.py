@@ -42,14 +42,15 @@ def test_a_checkpoint_s_files_say_its_shape(tmp_path: Path) -> None:
     assert Shape.of_checkpoint(CHECKPOINT).context == 1024
 
 
-def test_int4_that_is_unpacked_takes_eight_times_what_is_packed_and_says_why() -> None:
-    packed = replace(SEVEN, packed=True)
-    unpacked = packed.unpacked_as_loaded()
-    assert unpacked.weights == pytest.approx(4.53e9 + 6.48e9 * 3.5, rel=0.01)
-    assert "without AVX-512" in sizes(unpacked, on(48)).story
-    with pytest.raises(DoesNotFit, match="without AVX-512"):
-        sizes(unpacked, on(16))
-    assert SEVEN.unpacked_as_loaded() == SEVEN, "a checkpoint in bfloat16 stays as it is"
+def test_without_avx_512_weights_take_float32_s_memory_and_the_story_says_why() -> None:
+    packed = replace(SEVEN, packed=True).in_float32()
+    assert packed.weights == pytest.approx(6.48e9 * 4 + (4.53e9 - 6.48e9 / 2) * 2, rel=0.01)
+    assert "no AVX-512" in sizes(packed, on(48)).story
+    with pytest.raises(DoesNotFit, match="no AVX-512"):
+        sizes(packed, on(16))
+    assert replace(SEVEN, weights=14_000_000_000).in_float32().weights == 28_000_000_000
+    full = replace(SEVEN, bytes_each=4)
+    assert full.in_float32() == full
 
 
 def test_the_7b_with_defaults_holds_its_whole_context_on_24_gib_of_host_memory() -> None:

@@ -102,14 +102,20 @@ PARTS = (
     Part(
         "vllm.model_executor.kernels.linear.mixed_precision.cpu:CPUWNA16LinearKernel.process_weights_after_loading",
         ("layer",),
-        "int4_on_cpu.py",
+        "without_avx512.py",
         "unpacks INT4 weights",
     ),
     Part(
         "vllm.model_executor.kernels.linear.mixed_precision.cpu:CPUWNA16LinearKernel.apply_weights",
         ("layer", "x", "bias"),
-        "int4_on_cpu.py",
+        "without_avx512.py",
         "multiplies by unpacked weights",
+    ),
+    Part(
+        "vllm.model_executor.layers.utils:dispatch_cpu_unquantized_gemm",
+        ("layer", "remove_weight"),
+        "without_avx512.py",
+        "multiplies by weights in bfloat16",
     ),
     Part("vllm.platforms:current_platform.get_punica_wrapper", (), "lora_on_cpu.py", "puts itself in its place"),
 )

@@ -46,12 +46,12 @@ def test_a_container_s_limit_of_cores_counts(tmp_path: Path, monkeypatch: pytest
     assert environment.cores(tmp_path) == 1
 
 
-def test_int4_is_unpacked_on_an_x86_processor_without_avx_512(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_s_flags_say_whether_it_has_avx_512(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     (tmp_path / "proc").mkdir()
     said = tmp_path / "proc/cpuinfo"
     said.write_text("flags\t\t: fpu sse2 avx avx2 fma\n")
-    assert environment.unpacks_int4(tmp_path)
+    assert environment.without_avx512(tmp_path)
     said.write_text("flags\t\t: fpu sse2 avx avx2 avx512f avx512bw\n")
-    assert not environment.unpacks_int4(tmp_path)
-    assert not environment.unpacks_int4(tmp_path / "elsewhere")
+    assert not environment.without_avx512(tmp_path)
+    assert not environment.without_avx512(tmp_path / "elsewhere")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from service.environment import unpacks_int4
+from service.environment import without_avx512
 from service.memory import GIB, Memory
 from service.settings import Settings
 
@@ -50,7 +50,7 @@ class Shape:
     image_side: int
     bytes_each: int = 2
     packed: bool = False
-    unpacked: bool = False
+    in_full: bool = False
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> "Shape":
@@ -92,15 +92,16 @@ class Shape:
         attention = 2 * (self.hidden + self.hidden) + 2 * (self.hidden + self.kv_size)
         return rank * self.layers * self.bytes_each * (attention + 3 * (self.hidden + self.inner))
 
-    def unpacked_as_loaded(self) -> "Shape":
-        """The same with its INT4 weights in float32, as service/engine/int4_on_cpu.py loads them; what is packed only.
+    def in_float32(self) -> "Shape":
+        """The same with weights as service/engine/without_avx512.py loads them: 4 bytes for a number of 4 or 16 bits.
 
-        A number of 4 bits takes 4 bytes then. Scales and what is not packed are counted as they are in the files.
+        A little more than in truth: embeddings stay as they are, and scales of INT4 are dropped.
         """
-        if not self.packed:
+        if self.bytes_each == 4:
             return self
-        layer = 2 * self.hidden * (self.hidden + self.kv_size) + 3 * self.hidden * self.inner
-        return replace(self, weights=self.weights + int(self.layers * layer * (4 - 0.5)), unpacked=True)
+        each = 2 * self.hidden * (self.hidden + self.kv_size) + 3 * self.hidden * self.inner
+        packed = self.layers * each if self.packed else 0  # numbers of 4 bits
+        return replace(self, weights=2 * (self.weights - packed // 2) + 4 * packed, in_full=True)
 
     @property
     def kv_size(self) -> int:
@@ -136,8 +137,8 @@ class Sizes:
             DoesNotFit, and what `Shape.of_checkpoint` raises.
         """
         shape, memory = Shape.of_checkpoint(checkpoint), Memory.now()
-        if not memory.gpus and unpacks_int4():
-            shape = shape.unpacked_as_loaded()
+        if not memory.gpus and without_avx512():
+            shape = shape.in_float32()
         return fit(shape, memory, settings)
 
     def engine_arguments(self) -> dict[str, Any]:
@@ -199,7 +200,7 @@ def fit(shape: Shape, memory: Memory, settings: Settings) -> Sizes:
 
 def _why(shape: Shape) -> str:
     """Why weights take more than their files, for a reader; empty where they do not."""
-    return " (INT4 unpacked: vLLM has no INT4 product for a processor without AVX-512)" if shape.unpacked else ""
+    return " (in float32: this processor has no AVX-512)" if shape.in_full else ""
 
 
 def _gpu_room(memory: Memory, settings: Settings) -> int:

@@ -1,33 +1,37 @@
-"""INT4 weights on a processor without AVX-512, for which vLLM has no INT4 product: they are unpacked when loaded.
+"""Products on an x86-64 processor without AVX-512, in float32: what it does fast, and what vLLM has for INT4 there.
 
 vLLM 0.32 chooses its INT4 kernel on any x86-64 CPU and fails at the first question where the processor has AVX2 alone,
-since the build for AVX2 lacks the operator (`_C.cpu_gemm_wna16`). Here the same 4-bit weights are multiplied by their
-scales once and kept in float32: they take eight times the memory of INT4, and products in float32 are what such a
-processor does fast (one in bfloat16 takes it twelve times as long: docs/measured/speed.md). Activations come and go in
-bfloat16, so answers are W4A16's. vLLM calls this through its `vllm.general_plugins` entry points in each of its
-processes; where vLLM has the operator, and on a GPU, it changes nothing.
+since the build for AVX2 lacks the operator (`_C.cpu_gemm_wna16`). And a product in bfloat16 takes such a processor
+about twelve times as long as one in float32 (docs/measured/speed.md). So weights become float32 once they are loaded,
+those in INT4 multiplied by their scales: eight times the memory of INT4, twice that of bfloat16
+(service/engine/sizing.py counts it). Activations come and go in bfloat16, so what is computed is the checkpoint's
+own W4A16 or bfloat16. vLLM calls this through its `vllm.general_plugins` entry points in each of its processes; with
+AVX-512, and on a GPU, it changes nothing.
 """
 
-import logging
+from functools import wraps
 
 import torch
-import vllm._custom_ops  # noqa: F401  (loads the operators)
 from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.nn.functional import linear
 from vllm.model_executor.kernels.linear import _POSSIBLE_KERNELS
 from vllm.model_executor.kernels.linear.mixed_precision.cpu import CPUWNA16LinearKernel
+from vllm.model_executor.layers import utils
 from vllm.model_executor.layers.quantization.utils.quant_utils import unpack_quantized_values_into_int32
-from vllm.platforms import PlatformEnum, current_platform
+from vllm.platforms import PlatformEnum
 
-log = logging.getLogger(__name__)
+from service.environment import without_avx512
+
+_as_vllm = utils.dispatch_cpu_unquantized_gemm
 
 
 def use_on_cpu() -> None:
-    """Let vLLM unpack INT4 weights where it runs on a CPU for which it has no INT4 product."""
+    """Let vLLM multiply in float32 where it runs on an x86-64 CPU without AVX-512."""
     kernels = _POSSIBLE_KERNELS[PlatformEnum.CPU]
-    if current_platform.is_cpu() and not hasattr(torch.ops._C, "cpu_gemm_wna16") and Unpacked not in kernels:
+    if without_avx512() and Unpacked not in kernels:
         kernels.insert(0, Unpacked)
+        utils.dispatch_cpu_unquantized_gemm = in_float32
 
 
 class Unpacked(CPUWNA16LinearKernel):  # type: ignore[misc]
@@ -57,5 +61,24 @@ class Unpacked(CPUWNA16LinearKernel):  # type: ignore[misc]
 
     def apply_weights(self, layer: Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Products of `x` (tokens, input) with the layer's weight, (tokens, output) in the dtype of `x`."""
-        weight = getattr(layer, self.w_q_name)
-        return linear(x.float(), weight, None if bias is None else bias.float()).to(x.dtype)
+        return _product(x, getattr(layer, self.w_q_name), bias)
+
+
+@wraps(_as_vllm)
+def in_float32(layer: Module, remove_weight: bool) -> None:
+    """Let a layer whose weight (output, input) is in bfloat16 multiply in float32; others as vLLM does.
+
+    With `remove_weight` the one in bfloat16 is not kept.
+    """
+    given = layer.weight
+    if given.is_meta or given.ndim != 2 or given.dtype != torch.bfloat16:
+        _as_vllm(layer, remove_weight)
+        return
+    in_full = given.data.float()
+    layer.cpu_linear = lambda x, _weight, bias: _product(x, in_full, bias)
+    if remove_weight:
+        layer.weight = Parameter(given.data.new_empty(0), requires_grad=False)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return linear(x.float(), weight, None if bias is None else bias.float()).to(x.dtype)

@@ -1,6 +1,5 @@
-"""INT4 weights unpacked for a processor that vLLM has no INT4 product for."""
+"""Products on a processor without AVX-512: weights in INT4 and in bfloat16, multiplied in float32."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import Module, Parameter
 from vllm.model_executor.kernels.linear.mixed_precision.MPLinearKernel import MPLinearLayerConfig
+from vllm.model_executor.layers import utils
 from vllm.platforms import PlatformEnum
 from vllm.scalar_type import scalar_types
 
-from service.engine import int4_on_cpu
+from service.engine import without_avx512
 
 
 def _as_loaded(data: Tensor, **dims: int) -> Parameter:
@@ -65,20 +65,35 @@ def test_products_are_those_of_the_weights_that_were_packed(
     assert {parameter.dtype for parameter in layer.parameters()} == {torch.float32}, "nothing packed is kept beside it"
 
 
-def _kernel(shape: tuple[int, int], group: int, zero_points: bool) -> int4_on_cpu.Unpacked:
+def _kernel(shape: tuple[int, int], group: int, zero_points: bool) -> without_avx512.Unpacked:
     weight_type = scalar_types.uint4 if zero_points else scalar_types.uint4b8
     config = MPLinearLayerConfig(shape, shape, weight_type, torch.bfloat16, group, zero_points)
-    return int4_on_cpu.Unpacked(config, "weight_packed", "weight_scale", "weight_zero_point")
+    return without_avx512.Unpacked(config, "weight_packed", "weight_scale", "weight_zero_point")
 
 
-@pytest.mark.parametrize(("operators", "first"), [(("cpu_gemm_wna16",), False), ((), True)])
-def test_weights_are_unpacked_only_where_vllm_has_no_product_for_int4(
-    monkeypatch: pytest.MonkeyPatch, operators: tuple[str, ...], first: bool
+@pytest.mark.parametrize("without", [True, False])
+def test_weights_become_float32_only_where_the_processor_has_no_avx_512(
+    monkeypatch: pytest.MonkeyPatch, without: bool
 ) -> None:
-    before = [kernel for kernel in kernels._POSSIBLE_KERNELS[PlatformEnum.CPU] if kernel is not int4_on_cpu.Unpacked]
+    before = [kernel for kernel in kernels._POSSIBLE_KERNELS[PlatformEnum.CPU] if kernel is not without_avx512.Unpacked]
     monkeypatch.setitem(kernels._POSSIBLE_KERNELS, PlatformEnum.CPU, before)
-    monkeypatch.setattr(torch.ops, "_C", SimpleNamespace(**dict.fromkeys(operators)))
-    int4_on_cpu.use_on_cpu()
-    int4_on_cpu.use_on_cpu()
-    assert (before[0] is int4_on_cpu.Unpacked) == first
-    assert before.count(int4_on_cpu.Unpacked) == first
+    monkeypatch.setattr(utils, "dispatch_cpu_unquantized_gemm", without_avx512._as_vllm)
+    monkeypatch.setattr(without_avx512, "without_avx512", lambda: without)
+    without_avx512.use_on_cpu()
+    without_avx512.use_on_cpu()
+    assert before.count(without_avx512.Unpacked) == without
+    assert (before[0] is without_avx512.Unpacked) == without
+    assert (utils.dispatch_cpu_unquantized_gemm is without_avx512.in_float32) == without
+
+
+@pytest.mark.parametrize("remove_weight", [True, False])
+def test_a_product_with_a_weight_in_bfloat16_is_rounded_once(remove_weight: bool) -> None:
+    weight, x, bias = torch.randn(48, 32).bfloat16(), torch.randn(3, 32).bfloat16(), torch.randn(48).bfloat16()
+    layer: Any = Module()
+    layer.weight = Parameter(weight.clone(), requires_grad=False)
+    without_avx512.in_float32(layer, remove_weight)
+    got = layer.cpu_linear(x, layer.weight, bias)
+    wanted = (x.double() @ weight.double().T + bias.double()).bfloat16()
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got, wanted, rtol=2**-7, atol=1e-6)
+    assert layer.weight.numel() == (0 if remove_weight else 48 * 32)
