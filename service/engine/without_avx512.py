@@ -10,6 +10,7 @@ AVX-512, and on a GPU, it changes nothing.
 """
 
 from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class Unpacked(CPUWNA16LinearKernel):  # type: ignore[misc]
 
 
 @wraps(_as_vllm)
-def in_float32(layer: Module, remove_weight: bool) -> None:
+def in_float32(layer: Any, remove_weight: bool) -> None:
     """Let a layer whose weight (output, input) is in bfloat16 multiply in float32; others as vLLM does.
 
     With `remove_weight` the one in bfloat16 is not kept.
