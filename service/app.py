@@ -124,7 +124,7 @@ def _assemble(settings: Settings, checkpoint: Path, raw: Engine, sizes: Sizes) -
     # Pools of their own, so that a slow bucket stops no decoding, and neither stops the following of keys.
     decoding = Workers(settings.image_workers, "decode", gives_way=True)
     storing, workers = Workers(_STORE_THREADS, "store"), Workers()
-    # One: what it does holds Python for most of its time, so that two would only take turns.
+    # One: what it does holds Python for most of its time, so that two would only wait for each other.
     reading = Workers(1, "read", gives_way=True)
     proof = Proof.for_checkpoint(checkpoint, base, prompt, settings.max_lora_rank, settings.adapters_unproven)
     store = Store(settings.adapters, settings.adapters_cache, settings.adapters_cache_bytes)
@@ -288,8 +288,8 @@ async def _phase(what: str) -> AsyncGenerator[None, None]:
 async def _warm_up(service: Service) -> None:
     """Ask a first question, and a second where the model seems slow: the first pays for what is done only once."""
     pace = service.engine.pace
-    for turn in range(2):
-        pace.measured(*await service.vqa.warm_up(turn))
+    for number in range(2):
+        pace.measured(*await service.vqa.warm_up(number))
         if not pace.slow:
             break
     pace.report()

@@ -53,8 +53,9 @@ def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
 class Connection(HttpToolsProtocol):
     """One connection: it is closed when its client keeps us waiting, and marked when more are open than may be.
 
-    The timer runs whenever it is the client's turn: from the first byte of a request to its last, and while there is no
-    request at all. What is marked is refused by `service.routes.state.get_tenant`, so that probes are answered still.
+    The timer runs while we wait for the client to send: from the first byte of a request to its last, and while there
+    is no request at all. What is marked is refused by `service.routes.state.get_tenant`, so that probes are answered
+    still.
     """
 
     def __init__(

@@ -51,12 +51,12 @@ class InHand:
         """Give `count` bytes back that were taken; those who wait and fit now have them."""
         self.left += count
         for place in list(self._waiting):
-            wanted, turn = place
+            wanted, granted = place
             if wanted <= self.left:
                 self._waiting.remove(place)
-                if not turn.done():  # cancelled in this very step of the loop
+                if not granted.done():  # cancelled in this very step of the loop
                     self.left -= wanted
-                    turn.set_result(None)
+                    granted.set_result(None)
 
     @asynccontextmanager
     async def held(self, count: int) -> AsyncGenerator[None, None]:

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from service.errors import InvalidRequest, MalformedRequest
 from service.text import is_unicode
-from service.types import Turn
+from service.types import ChatMessage
 
 
 class Prompt:
@@ -34,7 +34,7 @@ class Prompt:
         self.special = sorted({*self._tokenizer.all_special_tokens, *added, self.image_token}, key=len, reverse=True)
         self.digest: str = self._digest()
 
-    def text(self, question: str, pictures: int = 1, history: tuple[Turn, ...] = ()) -> str:
+    def text(self, question: str, pictures: int = 1, history: tuple[ChatMessage, ...] = ()) -> str:
         """The conversation as the template writes it, up to where the assistant speaks; `pictures` are the question's.
 
         Special tokens inside any text are broken apart, so that a caller's "<image>" stays plain text.
@@ -43,13 +43,13 @@ class Prompt:
             MalformedRequest: text that is not valid Unicode.
             InvalidRequest: blanks for a text, neither text nor picture, or a history the template has no form for.
         """
-        turns = [(turn, self._plain(turn)) for turn in (*history, Turn("user", question, pictures))]
+        plain = [(message, self._plain(message)) for message in (*history, ChatMessage("user", question, pictures))]
         messages = [
             {
-                "role": turn.role,
-                "content": [{"type": "image"}] * turn.pictures + [{"type": "text", "text": text}] * bool(text),
+                "role": message.role,
+                "content": [{"type": "image"}] * message.pictures + [{"type": "text", "text": text}] * bool(text),
             }
-            for turn, text in turns
+            for message, text in plain
         ]
         try:
             rendered: str = self._tokenizer.apply_chat_template(
@@ -57,19 +57,21 @@ class Prompt:
             )
         except TemplateError as error:
             raise InvalidRequest(f"the model's chat template has no form for these messages: {error}") from error
-        for turn, text in turns:
+        for message, text in plain:
             if text not in rendered:
-                raise InvalidRequest(f"the model's chat template has no form for messages of the {turn.role}")
+                raise InvalidRequest(f"the model's chat template has no form for messages of the {message.role}")
         return rendered
 
-    def encode(self, question: str, pictures: int = 1, history: tuple[Turn, ...] = ()) -> tuple[int, ...]:
+    def encode(self, question: str, pictures: int = 1, history: tuple[ChatMessage, ...] = ()) -> tuple[int, ...]:
         """Token ids of `text`, with one image token per picture (the model's processor expands it)."""
         return tuple(self._tokenizer(self.text(question, pictures, history)).input_ids)
 
     def encode_answer(self, question: str, answer: str, pictures: int = 1) -> tuple[int, ...]:
         """Token ids that follow `encode(question)` when the assistant says `answer` and ends."""
         start = self.text(question, pictures)
-        encoded = self._tokenizer(f"{start} {self._plain(Turn('assistant', answer))}", return_offsets_mapping=True)
+        encoded = self._tokenizer(
+            f"{start} {self._plain(ChatMessage('assistant', answer))}", return_offsets_mapping=True
+        )
         pairs = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
         return (*(token for token, (_, end) in pairs if end > len(start)), self.end_token_id)
 
@@ -84,15 +86,15 @@ class Prompt:
         Raises:
             MalformedRequest, InvalidRequest: as `text`; also a template that writes answers otherwise in a history.
         """
-        history: tuple[Turn, ...] = ()
+        history: tuple[ChatMessage, ...] = ()
         spans, text = [], ""
         for number, (question, answer) in enumerate(exchanges):
             start = self.text(question, 0 if number else pictures, history)
             if not start.startswith(text):
                 raise InvalidRequest("the model's chat template writes answers otherwise once they are history")
-            text = f"{start} {self._plain(Turn('assistant', answer))}"
+            text = f"{start} {self._plain(ChatMessage('assistant', answer))}"
             spans.append((len(start), len(text)))
-            history += (Turn("user", question, 0 if number else pictures), Turn("assistant", answer))
+            history += (ChatMessage("user", question, 0 if number else pictures), ChatMessage("assistant", answer))
         encoded = self._tokenizer.backend_tokenizer.encode(text)
         ids, ends = tuple(encoded.ids), [end for _, end in encoded.offsets]
         # Offsets never fall, so each answer's tokens are those that end within its span.
@@ -102,7 +104,7 @@ class Prompt:
     def encode_plain(self, text: str, pictures: int = 1) -> tuple[int, ...]:
         """Token ids of a text behind its pictures and nothing else, LLaVA's form for aligning the projector."""
         return tuple(
-            self._tokenizer(f"{self.image_token * pictures}{self._plain(Turn('assistant', text))}\n").input_ids
+            self._tokenizer(f"{self.image_token * pictures}{self._plain(ChatMessage('assistant', text))}\n").input_ids
         )
 
     def decode(self, token_ids: tuple[int, ...] | list[int]) -> str:
@@ -110,9 +112,9 @@ class Prompt:
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
         return text.strip()
 
-    def _plain(self, turn: Turn) -> str:
-        text = turn.text.strip()
-        if not text and (turn.text or not turn.pictures):
+    def _plain(self, message: ChatMessage) -> str:
+        text = message.text.strip()
+        if not text and (message.text or not message.pictures):
             raise InvalidRequest("the question, or a text that goes with it, is empty")
         if not is_unicode(text):
             raise MalformedRequest("the text holds a NUL or half a surrogate pair: send valid Unicode")

@@ -1,6 +1,7 @@
-"""One frozen type per hop of a request: Question -> Query -> Delta -> Answer. Data only, no behaviour beyond names.
+"""One frozen type for each step of a request: Question -> Query -> Delta -> Answer. Data only.
 
-A Question is what a caller meant, a Query is what the engine runs, Deltas are what it says, an Answer is what we tell.
+A Question is a request as its caller sent it. A Query is the same for the engine: token ids and prepared pictures. A
+Delta is what the engine adds to the answer in one step. An Answer is the whole result.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +14,8 @@ from PIL import Image
 
 TokenIds = tuple[int, ...]
 
-# By what a version of an adapter came to answer: the alias `stable`, another alias, or its own digest.
+# What a request named, so that this version of an adapter answers: the alias `stable` (or no alias), another alias
+# (`canary`), or the version's own digest (`pinned`).
 Release = Literal["stable", "canary", "pinned"]
 
 
@@ -27,13 +29,13 @@ class Adapter:
 
     @property
     def key(self) -> str:
-        """The name the engine knows it by; new weights always mean a new key, since engines cache by name."""
+        """NAME@VERSION, by which the engine knows and caches it; VERSION is a digest: new weights have a new key."""
         return f"{self.name}@{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The RGB image the model sees, of shape (size, size, 3), and the digest the engine's caches know it by."""
+    """The RGB image that the model sees, size x size pixels, and its digest, by which the engine's caches know it."""
 
     image: Image.Image
     digest: str
@@ -41,12 +43,13 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn; a temperature of 0 is greedy.
+    """How tokens are drawn; with a temperature of 0 the likeliest is taken (greedy).
 
-    `max_tokens` is a ceiling: an answer has at most what the prompt leaves of the context. `top_p` is the share of
-    probability that tokens are drawn from, over 0; with a `seed` the same draws are made again. The answer ends before
-    the first of the texts in `stop`. `json_schema` is a JSON schema, as JSON text, that the answer fits if it is
-    complete. `logprobs` asks for the tokens of the answer, each with as many of the likeliest in its place.
+    `max_tokens` is the most tokens of the answer; it has fewer where the context has no room for them. `top_p`, over 0
+    and at most 1, draws from the likeliest tokens whose probabilities come to that sum. With a `seed` the same draws
+    are made again. The answer ends before the first of the texts in `stop`. `json_schema` is a JSON schema as JSON
+    text; the answer fits it unless `max_tokens` cuts it short. `logprobs`, where it is not None, asks for the answer's
+    tokens, each with so many of the likeliest tokens at its position.
     """
 
     temperature: float = 0.0
@@ -60,10 +63,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Who asks, and what it may: see service/auth.py, whose file of keys says so. The default is anyone, and may all.
+    """The holder of a key, and what it may do by the file of keys (service/auth.py). The default may do everything.
 
-    `adapters` are names or shell patterns, `rate` is as in "10/second", `concurrency` counts requests here at once,
-    `priority` is the highest it may ask for.
+    `admin` may change what is served. `adapters` are the names it may ask, or shell patterns of them. `rate` is the
+    most questions in a time, as "10/second", and `concurrency` the most requests that run or wait at once; None: no
+    limit. `priority` is the highest that its requests may have.
     """
 
     name: str = ""
@@ -74,7 +78,7 @@ class Tenant:
     priority: int = 9
 
     def sees(self, reference: str) -> bool:
-        """Whether it may know of what goes by that name, or by NAME@ALIAS or NAME@VERSION."""
+        """Whether it may ask the adapter of a reference (NAME, NAME@ALIAS, NAME@VERSION), and see that there is one."""
         return any(fnmatchcase(reference.partition("@")[0], pattern) for pattern in self.adapters)
 
 
@@ -83,21 +87,21 @@ ANYONE = Tenant()
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An encoded image file as it was sent; what type its sender calls it does not matter, its bytes say."""
+    """An encoded image file as it was sent; its kind is told by its bytes, not by the content type it came with."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An image still to be fetched; nothing of its URL has been judged."""
+    """The URL of an image still to be fetched; it was not yet checked in any way."""
 
     url: str
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """One turn of a conversation, with the number of images shown in it."""
+class ChatMessage:
+    """One message of a conversation: who says it, its text, and the number of images that it shows."""
 
     role: Literal["system", "user", "assistant"]
     text: str
@@ -108,11 +112,12 @@ class Turn:
 class Question:
     """What a caller asks: text, images, the adapter by name (None: the base) and a deadline in seconds.
 
-    `history` is what was said before; the first of `images` are its turns', the rest the question's own. A higher
-    `priority` goes earlier, as far as `tenant` may. Questions with the same `key` get the same version of an adapter
-    while it is shared out between two. With several `beams` the answer is searched for (service/beams.py). One that is
-    `patient` waits for its tenant's own requests to end, where others are refused beyond the tenant's concurrency.
-    `abstain_below` is the calibrated confidence under which the answer is marked as one not to act on.
+    `history` are the messages before it; the first of `images` are those that they show, the rest the question's own.
+    With `choices` the answer is one of these texts. A `priority` of 0 to 9, higher going earlier, may not be over the
+    `tenant`'s. Questions with the same `key` get the same version of an adapter whose questions are shared out between
+    two. With `beams` over 1 the answer is found by beam search (service/beams.py). Where its tenant has as many
+    requests as its concurrency allows, a `patient` question waits for one of them to end; others are refused.
+    `abstain_below`, 0 to 1: an answer whose calibrated confidence is lower is marked as one not to act on.
     """
 
     id: str
@@ -122,7 +127,7 @@ class Question:
     sampling: Sampling = Sampling()
     deadline_s: float = 30.0
     choices: tuple[str, ...] = ()
-    history: tuple[Turn, ...] = ()
+    history: tuple[ChatMessage, ...] = ()
     tenant: Tenant = ANYONE
     priority: int = 0
     key: str | None = None
@@ -135,9 +140,10 @@ class Question:
 class Query:
     """What the engine runs: token ids with one placeholder per picture.
 
-    `choices` are the answers it may give, as token ids that end in the end token; none: whatever it likes.
-    Queries of one `scope` may share what the engine remembers of their words and pictures, others not: how long an
-    answer takes would tell one tenant what another asked.
+    `choices` are the answers it may give, as token ids that end in the end token; empty: any answer. `scope` is the
+    tenant's name: queries of one scope share the engine's caches of prompts and pictures, others do not, or the time
+    of an answer would tell one tenant what another asked. `whole`: nobody reads the answer while it is written, so the
+    engine may give its text in fewer and larger deltas.
     """
 
     id: str
@@ -152,7 +158,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The natural-log probability of each of a query's choices, whole, and the prompt's tokens, pictures expanded."""
+    """The natural-log probability of each of a query's choices, end token included, in their order.
+
+    `prompt_tokens` counts the prompt as the engine ran it, pictures expanded.
+    """
 
     logprobs: tuple[float, ...]
     prompt_tokens: int
@@ -160,7 +169,10 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Continuations:
-    """The likeliest next tokens after each beginning of an answer, and their natural-log probabilities."""
+    """The likeliest next token ids with their natural-log probabilities, after each beginning of an answer, in order.
+
+    `prompt_tokens` counts the prompt as the engine ran it, pictures expanded.
+    """
 
     after: tuple[Mapping[int, float], ...]
     prompt_tokens: int
@@ -168,7 +180,7 @@ class Continuations:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token of an answer: its text, its natural-log probability, and the likeliest in its place, likeliest first.
+    """One token of an answer: its text, its natural-log probability, and the likeliest tokens at its position.
 
     Probabilities are the model's own, before temperature, `top_p` or a schema change them.
     """
@@ -183,8 +195,9 @@ class Delta:
     """What the engine adds in one step. `logprob` is the natural-log probability of the whole answer so far.
 
     `prompt_tokens` counts the prompt as the engine ran it, pictures expanded; `finish_reason` is set on the last delta.
-    `told` are the step's tokens where the query asks for `logprobs`, without the end token. `made` counts the tokens of
-    the answer so far whenever it is called, those kept for a later delta too; None: none are kept.
+    `told` are the step's tokens where the query asks for `logprobs`, without the end token. `made` returns the number
+    of the answer's tokens at the time it is called, with those that the engine keeps for a later delta; None: it keeps
+    none, and `tokens` add up to that number.
     """
 
     text: str
@@ -207,7 +220,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds since the request was accepted, by stage; `first_token_s` and `total_s` are counted from its start."""
+    """Seconds of a request.
+
+    `image_s` went to fetching and decoding its images, `queue_s` to the waits before it held a slot, images aside.
+    `first_token_s` and `total_s` count from when it was accepted to its first token and to its end.
+    """
 
     image_s: float
     queue_s: float
@@ -217,7 +234,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One answer that could be chosen; the probabilities of all sum to 1."""
+    """One of a question's choices; the probabilities of all its choices sum to 1."""
 
     text: str
     probability: float
@@ -225,9 +242,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Abstention:
-    """Whether an answer is below the threshold that was asked for, and what that threshold did on held-out rows.
+    """Whether an answer's calibrated confidence is below `abstain_below`, and what that threshold did on held-out rows.
 
-    Of those rows the share `coverage` was at or above it, and of these `risk` was wrong; both None: no row was.
+    `coverage` is the share of those rows at or above the threshold, `risk` the share of these that was wrong, both 0 to
+    1; both None where no row was at or above it.
     """
 
     abstained: bool
@@ -237,11 +255,12 @@ class Abstention:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the caller gets. `confidence` is the probability the model gave to exactly this answer, end included.
+    """What the caller gets; its probabilities and shares are 0 to 1.
 
+    `confidence` is the product of the probabilities that the model gave to the answer's tokens, end token included.
     `calibrated` is the share of answers with such a confidence that was right on held-out rows; None: the version that
-    answered has no calibration. `none_of_these` is the probability of all answers that are none of the choices, where
-    there are some. `tokens` are there where the question asked for `logprobs`.
+    answered has no calibration. `none_of_these` is the probability of all answers but the choices; None where the
+    question has none. `tokens` is empty unless the question asked for `logprobs`.
     """
 
     id: str

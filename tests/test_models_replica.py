@@ -16,7 +16,7 @@ from PIL import Image
 from models import replica
 from service.adapters.base import Base
 from service.prompt import Prompt
-from service.types import Turn
+from service.types import ChatMessage
 from tests.conftest import CHECKPOINT, ROOT
 from trainer.model.checkpoint import Checkpoint
 
@@ -97,11 +97,11 @@ def _pieces(checkpoint: Path, question: tuple[int, ...], answer: tuple[int, ...]
     yield detokenizer.get_next_output_text(finished=True, delta=True)
 
 
-TALKS: list[tuple[Turn, ...]] = [
+TALKS: list[tuple[ChatMessage, ...]] = [
     (),
-    (Turn("system", "Be brief."),),
-    (Turn("user", "what color?", 1), Turn("assistant", "dark red")),
-    (Turn("system", "Antworte kurz."), Turn("user", "größe?\n日本", 1), Turn("assistant", "12 m")),
+    (ChatMessage("system", "Be brief."),),
+    (ChatMessage("user", "what color?", 1), ChatMessage("assistant", "dark red")),
+    (ChatMessage("system", "Antworte kurz."), ChatMessage("user", "größe?\n日本", 1), ChatMessage("assistant", "12 m")),
 ]
 
 
@@ -109,13 +109,13 @@ TALKS: list[tuple[Turn, ...]] = [
 @pytest.mark.parametrize("pictures", [0, 1, 2])
 @pytest.mark.parametrize("question", ["what is this?", "größe in m²?\nanswer – in one word"])
 def test_a_prompt_is_what_the_processor_makes_of_the_conversation(
-    tokens: Path, history: tuple[Turn, ...], pictures: int, question: str
+    tokens: Path, history: tuple[ChatMessage, ...], pictures: int, question: str
 ) -> None:
     from transformers import AutoProcessor
 
     prompt, processor = Prompt(tokens), AutoProcessor.from_pretrained(tokens)
     images = _image_tokens(tokens)
-    turns = (*history, Turn("user", question, pictures))
+    turns = (*history, ChatMessage("user", question, pictures))
     messages = [{"role": turn.role, "content": _content(turn)} for turn in turns]
     shown = [Image.new("RGB", (336, 336), "red")] * sum(turn.pictures for turn in turns)
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
@@ -135,7 +135,7 @@ def test_what_training_labels_is_what_the_processor_reads(tokens: Path, answer: 
     assert _expanded(ids, prompt, _image_tokens(tokens)) == expected
 
 
-def _content(turn: Turn) -> list[dict[str, str]]:
+def _content(turn: ChatMessage) -> list[dict[str, str]]:
     return [{"type": "image"}] * turn.pictures + [{"type": "text", "text": turn.text}]
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from service.errors import InvalidRequest, MalformedRequest, ServiceError
 from service.prompt import Prompt
-from service.types import Turn
+from service.types import ChatMessage
 from tests.conftest import CHECKPOINT
 
 
@@ -32,7 +32,11 @@ def test_special_tokens_in_a_question_stay_text(prompt: Prompt, text: str, token
 
 
 def test_turns_are_written_in_order_with_each_its_pictures(prompt: Prompt) -> None:
-    history = (Turn("system", "Be brief."), Turn("user", "what color?", 1), Turn("assistant", "red"))
+    history = (
+        ChatMessage("system", "Be brief."),
+        ChatMessage("user", "what color?", 1),
+        ChatMessage("assistant", "red"),
+    )
     written = prompt.text("and <image> here?", 2, history)
     assert written == (
         "Be brief. USER: <image>\nwhat color? ASSISTANT: red USER: <image>\n<image>\nand < image> here? ASSISTANT:"
@@ -53,7 +57,7 @@ def test_turns_that_the_template_has_no_form_for_are_refused(template: str, monk
     monkeypatch.setattr(prompt, "_template", template)
     assert prompt.text("why?") == "why?"
     with pytest.raises(InvalidRequest, match="chat template"):
-        prompt.text("why?", 1, (Turn("assistant", "red"),))
+        prompt.text("why?", 1, (ChatMessage("assistant", "red"),))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,10 @@ def test_text_that_is_none_is_refused(prompt: Prompt, text: str, error: type[Ser
 
 def test_a_picture_may_stand_for_the_text(prompt: Prompt) -> None:
     assert prompt.text("", 1) == "USER: <image>\nASSISTANT:"
-    assert prompt.encode("", 1, (Turn("user", "", 1), Turn("assistant", "red"))).count(prompt.image_token_id) == 2
+    assert (
+        prompt.encode("", 1, (ChatMessage("user", "", 1), ChatMessage("assistant", "red"))).count(prompt.image_token_id)
+        == 2
+    )
 
 
 def test_an_answer_continues_its_question(prompt: Prompt) -> None:

@@ -90,10 +90,10 @@ def _run(peers: Peers, case: Case, options: Bench) -> dict[str, Any]:
             said[side.name] = peer.ask(side, range(_COMPARED))
             peer.measure(side, case.clients, 0.0, options.seconds / 2)
     rounds = list[dict[str, Figures]]()
-    for turn in range(options.rounds):
+    for number in range(options.rounds):
         found = dict[str, Figures]()
         # Who goes first goes last in the next round.
-        for side in case.sides if turn % 2 == 0 else case.sides[::-1]:
+        for side in case.sides if number % 2 == 0 else case.sides[::-1]:
             with peers.alone(side.server) as peer:
                 window, cpu = peer.measure(side, case.clients, options.warm_s, options.seconds * (1 + side.slow))
                 memory[side.name] = max(memory[side.name], peer.server.memory() // 1_000_000)

@@ -23,13 +23,13 @@ def measure(rounds: int, seconds: float, port: int) -> dict[str, Any]:
     """A JSON line as the other cases have it; each goal is told for JSON and for forms."""
     found = list[dict[str, Figures]]()
     with _both(port) as urls:
-        for turn in range(rounds + 1):
+        for number in range(rounds + 1):
             figures = {
-                f"{server}, {form}": _turn(url, pids, make, turn, seconds)
+                f"{server}, {form}": _measured(url, pids, make, number, seconds)
                 for form, make in (("json", _json), ("form", _form))
                 for server, (url, pids) in urls.items()
             }
-            if turn:  # the first one warms
+            if number:  # round 0 only warms the servers
                 found.append(figures)
     goals = [
         reached(Goal(f"manylens, {form}", f"constant, {form}", figure), found)
@@ -58,9 +58,12 @@ def _both(port: int) -> Iterator[dict[str, tuple[str, Callable[[], list[int]]]]]
         yield {"manylens": (f"http://127.0.0.1:{port}", service.pids), "constant": (constant, peer.pids)}
 
 
-def _turn(url: str, pids: Callable[[], list[int]], make: Callable[[int], bytes], turn: int, seconds: float) -> Figures:
+def _measured(
+    url: str, pids: Callable[[], list[int]], make: Callable[[int], bytes], round_number: int, seconds: float
+) -> Figures:
+    """What one server took in one round of RATE requests a second; each request is made from a number of its own."""
     count = round(RATE * seconds)
-    due = [Due(number / RATE, "", make(turn * count + number)) for number in range(count)]
+    due = [Due(number / RATE, "", make(round_number * count + number)) for number in range(count)]
     processes = pids()
     before = cpu_s(processes)
     sent = send_all(url, due)

@@ -23,12 +23,12 @@ def figures(window: Window, cpu_s: float) -> Figures:
 
 
 def line(
-    name: str, turns: Sequence[dict[str, Figures]], goals: Sequence[dict[str, Any]], **facts: object
+    name: str, rounds: Sequence[dict[str, Figures]], goals: Sequence[dict[str, Any]], **facts: object
 ) -> dict[str, Any]:
-    """One JSON line: `facts`, the medians of each side, and goals as `reached` and `bounded` return them."""
+    """One JSON line: `facts`, each side's medians over the rounds, and goals as `reached` and `bounded` return them."""
     sides = {
-        side: {figure: round(statistics.median(each[side][figure] for each in turns), 2) for figure in first}
-        for side, first in turns[0].items()
+        side: {figure: round(statistics.median(each[side][figure] for each in rounds), 2) for figure in first}
+        for side, first in rounds[0].items()
     }
     load = round(os.getloadavg()[0], 1)
     return {"bench": "side by side", "case": name, "load": load, **facts, "sides": sides, "goals": list(goals)}
@@ -43,7 +43,7 @@ def reached(goal: Goal, rounds: Sequence[dict[str, Figures]]) -> dict[str, Any]:
 def bounded(
     of: str, over: str, figure: str, values: Sequence[float], least: float | None = None, most: float | None = None
 ) -> dict[str, Any]:
-    """The same for values that are there already."""
+    """A goal as `reached` returns it, for values (one for each round) that need no division."""
     middle = statistics.median(values)
     bound = {"at_least": least} if least is not None else {"at_most": most}
     kept = (least is None or middle >= least) and (most is None or middle <= most)

@@ -72,9 +72,9 @@ def _together(client: httpx.Client, recipe: "Recipe") -> dict[str, Any]:
     names = [f"random-{number}" for number in range(recipe.adapters)]
     _throughput(client, recipe, names, 1000)  # every adapter is loaded before time is taken
     rates: dict[str, list[float]] = {"base": [], "adapters": []}
-    for turn in range(recipe.rounds):
-        rates["base"].append(_throughput(client, recipe, [None], 2000 + 200 * turn))
-        rates["adapters"].append(_throughput(client, recipe, names, 2100 + 200 * turn))
+    for number in range(recipe.rounds):
+        rates["base"].append(_throughput(client, recipe, [None], 2000 + 200 * number))
+        rates["adapters"].append(_throughput(client, recipe, names, 2100 + 200 * number))
     ratios = [mixed / base for mixed, base in zip(rates["adapters"], rates["base"], strict=True)]
     return {
         "tokens_per_second_base": round(statistics.median(rates["base"]), 1),

@@ -112,17 +112,18 @@ def _fill(model: Path, folder: Path) -> None:
 def _measure(server: Server, url: str, chosen: Sequence[Point], options: Curves) -> list[dict[str, Any]]:
     numbers, pids = itertools.count(), server.pids()
     found: dict[Point, list[dict[str, float]]] = {point: [] for point in chosen}
-    for turn in range(options.rounds):
+    for number in range(options.rounds):
         for place, point in enumerate(chosen):
             print(
-                f"\rround {turn + 1} of {options.rounds}, point {place + 1} of {len(chosen)}", end="", file=sys.stderr
+                f"\rround {number + 1} of {options.rounds}, point {place + 1} of {len(chosen)}", end="", file=sys.stderr
             )
-            found[point].append(_turn(url, pids, point, numbers, options.seconds))
+            found[point].append(_measured(url, pids, point, numbers, options.seconds))
     print(file=sys.stderr)
     return [_line(point, figures, options) for point, figures in found.items()]
 
 
-def _turn(url: str, pids: list[int], point: Point, numbers: Iterator[int], seconds: float) -> dict[str, float]:
+def _measured(url: str, pids: list[int], point: Point, numbers: Iterator[int], seconds: float) -> dict[str, float]:
+    """Figures of one point in one round; each request is made from the next of `numbers`."""
     spent = list[float]()
     window = keep_asking(
         url, point.clients, lambda: point.make(next(numbers)), 1.0, seconds, lambda: spent.append(cpu_s(pids))

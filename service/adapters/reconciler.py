@@ -49,7 +49,7 @@ class Reconciler:
         self.heard: Callable[[Adapter], None] = lambda _: None
         """Called with each version whose standing may have changed."""
         self.changed = asyncio.Event()
-        self.free_places, self._turn, self._moving, self._freeing = (
+        self.free_places, self._taking, self._moving, self._freeing = (
             capacity,
             asyncio.Lock(),
             asyncio.Lock(),
@@ -361,7 +361,7 @@ class Reconciler:
 
     async def _take_room(self) -> None:
         """Wait for a place in the engine, in order of arrival; the version that makes way gives its own."""
-        async with self._turn:
+        async with self._taking:
             while not self.free_places:
                 if victim := self._victim():
                     place: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -135,9 +135,9 @@ class Replicas:
         parameters: dict[str, str] | None = None,
     ) -> httpx.Response:
         said = ""
-        for turn in range(self._tries):
-            if turn:
-                self._sleep(2.0 ** (turn - 1))
+        for attempt in range(self._tries):
+            if attempt:
+                self._sleep(2.0 ** (attempt - 1))
             try:
                 response = self._client.request(method, f"{url}{path}", json=body, headers=headers, params=parameters)
             except httpx.TransportError as error:

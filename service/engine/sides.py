@@ -10,7 +10,7 @@ class Sides:
     """Lets work in by side, first come, first in.
 
     Once somebody of the other side waits, newcomers of this side wait behind them. So neither side starves: whoever
-    waits is let in when those who are inside, and at most one turn of the other side, have left.
+    waits is let in when those who are inside, and those of the other side who waited before, have left.
     """
 
     def __init__(self) -> None:
@@ -28,14 +28,14 @@ class Sides:
             self._let_in()
 
     async def _enter(self, side: str) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((side, turn))
+        granted = asyncio.get_running_loop().create_future()
+        self._waiting.append((side, granted))
         self._let_in()
         try:
-            await turn
+            await granted
         except asyncio.CancelledError:
-            if turn.cancelled():
-                self._waiting.remove((side, turn))
+            if granted.cancelled():
+                self._waiting.remove((side, granted))
             else:  # let in and cancelled in one step
                 self._inside -= 1
             self._let_in()
@@ -49,10 +49,10 @@ class Sides:
         if self._inside and first != self._side:
             return
         self._side, staying = first, deque[tuple[str, asyncio.Future[None]]]()
-        for side, turn in self._waiting:
-            if side == first and not turn.cancelled():  # a cancelled one removes itself
+        for side, granted in self._waiting:
+            if side == first and not granted.cancelled():  # a cancelled one removes itself
                 self._inside += 1
-                turn.set_result(None)
+                granted.set_result(None)
             else:
-                staying.append((side, turn))
+                staying.append((side, granted))
         self._waiting = staying

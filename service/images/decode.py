@@ -23,7 +23,8 @@ from service.images import av1, gif, jpeg, png
 from service.images.kinds import Kind, known_kind
 from service.images.memory import needed
 
-_TURNS: dict[Any, Image.Transpose] = {  # by what EXIF says, whatever that is
+# What makes an image upright, by its EXIF orientation (tag 274); any other value of it changes nothing.
+_ORIENTATIONS: dict[Any, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -141,11 +142,11 @@ def _decode(
         _judge_cost(kind, image, len(data), coefficients, limits)
         image.load()
         # Pillow's own exif_transpose also writes the EXIF anew, and dies of odd ones.
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        transposed = _ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation))
         rgb = _to_rgb(image)
         if rgb is not image:
             image.close()  # frees its pixels
-        return rgb if turn is None else rgb.transpose(turn)
+        return rgb if transposed is None else rgb.transpose(transposed)
 
 
 def _judge_shape(image: Image.Image, limits: ImageLimits) -> None:

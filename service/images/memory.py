@@ -20,7 +20,8 @@ def needed(kind: Kind, image: Image.Image) -> int:
     if kind in _DECODERS:
         pixel = _DECODERS[kind][image.has_transparency_data] * _depth(image.info)
     else:
-        # The decoded image and one in RGB; or two in RGB, of which one is turned. A GIF has a frame beside its screen.
+        # The decoded image and one in RGB; or two in RGB, one of them made upright by its EXIF orientation. A GIF has a
+        # frame beside its screen.
         pixel = max(_MODES.get(image.mode, 4) + 4 + (kind == "GIF"), 8)
     return image.width * image.height * pixel + _FIXED
 

@@ -12,7 +12,7 @@ from service.errors import ImageTooLarge
 _CHUNKS = 65_536
 _NOTES, _DROPPED = (b"tEXt", b"zTXt", b"iTXt"), (b"iCCP", b"acTL", b"fcTL", b"fdAT")
 # The two notes that may tell of a rotation (ImageMagick's EXIF, and XMP), and the most bytes of one, unpacked too.
-_TURNING, _NOTE = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"), 65_536
+_ROTATING, _NOTE = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"), 65_536
 
 
 def still(data: bytes) -> bytes:
@@ -25,7 +25,7 @@ def still(data: bytes) -> bytes:
     """
     view, stays, begin = memoryview(data), [], 0
     for kind, at, end in _chunks(data):
-        if kind in _DROPPED or (kind in _NOTES and not _may_turn(kind, data[at + 8 : at + 8 + _NOTE + 1])):
+        if kind in _DROPPED or (kind in _NOTES and not _may_rotate(kind, data[at + 8 : at + 8 + _NOTE + 1])):
             stays.append(view[begin:at])
             begin = end
     return b"".join([*stays, view[begin:]]) if stays else data
@@ -43,9 +43,9 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     raise ImageTooLarge(f"the image is a PNG of over {_CHUNKS:,} parts: save it anew")
 
 
-def _may_turn(kind: bytes, note: bytes) -> bool:
+def _may_rotate(kind: bytes, note: bytes) -> bool:
     """Whether a note, cut after what one may have, is one that Pillow reads a rotation from, and small."""
-    if len(note) > _NOTE or not note.startswith(_TURNING):
+    if len(note) > _NOTE or not note.startswith(_ROTATING):
         return False
     text = note.partition(b"\0")[2]
     if kind == b"iTXt":  # a flag, the method, a language, a translated keyword, the text

@@ -10,7 +10,7 @@ from service.schemas.formats import ResponseFormat, schema_of
 from service.schemas.images import read_image
 from service.schemas.neutral import MESSAGE, REQUEST, without
 from service.schemas.vqa import IMAGE_URL, TEXT_LIMIT
-from service.types import Link, Question, Sampling, Turn, Upload
+from service.types import ChatMessage, Link, Question, Sampling, Upload
 
 # Longest answers in tokens where none is asked for: of words, and of JSON, which is worth nothing when it is cut.
 _MAX_TOKENS, _MAX_JSON_TOKENS = 256, 1024
@@ -63,7 +63,7 @@ def _parts(sent: Any) -> Any:
 
 
 class Message(Incoming):
-    """One turn of a conversation; what replies have beside their words comes back here, and is dropped."""
+    """One message of a conversation; fields of a reply that its client sends back, other than its text, are dropped."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
@@ -76,16 +76,17 @@ class Message(Incoming):
     def _drop_what_asks_for_nothing(cls, sent: Any) -> Any:
         return without(MESSAGE, sent)
 
-    def turn(self) -> tuple[Turn, tuple[Upload | Link, ...]]:
-        """The turn and its images.
+    def as_chat_message(self) -> tuple[ChatMessage, tuple[Upload | Link, ...]]:
+        """The message as `service.prompt` takes it, its text parts joined by newlines; and its images, in order.
 
         Raises:
             ImageBroken: a data URL that is not base64.
+            ImageTypeRefused: a long data URL that is no image file.
         """
         text = "\n".join(part.text for part in self.content if isinstance(part, TextPart))
         images = tuple(read_image(part.image_url.url) for part in self.content if isinstance(part, ImagePart))
         role = "system" if self.role == "developer" else self.role
-        return Turn(role, text if text.strip() else "", len(images)), images
+        return ChatMessage(role, text if text.strip() else "", len(images)), images
 
 
 class StreamOptions(Incoming):
@@ -159,21 +160,24 @@ class ChatRequest(Incoming):
         return without(REQUEST, sent)
 
     def to_question(self, id_: str, deadline_s: float) -> Question:
-        """The question this conversation ends in; turns without words or images are left out.
+        """The question this conversation ends in; messages with neither text nor images are left out.
+
+        `id_` is the answer's id, `deadline_s` the seconds until the request fails.
 
         Raises:
-            InvalidRequest, ImageBroken, FormatRefused: the last turn is not the user's or is empty, an image that is
-                not base64, or a response_format that no answer can be held to.
+            InvalidRequest: the last message is not the user's or is empty, or top_logprobs came without logprobs.
+            FormatRefused: a response_format that no answer can be held to.
+            ImageBroken, ImageTypeRefused: what `read_image` raises.
         """
-        turns = [message.turn() for message in self.messages]
-        last = turns[-1][0]
+        messages = [message.as_chat_message() for message in self.messages]
+        last = messages[-1][0]
         if last.role != "user":
             raise InvalidRequest(f"the last message is the {last.role}'s: end with the user's question")
         if _empty(last):
             raise InvalidRequest("the last message is empty: ask something, or show an image")
-        told = [turn for turn in turns if not _empty(turn[0])]
+        told = [each for each in messages if not _empty(each[0])]
         images = tuple(image for _, images in told for image in images)
-        history = tuple(turn for turn, _ in told[:-1])
+        history = tuple(message for message, _ in told[:-1])
         return Question(id_, last.text, images, self.model, self._sampling(), deadline_s, history=history)
 
     def _sampling(self) -> Sampling:
@@ -195,5 +199,5 @@ class ChatRequest(Incoming):
         )
 
 
-def _empty(turn: Turn) -> bool:
-    return not turn.text and not turn.pictures
+def _empty(message: ChatMessage) -> bool:
+    return not message.text and not message.pictures

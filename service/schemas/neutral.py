@@ -71,7 +71,7 @@ REQUEST: Mapping[str, Values | None] = {
     "verbosity": ("medium",),
     "web_search_options": (),
 }
-# The same of a message: most are what replies have, ours or other services', and what comes back in the next turn.
+# The same for a message. Most are fields of replies, ours or other services', which clients send back with the history.
 MESSAGE: Mapping[str, Values | None] = {
     **dict.fromkeys(
         (
@@ -99,7 +99,7 @@ _INSTEAD = {
         ("function_call", "functions", "tool_choice", "tools"),
         "no tools are called here; for an answer in a form of yours send response_format with a json_schema",
     ),
-    "tool_calls": "no tools are called here: leave out the turns that did",
+    "tool_calls": "no tools are called here: leave out the messages that call them",
     "n": "one answer is given: ask again for another",
     "top_k": "draw by top_p and temperature",
     "min_p": "draw by top_p and temperature",

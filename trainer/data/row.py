@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from service.types import Turn
+from service.types import ChatMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,14 @@ class Row:
         return (*self.history, (self.question, self.answer))
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
-        """The history as the service takes it: the first question shows the image."""
+    def messages(self) -> tuple[ChatMessage, ...]:
+        """The history as the service takes it, two messages for each exchange: the first question shows the image."""
         return tuple(
-            turn
+            message
             for number, (question, answer) in enumerate(self.history)
-            for turn in (
-                Turn("user", question, int(self.image is not None and number == 0)),
-                Turn("assistant", answer),
+            for message in (
+                ChatMessage("user", question, int(self.image is not None and number == 0)),
+                ChatMessage("assistant", answer),
             )
         )
 
@@ -56,15 +56,15 @@ def asked(rows: Iterable[Row]) -> list[Row]:
     return [
         replace(
             row,
-            id=f"{row.id}#{turn}",
+            id=f"{row.id}#{number}",
             question=question,
             answer=answer,
-            history=row.history[:turn],
-            answers=row.answers if turn == len(row.history) else (),
-            rejected=row.rejected if turn == len(row.history) else None,
+            history=row.history[:number],
+            answers=row.answers if number == len(row.history) else (),
+            rejected=row.rejected if number == len(row.history) else None,
         )
         if row.history
         else row
         for row in rows
-        for turn, (question, answer) in enumerate(row.exchanges)
+        for number, (question, answer) in enumerate(row.exchanges)
     ]

@@ -183,6 +183,6 @@ def _prediction(prompt: Prompt, token_ids: list[int], leads: list[float], log_pr
 
 def _expanded(checkpoint: Checkpoint, row: Row) -> list[int]:
     prompt, out = checkpoint.prompt, list[int]()
-    for token in prompt.encode(row.question, row.pictures, row.turns):
+    for token in prompt.encode(row.question, row.pictures, row.messages):
         out += [token] * (checkpoint.sight[0] if token == prompt.image_token_id else 1)
     return out

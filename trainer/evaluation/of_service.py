@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from service.adapters.aliases import STABLE
-from service.types import Turn
+from service.types import ChatMessage
 from trainer.config.evaluation import CalibrateOptions, EvaluateOptions
 from trainer.data.files import read
 from trainer.data.row import Row
@@ -185,12 +185,12 @@ async def _ask_on(client: httpx.AsyncClient, row: Row, fields: dict[str, Any], i
     """The same of a question with a history, which the service's other face takes; that tells no confidence."""
     model = fields.get("adapter") or (await client.get("/v1/adapters")).raise_for_status().json()["base"]["id"]
     messages = []
-    for turn in (*row.turns, Turn("user", row.question, row.pictures)):
-        parts: list[dict[str, Any]] = [{"type": "text", "text": turn.text}]
-        if turn.pictures and row.image:
+    for message in (*row.messages, ChatMessage("user", row.question, row.pictures)):
+        parts: list[dict[str, Any]] = [{"type": "text", "text": message.text}]
+        if message.pictures and row.image:
             url = f"data:;base64,{base64.b64encode(instead or read(row.image)).decode()}"
             parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
-        messages.append({"role": turn.role, "content": parts})
+        messages.append({"role": message.role, "content": parts})
     asked = {"model": model, "messages": messages, "max_tokens": fields["max_tokens"]}
     response = await client.post("/v1/chat/completions", json=asked)
     if response.is_error:

@@ -58,7 +58,7 @@ def test_conversations_are_written_as_they_were_read_and_asked_turn_by_turn(tmp_
     first, second = asked([row])
     assert (first.id, first.question, first.answer, first.history, first.pictures) == ("x#0", "what?", "this", (), 1)
     assert (second.id, second.question, second.history) == ("x#1", "and?", (("what?", "this"),))
-    assert [(turn.role, turn.text, turn.pictures) for turn in second.turns] == [
+    assert [(each.role, each.text, each.pictures) for each in second.messages] == [
         ("user", "what?", 1),
         ("assistant", "this", 0),
     ]

@@ -76,7 +76,7 @@ def test_a_text_with_a_history_is_a_branch_where_every_answer_is_to_be_said(chec
     assert said.count(end) == 2
     texts = checkpoint.prompt.decode(said[: said.index(end)]), checkpoint.prompt.decode(said[said.index(end) :])
     assert texts == ("one", "two words")
-    asked = checkpoint.prompt.encode("and b?", 0, row.turns)
+    asked = checkpoint.prompt.encode("and b?", 0, row.messages)
     assert tuple(batch.token_ids.flatten()[: len(asked)].tolist()) == asked  # as the service writes the history
 
 
