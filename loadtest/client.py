@@ -1,6 +1,7 @@
-"""A lean HTTP client: requests are sent when they are due (`send_all`), or by so many askers in turn (`keep_asking`).
+"""A lean HTTP client: requests are sent when they are due (`send_all`), or by clients in a closed loop (`keep_asking`).
 
-Latency counts from when a request was due: a service that stalls is charged for all who came meanwhile.
+In a closed loop each client sends its next request once its last is answered. With `send_all` latency counts from when
+a request was due: a service that stalls is charged for all who came meanwhile.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Requests about a picture as each server takes them, encoded, and the answers in what it replies.
 
-A unit is what one asker sends at once: a request, or several whose answers it all needs.
+A unit is what one client sends at once: a request, or several whose answers it needs all.
 """
 
 import base64

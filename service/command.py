@@ -34,7 +34,7 @@ def run(arguments: list[str], alone: bool = False, program: str = PROGRAM) -> in
     """
     if arguments[:1] == ["serve"]:
         arguments = arguments[1:]
-    if usage.asked(arguments):
+    if usage.wants_help(arguments):
         print(usage.usage(program, Settings, flags=False), end="")
         return 0
     try:

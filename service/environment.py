@@ -53,9 +53,9 @@ def _preloaded() -> str:
         spec = find_spec(package)
         if spec is None or spec.origin is None or any(other in found for other in others):
             continue
-        here = Path(spec.origin).parent
-        there = sorted([*here.glob(pattern), *(here.parent / f"{package}.libs").glob(Path(pattern).name)])
-        found = ":".join(filter(None, (found, *map(str, there[:1]))))
+        folder = Path(spec.origin).parent
+        libraries = sorted([*folder.glob(pattern), *(folder.parent / f"{package}.libs").glob(Path(pattern).name)])
+        found = ":".join(filter(None, (found, *map(str, libraries[:1]))))
     return found
 
 

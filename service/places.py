@@ -103,7 +103,7 @@ class Places:
             return await shared.client.eval(_TAKE, 1, key, request, most, LEASE_S)
 
         try:
-            return bool(await shared.ask(take))
+            return bool(await shared.call(take))
         except Alone:
             return True  # as many as this replica alone lets in
 
@@ -112,11 +112,11 @@ class Places:
             return await shared.client.zrem(key, request)
 
         with suppress(Alone):  # its lease ends by itself
-            await shared.ask(free)
+            await shared.call(free)
 
     async def _prolong(self, shared: Shared, key: str, requests: list[str]) -> None:
         async def prolong() -> Any:
             return await shared.client.eval(_RENEW, 1, key, LEASE_S, *requests)
 
         with suppress(Alone):  # it is tried again
-            await shared.ask(prolong)
+            await shared.call(prolong)

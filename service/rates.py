@@ -1,4 +1,4 @@
-"""How often each tenant may still ask: counted in this process, or in a Redis, where replicas count together."""
+"""How many questions a tenant may still ask in a time: counted in this process, or in a Redis over all replicas."""
 
 import math
 import time
@@ -12,24 +12,27 @@ from service.shared import Alone, Shared
 
 
 class Rates:
-    """Counts of requests by name, over sliding windows.
+    """Counts of requests by name, over sliding windows (two fixed windows, the earlier one weighted: `limits`).
 
-    While Redis fails, each replica counts by itself: callers are served, and may ask that much more.
+    While Redis fails, each replica counts by itself: a tenant may then ask at its rate on every replica.
     """
 
     def __init__(self, shared: Shared | None = None) -> None:
-        self._here = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._local = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._shared = shared
-        self._there = SlidingWindowCounterRateLimiter(shared.storage) if shared else None
+        self._redis = SlidingWindowCounterRateLimiter(shared.storage) if shared else None
 
     async def hit(self, rate: RateLimitItem, name: str, cost: int) -> int | None:
-        """Count `cost` requests, all or none; returns None, or the seconds after which there is room again."""
-        if self._shared is not None and self._there is not None:
+        """Count `cost` requests of `name` if all of them are within `rate`, otherwise none of them.
+
+        Returns None where they were counted, else the seconds, at least 1, until the window has room again.
+        """
+        if self._shared is not None and self._redis is not None:
             try:
-                return await self._shared.ask(partial(_hit, self._there, rate, name, cost))
+                return await self._shared.call(partial(_hit, self._redis, rate, name, cost))
             except Alone:
                 pass
-        return await _hit(self._here, rate, name, cost)
+        return await _hit(self._local, rate, name, cost)
 
 
 async def _hit(limiter: SlidingWindowCounterRateLimiter, rate: RateLimitItem, name: str, cost: int) -> int | None:

@@ -1,6 +1,6 @@
 """Every option of the service, declared once: environment (VQA_*), command line and --help come from this class.
 
-The only reader of the environment. A bad value fails at start and names the option.
+Nothing else reads VQA_*. A bad value is an error at start that names its option.
 """
 
 import importlib.util
@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     images_per_question: int = Field(4, ge=1, le=64, description="most images of one question")
     image_url_s: float = Field(10.0, gt=0, description="seconds an image's URL has to deliver, redirects included")
     fetches: int = Field(
-        32, gt=0, description="questions whose images are fetched at once; no engine slot waits for them"
+        32, gt=0, description="questions whose images are fetched at once, before they take one of --in-flight's slots"
     )
     image_url_hosts: tuple[_Host, ...] = Field(
         (), description='hosts that images are fetched from, as JSON: ["cdn.example.com"]; none named: any public host'
@@ -172,8 +172,8 @@ class Settings(BaseSettings):
     image_workers: int = Field(
         0, ge=0, description="threads that decode images, each with --image-memory at most; 0: one per core"
     )
-    in_flight: int = Field(64, gt=0, description="requests worked on at once")
-    waiting: int = Field(256, ge=0, description="requests that may wait for their turn; more get 503")
+    in_flight: int = Field(64, gt=0, description="requests worked on at once, each in a slot")
+    waiting: int = Field(256, ge=0, description="requests that may wait for a slot; more get 503")
     batch_questions: int = Field(64, ge=1, le=1024, description="most questions of one batch, each of them a request")
     deadline_s: float | None = Field(
         None,
@@ -222,7 +222,7 @@ class Settings(BaseSettings):
         600.0, gt=0, description="seconds in which a lost engine may be started again before /healthz fails"
     )
     max_loras: int | None = Field(
-        None, gt=0, description="adapters that may share one batch (GPU slots) [4, or as many as fit]"
+        None, gt=0, description="adapters that may share one batch (the engine's adapter slots) [4, or as many as fit]"
     )
     max_cpu_loras: int | None = Field(
         None,

@@ -45,7 +45,7 @@ class Shared:
         """redis-py's client (redis.asyncio.Redis)."""
         return self.storage.bridge.get_connection()  # type: ignore[attr-defined]
 
-    async def ask(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """What `work`, which asks Redis, gives.
 
         Raises:

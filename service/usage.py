@@ -22,8 +22,8 @@ _WORDS = {bool: "true|false", int: "N", float: "X", str: "TEXT", Path: "PATH"}
 _CHOICE = r"invalid choice: '([^']*)'"
 
 
-def asked(arguments: Sequence[str]) -> bool:
-    """Whether help is asked for anywhere on a command line."""
+def wants_help(arguments: Sequence[str]) -> bool:
+    """Whether -h or --help stands anywhere on a command line."""
     return not {"-h", "--help"}.isdisjoint(arguments)
 
 

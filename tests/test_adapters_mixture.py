@@ -149,7 +149,7 @@ async def test_a_mixture_takes_two_places_and_many_at_once_end(
         store.publish(name, await mixture(maker, name, tmp_path))
     for name in "abc":
         store.publish(name, await maker.make(name))
-    async with running(store, proof, slots=3) as replica:
+    async with running(store, proof, capacity=3) as replica:
         for name in "mabncmnabcnm":
             await replica.ask(name)
             assert isinstance(replica.engine, FakeEngine)
@@ -166,7 +166,7 @@ async def test_an_engine_of_one_place_says_that_a_mixture_takes_two(
     store: Store, proof: Proof, maker: Maker, tmp_path: Path
 ) -> None:
     store.publish("m", await mixture(maker, "m", tmp_path))
-    async with running(store, proof, slots=1) as replica:
+    async with running(store, proof, capacity=1) as replica:
         with pytest.raises(AdapterNotFound, match="takes 2 places in the engine, which has 1: raise VQA_MAX_CPU_LORAS"):
             await replica.ask("m")
 

@@ -218,7 +218,7 @@ async def test_any_version_can_be_asked_and_is_let_go_afterwards(store: Store, r
 
 async def test_a_pinned_adapter_stays_loaded_and_pins_leave_room(store: Store, proof: Proof, maker: Maker) -> None:
     versions = {name: store.publish(name, await maker.make(name)) for name in "abcd"}
-    async with running(store, proof, slots=2) as replica:
+    async with running(store, proof, capacity=2) as replica:
         await replica.releases.pin("a", True)
         await replica.releases.prefetch("a")
         with pytest.raises(InvalidRequest, match="room for 1"):
@@ -244,7 +244,7 @@ async def test_probes_are_asked_once_a_version(store: Store, proof: Proof, maker
     for name in "abcdef":
         store.publish(name, await maker.make(name))
     counting = Counting(proof.base, proof.prompt, proof.preparation, proof.linears, proof.max_rank)
-    async with running(store, counting, slots=2) as replica:
+    async with running(store, counting, capacity=2) as replica:
         for name in "abcdefabcdef":
             await replica.ask(name)
         assert len(asked) == len(set(asked)) == 6
@@ -255,7 +255,7 @@ async def test_probes_are_asked_once_a_version(store: Store, proof: Proof, maker
 async def test_a_busy_adapter_cannot_keep_another_out(store: Store, proof: Proof, maker: Maker) -> None:
     for name in "ab":
         store.publish(name, await maker.make(name))
-    async with running(store, proof, slots=1) as replica:
+    async with running(store, proof, capacity=1) as replica:
         replica.engine.step_s = 0.005
         stop = asyncio.Event()
 
@@ -278,7 +278,7 @@ async def test_a_caller_who_leaves_while_an_adapter_loads_takes_nothing_with_the
 ) -> None:
     for name in "abc":
         store.publish(name, await maker.make(name))
-    async with running(store, proof, slots=1) as replica:
+    async with running(store, proof, capacity=1) as replica:
         replica.engine.step_s = 0.01
         for delay in (0, 0.005, 0.015, 0.03):
             leavers = [asyncio.create_task(replica.ask(name)) for name in "abcabc"]
@@ -463,7 +463,7 @@ async def test_any_order_of_changes_and_questions_gives_right_answers(
 ) -> None:
     with TemporaryDirectory() as directory:
         store = Store(directory)
-        async with running(store, proof, slots=2) as replica:
+        async with running(store, proof, capacity=2) as replica:
             story = Story(store, replica, maker)
             for step in steps:
                 await story.step(*step)

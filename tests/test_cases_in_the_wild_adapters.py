@@ -321,7 +321,7 @@ async def test_case_27_a_store_moved_away_and_back_under_load_loses_no_answer(tm
     store = Store(tmp_path / "store", tmp_path / "own")
     for name in "abcd":
         store.publish(name, await maker.make(name))
-    async with running(store, proof, slots=4) as replica:
+    async with running(store, proof, capacity=4) as replica:
         for name in "abcd":
             await replica.ask(name)
         following = asyncio.create_task(replica.residency.follow(0.005))

@@ -1,4 +1,4 @@
-"""The side-by-side harness: askers in turn, requests as each server takes them, goals, and a whole case for real."""
+"""The side-by-side harness: clients in a closed loop, requests as each server takes them, goals, and one real case."""
 
 import asyncio
 import base64

@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None, program: str = PROGRAM, commands: t
     """
     logging.basicConfig(level="INFO", format="%(message)s")
     arguments = sys.argv[1:] if arguments is None else arguments
-    if usage.asked(arguments) or arguments in _GROUPS:
+    if usage.wants_help(arguments) or arguments in _GROUPS:
         print(usage.usage(program, commands, arguments), end="")
         return 0
     try:

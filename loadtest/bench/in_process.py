@@ -21,7 +21,7 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class Measure:
-    """So many askers for so long, as `loadtest.client.keep_asking`; pictures have the numbers from `first` on.
+    """So many clients for so long, as `loadtest.client.keep_asking`; pictures have the numbers from `first` on.
 
     `pids` are the processes whose CPU time is told.
     """

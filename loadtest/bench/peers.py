@@ -21,10 +21,10 @@ from service.adapters.manifest import FILE
 from service.environment import cores
 from service.types import Adapter
 
-# As many adapters as are in use have a slot, on every side.
-_SLOTS = ("--max-loras", str(USED))
+# As many adapter slots as adapters in use, on every side.
+_ADAPTER_SLOTS = ("--max-loras", str(USED))
 # A service that was paused would find that its engine has not said a word for long.
-_OURS = (*_SLOTS, "--engine-canary-s", "86400", "--log-level", "warning")
+_OURS = (*_ADAPTER_SLOTS, "--engine-canary-s", "86400", "--log-level", "warning")
 _STARTING_S = 600.0
 
 
@@ -93,7 +93,7 @@ class Peers:
             return ours(port, model, str(self._store(count)), *_OURS, "--adapters-unproven", str(unproven), *gpu)
         if name.startswith("stock"):
             plugins = "manylens" if name == "stock with our LoRA" else ""
-            more = (*_SLOTS, "--max-cpu-loras", str(ADAPTERS), *gpu)
+            more = (*_ADAPTER_SLOTS, "--max-cpu-loras", str(ADAPTERS), *gpu)
             return stock(port, model, str(self._store(ADAPTERS)), self._setting.folder, *more, plugins=plugins)
         if name.startswith("handwritten"):
             command = [sys.executable, "-m", "loadtest.bench.handwritten", "--port", str(port)]

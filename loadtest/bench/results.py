@@ -23,12 +23,12 @@ def figures(window: Window, cpu_s: float) -> Figures:
 
 
 def line(
-    name: str, rounds: Sequence[dict[str, Figures]], goals: Sequence[dict[str, Any]], **facts: object
+    name: str, by_round: Sequence[dict[str, Figures]], goals: Sequence[dict[str, Any]], **facts: object
 ) -> dict[str, Any]:
     """One JSON line: `facts`, each side's medians over the rounds, and goals as `reached` and `bounded` return them."""
     sides = {
-        side: {figure: round(statistics.median(each[side][figure] for each in rounds), 2) for figure in first}
-        for side, first in rounds[0].items()
+        side: {figure: round(statistics.median(each[side][figure] for each in by_round), 2) for figure in first}
+        for side, first in by_round[0].items()
     }
     load = round(os.getloadavg()[0], 1)
     return {"bench": "side by side", "case": name, "load": load, **facts, "sides": sides, "goals": list(goals)}

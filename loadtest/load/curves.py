@@ -1,4 +1,4 @@
-"""`make bench-curves`: what a request costs as it grows: askers at once, adapters, picture size, questions.
+"""`make bench-curves`: what a request costs as it grows: clients at once, adapters, picture size, questions.
 
 One service, one closed loop for each point, points of all curves in turn, round after round. Writes a JSON line a point
 and a picture of all curves. Adapters have random weights: speed does not depend on what weights say. How
@@ -31,7 +31,7 @@ _CLIENTS, _ADAPTERS, _RANK = 16, 24, 16
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a curve: what grows and how large it is, askers at once, what each sends, and what one answer has.
+    """One point of a curve: what grows and how large it is, clients at once, what each sends, and what one answer has.
 
     A unit of `units` answers counts as that many.
     """
@@ -149,7 +149,7 @@ def _line(point: Point, figures: Sequence[dict[str, float]], options: Curves) ->
 
 
 _AXES = {
-    "clients": "askers at once", "adapters": "adapters in use (8 slots)", "side": "side of the picture, pixels",
+    "clients": "clients at once", "adapters": "adapters in use (8 slots)", "side": "side of the picture, pixels",
     "questions": "questions about one picture",
 }  # fmt: skip
 

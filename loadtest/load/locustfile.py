@@ -17,7 +17,7 @@ _SCENARIOS = scenarios(("shapes", "digits"))
 _numbers = itertools.count(random.randrange(1 << 20))
 
 
-class Asker(FastHttpUser):
+class Caller(FastHttpUser):
     """Asks one of the scenarios after the other."""
 
     wait_time = between(0.0, 0.2)

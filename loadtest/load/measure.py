@@ -13,7 +13,7 @@ from loadtest.load.scenarios import Scenario
 from loadtest.servers import Server, cpu_s
 
 _PERCENTS = (50, 95, 99)
-# Askers by whom a service's capacity is found, and the least time for it, in seconds.
+# Clients by which a service's capacity is found, and the least time for it, in seconds.
 _FULL, _LEAST_S = 16, 3.0
 
 

@@ -18,10 +18,13 @@ _ids = itertools.count()
 
 
 class Replica:
-    """The adapters of one service with `slots` places in its engine; deleted files go `grace_s` seconds later."""
+    """The adapters of one service on a fake engine that may have `capacity` versions loaded at once.
 
-    def __init__(self, store: Store, proof: Proof, slots: int = 4, grace_s: float = 0.0) -> None:
-        self._store, self._proof, self._slots, self._grace_s = store, proof, slots, grace_s
+    The files of a deleted adapter are removed `grace_s` seconds after it was deleted.
+    """
+
+    def __init__(self, store: Store, proof: Proof, capacity: int = 4, grace_s: float = 0.0) -> None:
+        self._store, self._proof, self._capacity, self._grace_s = store, proof, capacity, grace_s
         self.engine = FakeEngine()
         self.build(Workers(2))
 
@@ -29,12 +32,17 @@ class Replica:
         """Put the parts together, over `engine` as it is now."""
         self.metrics = Metrics()
         self.residency = Residency(
-            self._store, self.engine, self._proof, workers, self.metrics, self._slots, self._grace_s
+            self._store, self.engine, self._proof, workers, self.metrics, self._capacity, self._grace_s
         )
         self.releases = Releases(self._store, self.residency, workers)
 
     async def ask(self, reference: str, key: str | None = None) -> tuple[Adapter, str]:
-        """Who answered, and the mark of the weights that did."""
+        """Ask one question; returns the version that answered, and the first word of its answer.
+
+        The fake engine's first word depends on the adapter's weights alone.
+
+        Raises: what `Residency.lease` and `Lease.loaded` raise.
+        """
         with self.residency.lease(reference, False, key) as lease:
             async with lease.loaded() as adapter:
                 assert adapter is not None
@@ -49,9 +57,9 @@ class Replica:
 
 
 @asynccontextmanager
-async def running(store: Store, proof: Proof, slots: int = 4, grace_s: float = 0.0) -> AsyncGenerator[Replica, None]:
-    """A replica that has taken over what the store has."""
-    replica = Replica(store, proof, slots, grace_s)
+async def running(store: Store, proof: Proof, capacity: int = 4, grace_s: float = 0.0) -> AsyncGenerator[Replica, None]:
+    """A replica that has read the store and loaded what is pinned; stopped when the block ends."""
+    replica = Replica(store, proof, capacity, grace_s)
     await replica.engine.start()
     with suppress(StoreUnavailable):
         await replica.residency.reconcile()

@@ -1,4 +1,4 @@
-"""`make bench-swaps`: many adapters in few slots, asked while versions are swapped and adapters deleted underneath.
+"""`make bench-swaps`: more adapters than may be loaded at once, asked while they are swapped and deleted.
 
 Prints one JSON line. What must be 0: `wrong` (another's answer), `lost` (none, or a refusal of an adapter that nobody
 deleted) and `untyped` (an error that is not ours). tests/test_adapters_residency.py runs the small case.
@@ -29,7 +29,7 @@ _POLL_S, _STEP_S, _PATIENCE_S = 0.02, 0.001, 60.0
 
 
 class Swaps(BaseSettings):
-    """Ask many adapters in few slots while they are swapped and deleted, and count what goes wrong."""
+    """Ask more adapters than may be loaded at once while they are swapped and deleted, and count what goes wrong."""
 
     model_config = SettingsConfigDict(
         frozen=True, env_prefix="MANYLENS_", cli_kebab_case=True, cli_prog_name="python -m loadtest.store.swaps"

@@ -78,14 +78,14 @@ class Bucket:
 
     def fetch(self, folder: str) -> None:
         """Copy a folder's files to this machine, unless they were copied before; the folder may be empty."""
-        here = self.local_path(folder)
-        if here.is_dir():
-            os.utime(here)  # what was used last is removed last
+        target = self.local_path(folder)
+        if target.is_dir():
+            os.utime(target)  # `trim` removes copies by this time, oldest first
             return
         names = [name for name in self._list(f"{self._root}/{folder}") if _belongs(name)]
         with self._naming():
             if names:
-                with directory.staged(here, self._own.path) as copy:
+                with directory.staged(target, self._own.path) as copy:
                     for name in names:
                         (copy / name).parent.mkdir(exist_ok=True)
                         self._fs.get_file(f"{self._root}/{folder}/{name}", str(copy / name))

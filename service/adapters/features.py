@@ -39,7 +39,7 @@ def unserved(config: Mapping[str, Any]) -> list[str]:
 
     A field of a later PEFT, which nothing here knows, is one of them where it is set: it may change what a LoRA does.
     """
-    named = [f"{name}: {reason}" for name, reason in UNSERVED.items() if _asked(name, config.get(name))]
+    named = [f"{name}: {reason}" for name, reason in UNSERVED.items() if _is_set(name, config.get(name))]
     unknown = [name for name, value in config.items() if value and name not in _SERVED and name not in UNSERVED]
     return named + [
         f"{name}: not a field of PEFT's LoRA known here ({str(config[name])[:60]}); where it matters to the training"
@@ -48,7 +48,7 @@ def unserved(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _asked(name: str, value: Any) -> bool:
+def _is_set(name: str, value: Any) -> bool:
     if name == "init_lora_weights":
         return isinstance(value, str) and value.lower() not in _PLAIN_STARTS
     return bool(value) and (name, value) != ("bias", "none")

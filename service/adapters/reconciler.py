@@ -181,7 +181,7 @@ class Reconciler:
         try:
             await place
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled() and not place.exception():  # it came as its asker left
+            if place.done() and not place.cancelled() and not place.exception():  # it came as its caller left
                 self._leave(version)
             raise
         finally:

@@ -15,7 +15,7 @@ PROGRAM = "python -m service.canary"
 def main(arguments: list[str] | None = None) -> int:
     """Watch until told to stop, or look once; returns the exit status: 2 where an option is wrong."""
     given = sys.argv[1:] if arguments is None else arguments
-    if usage.asked(given):
+    if usage.wants_help(given):
         print(usage.usage(PROGRAM, Options), end="")
         return 0
     try:

@@ -72,7 +72,7 @@ class Replicas:
         shown, away = dict[str, tuple[dict[str, Any], str]](), list[str]()
         for url in self.urls:
             try:
-                response = self._ask("GET", url, f"/v1/adapters/{adapter}")
+                response = self._request("GET", url, f"/v1/adapters/{adapter}")
                 shown[url] = response.json(), response.headers["etag"]
             except Away as error:
                 away.append(str(error))
@@ -100,7 +100,7 @@ class Replicas:
             Refused: none will.
         """
         path, headers = f"/v1/adapters/{adapter}", {"if-match": tag}
-        return self._first(lambda url: self._ask("PUT", url, path, change, headers).headers["etag"])
+        return self._first(lambda url: self._request("PUT", url, path, change, headers).headers["etag"])
 
     def undo(self, adapter: str, change: dict[str, Any]) -> str:
         """A shell command that makes a change."""
@@ -111,21 +111,21 @@ class Replicas:
     def _listed(self, url: str, alias: str) -> Iterator[str]:
         after: str | None = ""
         while after is not None:
-            page = self._ask("GET", url, "/v1/adapters", parameters={"after": after}).json()
+            page = self._request("GET", url, "/v1/adapters", parameters={"after": after}).json()
             yield from (each["name"] for each in page["adapters"] if each["weights"].get(alias))
             after = page["next"]
 
-    def _first(self, ask: Callable[[str], T]) -> T:
+    def _first(self, call: Callable[[str], T]) -> T:
         """What the first replica says that is not away."""
         away = list[str]()
         for url in self.urls:
             try:
-                return ask(url)
+                return call(url)
             except Away as error:
                 away.append(str(error))
         raise Away("; ".join(away))
 
-    def _ask(
+    def _request(
         self,
         method: str,
         url: str,

@@ -1,9 +1,9 @@
 """Several adapters in one batch on a CPU: two matrix products for each adapter, and none for the base's own tokens.
 
 vLLM 0.32's CPU kernels (lora/ops/torch_ops) copy an adapter's matrices once for every token and multiply token by
-token: most of a prefill's time. And they take the index -1, which says "no adapter", for the last slot: with every slot
-in use the base's requests got that slot's adapter. vLLM calls this through its `vllm.general_plugins` entry points in
-each of its processes; on a GPU it changes nothing.
+token: most of a prefill's time. And they take the index -1, which says "no adapter", for the last adapter slot: with
+every slot in use the base's requests got that slot's adapter. vLLM calls this through its `vllm.general_plugins` entry
+points in each of its processes; on a GPU it changes nothing.
 """
 
 from dataclasses import dataclass

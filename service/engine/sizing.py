@@ -22,7 +22,8 @@ _BLOCK = 128
 _PROCESSES = int(2.5 * GIB)
 # Of weights on a GPU: CUDA's context, its graphs, and what a batch needs while it runs.
 _GPU_RUN = int(2.0 * GIB)
-_SLOTS, _MOST_ADAPTERS = 4, 256
+# Adapter slots, which is what vLLM keeps on the device for one adapter of a batch, and adapters in host memory.
+_ADAPTER_SLOTS, _MOST_ADAPTERS = 4, 256
 # A picture and the shortest useful question and answer about it.
 _TALK = 256
 
@@ -229,7 +230,7 @@ def _image_cache(shape: Shape, settings: Settings) -> int:
 def _slots(shape: Shape, settings: Settings, left: int) -> int:
     """Adapter slots: as set, or four, if they take no more than a quarter of what the weights leave."""
     each = shape.adapter_bytes(settings.max_lora_rank)
-    slots = settings.max_loras or max(1, min(_SLOTS, left // 4 // each))
+    slots = settings.max_loras or max(1, min(_ADAPTER_SLOTS, left // 4 // each))
     if slots * each >= left:
         raise DoesNotFit(
             "max_loras",

@@ -41,8 +41,9 @@ class Supervised:
         self._engine, self._canary, self._settings, self._metrics = engine, canary, settings, metrics
         self.pace = Pace(settings)
         self._fault = "the engine is not running yet"
-        # What is asked of the engine just now, each ended by its clock; another set is another engine, None is none.
-        self._asked: set[asyncio.Timeout] | None = None
+        # The clocks of the calls to the engine under way: a clock that is set to now ends its call. A new engine has a
+        # new set; None: there is no engine.
+        self._calls: set[asyncio.Timeout] | None = None
         self._heard = -math.inf
         self.heard: Callable[[], None] = lambda: None
         engine.heard = self._hear
@@ -61,7 +62,7 @@ class Supervised:
     async def start(self) -> None:
         """Start the engine below; from then on it may be asked."""
         await self._engine.start()
-        self._asked = set()
+        self._calls = set()
         self._hear()
 
     async def stop(self) -> None:
@@ -71,34 +72,34 @@ class Supervised:
 
     async def load(self, adapter: Adapter) -> None:
         """Load an adapter; raises EngineUnavailable as soon as the engine is found to be lost."""
-        await self._ask(self._engine.load, adapter)
+        await self._call(self._engine.load, adapter)
 
     async def unload(self, adapter: Adapter) -> None:
         """Unload an adapter; raises EngineUnavailable as soon as the engine is found to be lost."""
-        await self._ask(self._engine.unload, adapter)
+        await self._call(self._engine.unload, adapter)
 
     async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
         """The deltas of the engine below; raises EngineUnavailable as soon as it is lost, between two deltas too."""
         async with aclosing(self._engine.generate(query)) as deltas:
-            while (delta := await self._ask(_next, deltas)) is not None:
+            while (delta := await self._call(_next, deltas)) is not None:
                 self._hear()
                 yield delta
 
     async def score(self, query: Query) -> Scores:
         """The scores of the engine below; raises EngineUnavailable as soon as it is found to be lost."""
-        scores = await self._ask(self._engine.score, query)
+        scores = await self._call(self._engine.score, query)
         self._hear()
         return scores
 
     async def extend(self, query: Query, said: Sequence[TokenIds], count: int) -> Continuations:
         """The next tokens of the engine below; raises EngineUnavailable as soon as it is found to be lost."""
-        found = await self._ask(self._engine.extend, query, said, count)
+        found = await self._call(self._engine.extend, query, said, count)
         self._hear()
         return found
 
     async def check(self) -> None:
         """Raise EngineUnavailable while there is no engine, or where the engine below does."""
-        if self._asked is None:
+        if self._calls is None:
             raise EngineUnavailable(self._fault)
         await self._engine.check()
 
@@ -160,12 +161,12 @@ class Supervised:
         every_s, deadline_s = self._settings.engine_canary_s, self.pace.canary_deadline_s
         every_s -= min(EARLY * every_s, EARLIEST_S)
         while True:
-            asked = _now()
-            if (early_s := self._heard + every_s - asked) > 0:
+            began = _now()
+            if (early_s := self._heard + every_s - began) > 0:
                 await asyncio.sleep(early_s)
                 continue
             try:
-                if not await _within(self._answer_canary(), deadline_s) and self._heard < asked:
+                if not await _within(self._answer_canary(), deadline_s) and self._heard < began:
                     return f"the engine said nothing for {deadline_s:g} s"
             except EngineUnavailable as error:
                 return error.message
@@ -174,23 +175,27 @@ class Supervised:
         async with aclosing(self.generate(self._canary)) as deltas:
             await anext(deltas)
 
-    async def _ask(self, ask: Callable[[*Ts], Awaitable[T]], *about: *Ts) -> T:
-        """What `ask(*about)` gives, or EngineUnavailable as soon as the engine is found to be lost."""
+    async def _call(self, call: Callable[[*Ts], Awaitable[T]], *about: *Ts) -> T:
+        """Await `call(*about)`, a method of the engine, and return what it returns.
+
+        Raises:
+            EngineUnavailable: there is no engine, or it was lost before the call ended.
+        """
         await self.check()
-        asked = self._asked
-        assert asked is not None  # for the type checker: check would have raised
+        calls = self._calls
+        assert calls is not None  # for the type checker: check would have raised
         try:
             async with asyncio.timeout(None) as clock:
-                asked.add(clock)
+                calls.add(clock)
                 try:
-                    found = await ask(*about)
+                    found = await call(*about)
                 finally:
-                    asked.discard(clock)
+                    calls.discard(clock)
         except TimeoutError as error:
             if not clock.expired():
                 raise
             raise EngineUnavailable(self._fault) from error
-        if asked is not self._asked:  # it came in the very step in which the engine was given up
+        if calls is not self._calls:  # it came in the very step in which the engine was given up
             raise EngineUnavailable(self._fault)
         return found
 
@@ -201,8 +206,8 @@ class Supervised:
 
     def _fail(self, fault: str) -> None:
         """Have no engine: everything asked fails, and what is under way does so now."""
-        asked, self._asked, self._fault = self._asked, None, fault
-        for clock in asked or ():
+        calls, self._calls, self._fault = self._calls, None, fault
+        for clock in calls or ():
             clock.reschedule(_now())
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from service.errors import AdapterNotFound, InvalidRequest
 from service.routes.bodies import documented, read_json, unchanged
-from service.routes.state import Asker, Running, Service
+from service.routes.state import Caller, Running, Service
 from service.schemas.adapters import (
     AdapterChange,
     AdapterDetail,
@@ -23,8 +23,8 @@ _ADAPTER = "/v1/adapters/{name}"
 _ROLLBACK = f"{_ADAPTER}/rollback"
 
 
-async def _seen(name: str, tenant: Asker) -> str:
-    """The name in the path, if its asker may know of it."""
+async def _seen(name: str, tenant: Caller) -> str:
+    """The name in the path, if its caller may know of it."""
     if not tenant.sees(name):
         raise AdapterNotFound(f"no adapter {name[:64]!r} in the store")
     return name
@@ -49,7 +49,7 @@ Tags = Annotated[list[str], Depends(_tags)]
 @router.get("/v1/adapters", response_model=AdaptersResponse)
 async def list_adapters(
     service: Running,
-    tenant: Asker,
+    tenant: Caller,
     limit: Annotated[int, Query(ge=1, le=_MOST, description="names on a page, at most")] = _MOST,
     after: Annotated[str, Query(max_length=255, description="the `next` of the page before")] = "",
 ) -> Response:
@@ -62,7 +62,7 @@ async def list_adapters(
 
 
 @router.get(_ADAPTER)
-async def show_adapter(name: Name, tenant: Asker, service: Running, response: Response) -> AdapterDetail:
+async def show_adapter(name: Name, tenant: Caller, service: Running, response: Response) -> AdapterDetail:
     """Show an adapter's aliases and versions, the state of each in this replica, and how each does with its callers.
 
     The ETag is of the aliases: sent back as If-Match, it keeps a change from undoing another that came between.
@@ -72,7 +72,7 @@ async def show_adapter(name: Name, tenant: Asker, service: Running, response: Re
 
 @admin.put(_ADAPTER, openapi_extra=documented(_ADAPTER, AdapterChange, "put"))
 async def change_adapter(
-    request: Request, name: Name, tenant: Asker, service: Running, response: Response, tags: Tags
+    request: Request, name: Name, tenant: Caller, service: Running, response: Response, tags: Tags
 ) -> AdapterDetail:
     """Move an alias to a version, which is proven first; share traffic out to it; pin the adapter."""
     change, _ = await read_json(request, AdapterChange, service.reading, unchanged)
@@ -88,7 +88,7 @@ async def change_adapter(
 
 @admin.post(_ROLLBACK, openapi_extra=documented(_ROLLBACK, Rollback, required=False))
 async def roll_back_adapter(
-    request: Request, name: Name, tenant: Asker, service: Running, response: Response, tags: Tags
+    request: Request, name: Name, tenant: Caller, service: Running, response: Response, tags: Tags
 ) -> AdapterDetail:
     """Point an alias, stable if none is named, at its previous version."""
     rollback, _ = await read_json(request, Rollback, service.reading, unchanged)
@@ -97,7 +97,7 @@ async def roll_back_adapter(
 
 
 @admin.post("/v1/adapters/{name}/prefetch")
-async def prefetch_adapter(name: Name, tenant: Asker, service: Running, response: Response) -> AdapterDetail:
+async def prefetch_adapter(name: Name, tenant: Caller, service: Running, response: Response) -> AdapterDetail:
     """Load an adapter in this replica before someone asks."""
     await service.releases.prefetch(name)
     return await _shown(name, tenant, service, response)

@@ -9,7 +9,7 @@ from service.batch import answer_all, answer_each
 from service.routes import failure, listening
 from service.routes.bodies import documented, read_json
 from service.routes.direct import Direct
-from service.routes.state import Asker, RequestKey, Running, Service
+from service.routes.state import Caller, RequestKey, Running, Service
 from service.schemas.batch import BatchEvent, BatchRequest, BatchResponse
 from service.schemas.errors import ErrorResponse
 from service.schemas.vqa import VQAResponse
@@ -28,7 +28,7 @@ _ANSWERED = "for each question, in order, its answer or its `error`; 200 also wh
     response_model=BatchResponse,
     response_description=_ANSWERED,
 )
-async def ask_all(request: Request, service: Running, tenant: Asker, key: RequestKey = None) -> Response:
+async def ask_all(request: Request, service: Running, tenant: Caller, key: RequestKey = None) -> Response:
     """Answer each question, or say what is wrong with it; each counts as a request of its own, in metrics too.
 
     The status is 200 whatever came of the questions: look for `error` in each result, whose `code` is the one that

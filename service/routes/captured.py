@@ -1,4 +1,4 @@
-"""/v1/captured: the asker's own questions that were kept, to be judged, and its right answers as training data."""
+"""/v1/captured: the caller's own questions that were kept, to be judged, and its right answers as training data."""
 
 from collections.abc import AsyncGenerator
 from typing import IO, Annotated
@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 
 from service.capture import Capture
 from service.errors import Forbidden, QuestionNotFound
-from service.routes.state import Asker, Running
+from service.routes.state import Caller, Running
 from service.schemas.captured import CapturedResponse
 from service.workers import Workers
 
@@ -18,7 +18,7 @@ _MOST, _MOST_SKIPPED = 20, 10_000
 _CHUNK = 1 << 18
 
 
-async def _own(service: Running, tenant: Asker) -> Capture:
+async def _own(service: Running, tenant: Caller) -> Capture:
     """What keeps questions, for who may read its own.
 
     Raises:
@@ -38,12 +38,12 @@ Kept = Annotated[Capture, Depends(_own)]
 @router.get("/v1/captured")
 async def list_captured(
     capture: Kept,
-    tenant: Asker,
+    tenant: Caller,
     limit: Annotated[int, Query(ge=1, le=_MOST, description="answers, at most")] = 10,
     skip: Annotated[int, Query(ge=0, le=_MOST_SKIPPED, description="answers to leave out, from the first on")] = 0,
     adapter: Annotated[str | None, Query(max_length=200, description="only answers of this adapter")] = None,
 ) -> CapturedResponse:
-    """List the asker's kept answers that nobody judged yet, least confident first, each with its picture.
+    """List the caller's kept answers that nobody judged yet, least confident first, each with its picture.
 
     POST /v1/feedback judges one: with the same answer it was right, with another it was wrong.
     """
@@ -51,8 +51,8 @@ async def list_captured(
 
 
 @router.get("/v1/captured/rows.zip", response_class=StreamingResponse)
-async def download_rows(capture: Kept, service: Running, tenant: Asker) -> StreamingResponse:
-    """Download the asker's right answers as a ZIP file of `rows.jsonl` and `images/`, which the trainer reads.
+async def download_rows(capture: Kept, service: Running, tenant: Caller) -> StreamingResponse:
+    """Download the caller's right answers as a ZIP file of `rows.jsonl` and `images/`, which the trainer reads.
 
     The newest come first, 5,000 rows or 256 MB at most; all of them lie in the operator's directory.
     """

@@ -13,7 +13,7 @@ from service.errors import AdapterNotFound, NotServed
 from service.routes import failure, listening
 from service.routes.bodies import documented, read_json
 from service.routes.direct import Direct
-from service.routes.state import Asker, RequestKey, Running, Service
+from service.routes.state import Caller, RequestKey, Running, Service
 from service.schemas.chat import ChatRequest
 from service.schemas.openai import (
     ChatChoice,
@@ -46,7 +46,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 
 @others.get("/v1/models/", include_in_schema=False)  # else a model of no name
 @others.get("/v1/models", response_model=ModelsResponse)
-async def list_models(service: Running, tenant: Asker) -> Response:
+async def list_models(service: Running, tenant: Caller) -> Response:
     """List the base and the adapters that serve."""
     names = service.vqa.names(tenant)
 
@@ -57,7 +57,7 @@ async def list_models(service: Running, tenant: Asker) -> Response:
 
 
 @others.get("/v1/models/{model:path}")
-async def get_model(model: str, service: Running, tenant: Asker) -> ModelOut:
+async def get_model(model: str, service: Running, tenant: Caller) -> ModelOut:
     """Look one model up by its id."""
     names = service.vqa.names(tenant)
     if model not in names:
@@ -81,7 +81,7 @@ async def refuse(request: Request) -> None:
 
 
 @router.post(_CHAT, openapi_extra=documented(_CHAT, ChatRequest), response_model=ChatResponse, responses=_STREAM)
-async def chat(request: Request, service: Running, tenant: Asker, key: RequestKey = None) -> Response:
+async def chat(request: Request, service: Running, tenant: Caller, key: RequestKey = None) -> Response:
     """Answer the question a conversation ends in."""
     id_ = answer_id("chatcmpl", request.state.request_id)
 

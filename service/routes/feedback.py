@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 
 from service.errors import QuestionNotFound
 from service.routes.bodies import documented, read_json, unchanged
-from service.routes.state import Asker, Running
+from service.routes.state import Caller, Running
 from service.schemas.feedback import FeedbackRequest
 
 router = APIRouter(tags=["questions"])
@@ -12,7 +12,7 @@ _PATH = "/v1/feedback"
 
 
 @router.post(_PATH, status_code=204, openapi_extra=documented(_PATH, FeedbackRequest))
-async def correct(request: Request, service: Running, tenant: Asker) -> None:
+async def correct(request: Request, service: Running, tenant: Caller) -> None:
     """Say what the right answer was. Only where the service keeps questions, and only for one's own."""
     feedback, _ = await read_json(request, FeedbackRequest, service.reading, unchanged)
     if service.vqa.capture is None:

@@ -1,15 +1,15 @@
-"""GET /v1/me: what the asker's key may, so that a client need not try and be refused."""
+"""GET /v1/me: what the caller's key may, so that a client need not try and be refused."""
 
 from fastapi import APIRouter
 
-from service.routes.state import Asker, Running
+from service.routes.state import Caller, Running
 from service.schemas.me import MeResponse
 
 router = APIRouter(tags=["operations"])
 
 
 @router.get("/v1/me")
-async def show_me(service: Running, tenant: Asker) -> MeResponse:
+async def show_me(service: Running, tenant: Caller) -> MeResponse:
     """Say whose key came, what it may, and whether questions are kept."""
     settings = service.settings
     return MeResponse(

@@ -106,10 +106,10 @@ async def admitted(request: Request, service: Service, key: str | None) -> Tenan
     return await service.tenants.admit(known(request, service, key))
 
 
-Asker = Annotated[Tenant, Depends(get_tenant)]
+Caller = Annotated[Tenant, Depends(get_tenant)]
 
 
-async def require_admin(tenant: Asker) -> Tenant:
+async def require_admin(tenant: Caller) -> Tenant:
     """Who asks, and may change what is served, for `Depends`.
 
     Raises:

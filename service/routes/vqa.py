@@ -14,7 +14,7 @@ from service.routes import failure, listening
 from service.routes.bodies import parse_and_convert, read_json
 from service.routes.direct import Direct
 from service.routes.forms import is_form, read_form
-from service.routes.state import Asker, RequestKey, Running, Service
+from service.routes.state import Caller, RequestKey, Running, Service
 from service.schemas.errors import ErrorResponse
 from service.schemas.vqa import MOST_IMAGES, Invocation, VQARequest, VQAResponse
 from service.types import Answer, Question, Upload
@@ -44,7 +44,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 
 @router.post("/v1/vqa", openapi_extra=_BODY, response_model=VQAResponse, responses=_STREAM)
 @router.post("/invocations", openapi_extra=_BODY, response_model=VQAResponse, responses=_STREAM)
-async def ask(request: Request, service: Running, tenant: Asker, key: RequestKey = None) -> Response:
+async def ask(request: Request, service: Running, tenant: Caller, key: RequestKey = None) -> Response:
     """Answer a question about an image through an adapter, or through the base model where none is named.
 
     `/invocations` is where SageMaker asks; the body is the same, as it is or within `{"inputs": …}`.

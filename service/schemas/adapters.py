@@ -167,7 +167,7 @@ class AdaptersResponse(BaseModel):
     def page(
         cls, base: BaseOut, residency: Residency, sees: Callable[[str], bool], limit: int, after: str
     ) -> "AdaptersResponse":
-        """The first `limit` of the names after `after` that the asker may know of."""
+        """The first `limit` of the names after `after` that the caller may know of."""
         every = residency.wanted.every
         seen = (name for name in islice(every, bisect_right(every, after), None) if sees(name))
         names = list(islice(seen, limit))

@@ -74,7 +74,7 @@ class BatchRequest(ImageFields):
         images = self.read_images()
         pairs = [(asked, who) for asked in self.questions for who in self.adapters or [asked.adapter]]
         return [
-            asked.ask(f"{id_}-{number}", images, who, self.deadline_s or deadline_s)
+            asked.to_question_about(f"{id_}-{number}", images, who, self.deadline_s or deadline_s)
             for number, (asked, who) in enumerate(pairs)
         ]
 

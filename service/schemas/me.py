@@ -1,4 +1,4 @@
-"""Wire shape of GET /v1/me: what the asker's key may, and what this service offers it."""
+"""Wire shape of GET /v1/me: what the caller's key may, and what this service offers it."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 
 class MeResponse(BaseModel):
-    """Who the service takes the asker for, and the limits of its requests."""
+    """Who the service takes the caller for, and the limits of its requests."""
 
     name: Annotated[str, Field(description="the tenant that holds the key; empty where the service asks for none")]
     keyed: Annotated[bool, Field(description="whether the service asks for keys")]

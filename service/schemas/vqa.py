@@ -88,11 +88,15 @@ class QuestionFields(Incoming):
     ] = None
     priority: Annotated[int, Field(ge=0, le=9, description="higher goes earlier; your key says how high it may")] = 0
 
-    def ask(self, id_: str, images: tuple[Upload | Link, ...], adapter: str | None, deadline_s: float) -> Question:
-        """The question this means, about `images` and asked of `adapter`.
+    def to_question_about(
+        self, id_: str, images: tuple[Upload | Link, ...], adapter: str | None, deadline_s: float
+    ) -> Question:
+        """These fields as a Question about `images`, asked of `adapter` (None: the base) whatever `self.adapter` says.
+
+        `id_` is the answer's id, `deadline_s` the seconds until the request fails.
 
         Raises:
-            InvalidRequest: beams beside what they do not go with.
+            InvalidRequest: beams came with choices, a temperature or stream.
         """
         if self.beams > 1 and (beside := [name for name in _UNSEARCHED if getattr(self, name, None)]):
             raise InvalidRequest(f"beams does not go with {', '.join(beside)}: send one or the other")
@@ -127,11 +131,13 @@ class VQARequest(ImageFields, QuestionFields):
     deadline_s: Annotated[FiniteFloat | None, Field(gt=0, le=600, description="seconds until 504")] = None
 
     def to_question(self, id_: str, deadline_s: float, files: tuple[Upload, ...] = ()) -> Question:
-        """The question this request means; `files` are images uploaded beside it.
+        """The request as a Question; `files` are images uploaded beside its fields.
 
-        Raises: what `read_images` and `ask` raise.
+        `id_` is the answer's id; `deadline_s`, in seconds, holds where the request gives none of its own.
+
+        Raises: what `read_images` and `to_question_about` raise.
         """
-        return self.ask(id_, self.read_images(files), self.adapter, self.deadline_s or deadline_s)
+        return self.to_question_about(id_, self.read_images(files), self.adapter, self.deadline_s or deadline_s)
 
 
 class Invocation(VQARequest):
