@@ -42,6 +42,7 @@ class Bench(BaseSettings):
         "models/tiny-llava-int4", description="checkpoint of ours, of stock and of the engine in process"
     )
     peer_model: str = Field("models/tiny-llava", description="the same for transformers, in bfloat16")
+    dtype: str | None = Field(None, description="of vLLM's activations on every side, as float32 [the checkpoint's]")
     adapters: Path = Field(Path("models/adapters"), description="store with the adapter that all are copies of")
     adapter: str = Field("shapes", description="its name there")
     gpu_share: float | None = Field(None, gt=0, le=1, description="share of a GPU that each server may take")
@@ -79,7 +80,8 @@ def main(arguments: list[str]) -> int:
 
 def _peers(options: Bench, folder: Path) -> Peers:
     source = copy_here(options.adapters, options.adapter, folder)
-    return Peers(Setting(options.model, options.peer_model, source, folder, options.gpu_share), options.port, _tell)
+    setting = Setting(options.model, options.peer_model, source, folder, options.gpu_share, options.dtype)
+    return Peers(setting, options.port, _tell)
 
 
 def _run(peers: Peers, case: Case, options: Bench) -> dict[str, Any]:

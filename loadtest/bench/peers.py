@@ -32,7 +32,8 @@ _STARTING_S = 600.0
 class Setting:
     """What all serve: the checkpoint, the same for transformers, copies of one adapter in stores made in `folder`.
 
-    `gpu_share` is the share of a GPU that each may take, since all are there at once.
+    `gpu_share` is the share of a GPU that each may take, since all are there at once; `dtype` is that of vLLM's
+    activations, where it is not the checkpoint's.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Setting:
     source: Adapter
     folder: Path
     gpu_share: float | None = None
+    dtype: str | None = None
 
 
 class Peers:
@@ -85,15 +87,18 @@ class Peers:
         return _Peer(server, port, stack.close)
 
     def _command(self, name: str, port: int) -> Server:
-        model, share = self._setting.model, self._setting.gpu_share
+        model, share, dtype = self._setting.model, self._setting.gpu_share, self._setting.dtype
         gpu = ("--gpu-memory-utilization", str(share)) if share else ()
+        engine = {"dtype": dtype} if dtype else {}
         if name.startswith("manylens"):
             count = int(name.rpartition(" ")[2]) if " of " in name else ADAPTERS
             unproven = not (self._setting.source.path / FILE).exists()
-            return ours(port, model, str(self._store(count)), *_OURS, "--adapters-unproven", str(unproven), *gpu)
+            more = ("--adapters-unproven", str(unproven), "--engine-args", json.dumps(engine), *gpu)
+            return ours(port, model, str(self._store(count)), *_OURS, *more)
         if name.startswith("stock"):
             plugins = "manylens" if name == "stock with our LoRA" else ""
             more = (*_ADAPTER_SLOTS, "--max-cpu-loras", str(ADAPTERS), *gpu)
+            more += ("--dtype", dtype) if dtype else ()
             return stock(port, model, str(self._store(ADAPTERS)), self._setting.folder, *more, plugins=plugins)
         if name.startswith("handwritten"):
             command = [sys.executable, "-m", "loadtest.bench.handwritten", "--port", str(port)]
@@ -101,7 +106,7 @@ class Peers:
             command += ["--mixed"] if name == "handwritten, mixed" else []
             threads = {"OMP_NUM_THREADS": str(max(1, cores() - 1))}
             return Server(command, f"http://127.0.0.1:{port}/health", threads)
-        options = {"max_loras": USED} | ({"gpu_memory_utilization": share} if share else {})
+        options = {"max_loras": USED, "engine_args": engine} | ({"gpu_memory_utilization": share} if share else {})
         command = [sys.executable, "-m", "loadtest.bench.in_process", model, json.dumps(options)]
         return Server(command, None, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
