@@ -1,6 +1,6 @@
-"""How much memory there is: of this machine or container, and of its GPUs; and that what is freed goes back.
+"""How many bytes of memory are free: of this machine or container, and of its GPUs; has freed blocks given back.
 
-Reads files, asks nvidia-smi, and sets an option of the C library's malloc.
+Reads /proc and cgroup files, runs nvidia-smi, and sets an option of the C library's malloc.
 """
 
 import ctypes
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GIB = 1 << 30
-# glibc's name for the size from which a block is mapped on its own (malloc.h), and what we set it to: 1 MiB.
+# glibc's M_MMAP_THRESHOLD (malloc.h): from this size on a block is mapped on its own. And what we set it to: 1 MiB.
 _M_MMAP_THRESHOLD, _MAPPED = -3, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU's memory in bytes: all of it, and what nobody uses."""
+    """One GPU's memory in bytes: all of it, and what no process uses."""
 
     total: int
     free: int
@@ -33,12 +33,21 @@ class Memory:
 
     @classmethod
     def now(cls) -> "Memory":
-        """What there is at this moment."""
+        """The memory as it is at this moment.
+
+        Raises: what `available` raises.
+        """
         return cls(available(), _gpus())
 
 
 def available(root: Path = Path("/")) -> int:
-    """Bytes of host memory that may still be taken: the kernel's estimate, or a container's limit if that is less."""
+    """Bytes of host memory that may still be taken: Linux's MemAvailable, or what a container's limit leaves if less.
+
+    `root` is where /proc and /sys are looked for. Limits of cgroups of version 2 and 1 count.
+
+    Raises:
+        OSError: there is no /proc/meminfo, as on a system that is not Linux.
+    """
     fields = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines() if ":" in line)
     free = int(fields["MemAvailable"].split()[0]) * 1024
     for folder, limit, used in (
@@ -55,18 +64,19 @@ def available(root: Path = Path("/")) -> int:
 
 
 def return_large_blocks() -> None:
-    """Have blocks of a mebibyte or more go back to the system as they are freed, in this process from now on.
+    """From now on give blocks of 1 MiB or more back to the system when they are freed; holds for this whole process.
 
-    glibc raises its threshold to the size of any block that is freed, up to 32 MB, and keeps smaller ones from then on:
-    after forty images of 49 million pixels, which Pillow holds in blocks of 16 MB, 811 MB were left in use.
-    A C library that has no such option is left as it is.
+    By default glibc raises its threshold to the size of any mapped block that is freed, up to 32 MiB, and keeps smaller
+    freed blocks for itself (mallopt(3), M_MMAP_THRESHOLD); to set the option turns that off. Before it was set,
+    after forty images of 49 million pixels, which Pillow holds in blocks of 16 MB, 811 MB were left in use. A C library
+    without this option is left as it is.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED)
 
 
 def _reclaimable(stat: Path) -> int:
-    """Bytes of cached files that the kernel gives back before a container's limit counts."""
+    """Bytes of file cache in a container's usage that the kernel frees before it enforces the limit."""
     fields = dict(line.split() for line in stat.read_text().splitlines())
     return int(fields.get("total_inactive_file", fields.get("inactive_file", 0)))
 

@@ -1,6 +1,6 @@
 """Every series the service exposes. Label sets are bounded: an adapter label is a served adapter's name, or "".
 
-The names of adapters can tell whose they are and what they do: who may not see all of them is shown totals.
+The names of adapters can tell whose they are and what they do, so a caller who is no admin gets sums over all adapters.
 """
 
 import threading
@@ -32,30 +32,36 @@ from prometheus_client.samples import Sample
 _NAMES = frozenset({"adapter", "version"})
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
-# Routers that send a question to the replica that has its adapter read this family, which is vLLM's. vLLM's own has the
-# engine's names (digits@3f9a…), and one sample for every combination there ever was.
+# vLLM's name of a family that routers read to send a question to a replica that has its adapter loaded (Gateway API
+# Inference Extension). vLLM's own samples have the engine's names of adapters (digits@3f9a…), and one is added for each
+# new combination of them; ours (Affinity) take their place.
 LORA_INFO = "vllm:lora_requests_info"
 _SCORE, _STABLE = "vqa_adapter_score", "vqa_adapter_stable"
-# Families that mean nothing once what tells adapters apart is summed up.
+# Families whose values mean nothing as a sum over adapters.
 _NAMED_ONLY = frozenset({LORA_INFO, _SCORE, _STABLE, "vqa_version_request_seconds"})
 
 
 class Affinity(Collector):
-    """Which adapters this replica has at hand, by the names callers give them: one sample, whose value is Unix time.
+    """Which adapters this replica has loaded, by the names callers give them: one sample, whose value is Unix time.
 
-    `running` are those asked last, as many as share a batch; `waiting` those that requests wait for beside them.
-    `max_lora` is how many names fit a batch, which a router compares with these: a mixture among those `running` takes
-    two of the engine's places under one name, so that one name less fits.
+    The label `running_lora_adapters` has those asked last, as many as fit the adapter slots of one batch;
+    `waiting_lora_adapters` has others that requests wait for. `max_lora` is how many names fit a batch, with which a
+    router compares the two: a running mixture takes two adapter slots under one name, so that one name less fits.
     """
 
     def __init__(self, max_loras: int) -> None:
+        """`max_loras` is how many adapter slots the engine has."""
         self._max = max_loras
         self._running: OrderedDict[Hashable, _Running] = OrderedDict()
         self._waiting: Tally[str] = Tally()
 
     @contextmanager
     def wait(self, adapter: Hashable, name: str | None) -> Iterator[Callable[[int], None]]:
-        """A request waits for an adapter until it calls what this gives, with its places, or the block ends."""
+        """Count a request as waiting for `adapter`, until the block ends or the function that this yields is called.
+
+        That is to be called once the adapter is loaded, with the adapter slots it takes. `name` is what the caller
+        named; None: a version's digest, which no router knows, so that nothing is shown.
+        """
         names = {name} if name else set[str]()
         self._waiting.update(names)
         waits = True
@@ -88,7 +94,9 @@ class Affinity(Collector):
             "running_lora_adapters": ",".join(running),
             "waiting_lora_adapters": ",".join(waiting),
         }
-        family = GaugeMetricFamily(LORA_INFO, "Adapters at hand, and waited for", labels=list(labels))
+        family = GaugeMetricFamily(
+            LORA_INFO, "Adapters that are loaded, and that requests wait for", labels=list(labels)
+        )
         family.add_metric(list(labels.values()), time.time())
         yield family
 
@@ -98,7 +106,7 @@ class Affinity(Collector):
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """An adapter that was asked lately: the places it takes in the engine, of a mixture two, and by which names."""
+    """An adapter that was asked lately: the adapter slots it takes (a mixture two), and the names it was asked by."""
 
     places: int
     names: set[str] = field(default_factory=set)
@@ -119,7 +127,7 @@ class Resident:
 
 
 class Residents(Collector):
-    """The series of what is loaded, made when they are read: as many as there are versions in the engine, no more."""
+    """The series of the versions that are loaded, made anew each time they are read from what `look` returns."""
 
     def __init__(self, look: Callable[[], Sequence[Resident]]) -> None:
         self._look = look
@@ -146,10 +154,10 @@ class Residents(Collector):
 
 @dataclass(frozen=True, slots=True)
 class VersionSeries:
-    """What there is to say of one loaded version since the adapter's aliases changed last.
+    """The figures of one loaded version since the adapter's aliases changed last.
 
-    `requests` by outcome (ok, failed), `seconds` of those answered by quantile, `total_s` their sum, `feedback` by
-    verdict (right, wrong).
+    `requests` counts by outcome (ok, failed); `seconds` are the quantiles ("0.5", "0.95") of the times of those
+    answered and `total_s` the sum of these times; `feedback` counts by verdict (right, wrong).
     """
 
     adapter: str
@@ -161,7 +169,7 @@ class VersionSeries:
 
 
 class Versions(Collector):
-    """The series by version, made when they are read: of the versions that are loaded, and no others."""
+    """The series by version, made anew each time they are read from what `look` returns."""
 
     def __init__(self, look: Callable[[], Sequence[VersionSeries]]) -> None:
         self._look = look
@@ -247,7 +255,8 @@ class Metrics:
         )
         self.failed = Counter(
             "vqa_adapter_failed_total",
-            "Adapters that could not be fetched, loaded or proven this time, and are tried again, by reason",
+            "Adapters whose files could not be fetched, or that could not be loaded or proven, and are tried again, by "
+            "reason",
             ("reason",),
             registry=registry,
         )
@@ -272,14 +281,18 @@ class Metrics:
         self.draining = Gauge("vqa_draining", "1 from the moment the service is told to stop", registry=registry)
         self.connections = Gauge("vqa_connections", "Connections open now", registry=registry)
         self.waiting_limit = Gauge("vqa_requests_waiting_limit", "Requests that may wait for a slot", registry=registry)
-        self.running_limit = Gauge("vqa_requests_running_limit", "Slots there are", registry=registry)
+        self.running_limit = Gauge(
+            "vqa_requests_running_limit", "Slots: requests that may be worked on at once", registry=registry
+        )
         self.connections_limit = Gauge("vqa_connections_limit", "Connections that may be open", registry=registry)
         self.engine_heard = Gauge(
-            "vqa_engine_heard_timestamp_seconds", "When the engine last said something, in Unix time", registry=registry
+            "vqa_engine_heard_timestamp_seconds",
+            "When the engine last gave a sign of life, in Unix time",
+            registry=registry,
         )
         self.silence_limit = Gauge(
             "vqa_engine_silence_limit_seconds",
-            "Seconds without a word after which the engine is given up: until it is asked, and to answer",
+            "Seconds without a sign of life after which the engine is started again: until it is asked, and to answer",
             registry=registry,
         )
         self.alone = Gauge(
@@ -294,7 +307,10 @@ class Metrics:
         )
 
     def exposition(self, named: bool) -> bytes:
-        """Prometheus text: our series, then the process's own, where vLLM puts `vllm:*`; by adapter, or in all."""
+        """Prometheus text: our series, then the process's own, where vLLM puts `vllm:*`.
+
+        With `named` they are told by adapter, without as sums over all adapters.
+        """
         return generate_latest(_Shown(self.registry, named))
 
     def _histogram(self, name: str, text: str, labels: tuple[str, ...]) -> Histogram:
@@ -302,7 +318,7 @@ class Metrics:
 
 
 class _Shown(Collector):
-    """Our series and the process's own; unless `named`, what tells adapters apart is summed up."""
+    """Our series and the process's own; unless `named`, series that differ by adapter alone are summed up."""
 
     def __init__(self, ours: CollectorRegistry, named: bool) -> None:
         self._ours, self._named = ours, named
@@ -333,13 +349,13 @@ def _unnamed(family: Metric) -> Metric:
 
 @contextmanager
 def exposed(metrics: Metrics, host: str, port: int) -> Iterator[None]:
-    """Serve `/metrics` on a port of its own, adapters by name, from a thread.
+    """Serve the metrics on a port of their own until the block ends, from a thread, at every path and by adapter.
 
-    As Prometheus text whatever is asked for: prometheus_client's own server gives a Prometheus that would rather have
-    OpenMetrics `vllm_…` in place of `vllm:…`, names that nobody looks for.
+    Always as Prometheus text: to a scraper that prefers OpenMetrics, prometheus_client's own server would answer with
+    `vllm_…` in place of `vllm:…`, names that no dashboard or router looks for.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port cannot be listened on; it is taken, for one.
     """
 
     class Answer(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""What wraps every request, in plain ASGI: its id, its span, its method, and what its body may be while it is read."""
+"""What wraps every request, in plain ASGI: request ids, spans, HEAD, and limits of a body while it is read."""
 
 import asyncio
 import os
@@ -16,18 +16,19 @@ from service.in_hand import InHand
 from service.tracing import recording, tracer
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
-# Bytes of a body that are taken ahead of their coming: more than a connection reads at once.
+# Bytes by which a body's share of `InHand` is raised before they are read: more than a connection reads at once.
 _STEP = 512 << 10
-# After each step, so that others come between those of a large body: 20 MB take 80 ms more to come.
+# Slept after each step, so that other requests are read between those of a large body: 20 MB, 38 steps, take 80 ms
+# more.
 _PAUSE_S = 0.002
-# An image is sent as it is: to decompress it would let a few bytes become many.
+# A compressed body is refused: a few bytes could become many.
 _ENCODINGS = ("", "identity")
 _PARENT = "traceparent"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def _ids() -> Iterator[str]:
-    """Ids that nobody can guess. The system is asked for many at once: each time gives the interpreter away."""
+    """Random ids of 32 hex digits, 128 drawn from the system at once: each call to it releases the interpreter lock."""
     while True:
         drawn = os.urandom(4096).hex()
         yield from (drawn[at : at + 32] for at in range(0, len(drawn), 32))
@@ -37,13 +38,16 @@ _IDS = _ids()
 
 
 def route_path(scope: Scope) -> str:
-    """The path below the prefix (--root-path) that a proxy may have left on it."""
+    """The request's path without the prefix (--root-path), which a proxy may or may not have stripped."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
 
 
 class RequestId:
-    """Takes X-Request-ID, or makes one; returns it on every response and keeps it in `request.state.request_id`."""
+    """Gives each request an id: its X-Request-ID where that is 1 to 64 of A-Z a-z 0-9 . _ -, else a random one.
+
+    It is on every response, in `request.state.request_id`, and in log lines.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -70,7 +74,7 @@ class RequestId:
 
 
 class Trace:
-    """A span for each request under /v1/, in the trace its `traceparent` names (W3C), if it names one.
+    """A span for each request under /v1/, in the trace that its `traceparent` header names (W3C Trace Context), if any.
 
     Log lines name that trace, whether or not spans are recorded.
     """
@@ -119,10 +123,11 @@ class Head:
 
 
 class BodyLimit:
-    """What a body may be: at most `limit` bytes, not compressed, and within the bytes that may be in hand.
+    """Limits of a body: at most `limit` bytes, not compressed, and counted in `in_hand` until the request ends.
 
-    Where it is more, what the app reads it with raises BodyTooLarge, BodyTypeRefused or Overloaded. Bytes are taken a
-    step before they are read, so that who is slow to send holds little, and given back when the request ends.
+    The app's `receive` raises BodyTooLarge where it has more bytes, BodyTypeRefused where it is compressed, and
+    Overloaded where `in_hand` has no room for it in time. Bytes are counted step by step before they are read, so that
+    a client that sends slowly holds few of them.
     """
 
     def __init__(self, app: ASGIApp, limit: int, in_hand: InHand) -> None:

@@ -1,6 +1,6 @@
-"""How each version of an adapter does with its callers: what came of their questions, and what they said of answers.
+"""How each version of an adapter does in use: its questions' outcomes and times, and callers' feedback on its answers.
 
-Put together of what this process counted and what the directory of kept questions holds.
+Outcomes and times are those this process counted; feedback is read from the directory of kept questions (--capture).
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class VersionUse:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every version's figures since `since`, when the adapter's aliases changed last; None: since they are counted.
+    """Every version's figures since `since`, when the adapter's aliases changed last; None: since this process started.
 
     `kept_in` is the id of the directory that feedback was read from: replicas that name the same one have the same
     feedback. None where none is kept.
@@ -45,7 +45,7 @@ class Online:
     capture: Capture | None
 
     async def of(self, adapter: str) -> Comparison:
-        """How an adapter's versions do; without feedback while the directory of kept questions cannot be read."""
+        """The figures of an adapter's versions; feedback is 0 while the directory of kept questions cannot be read."""
         since = self.residency.changed(adapter)
         kept_in, told = None, dict[str, Feedback]()
         if self.capture is not None:
@@ -54,7 +54,7 @@ class Online:
         return Comparison(since, kept_in, self._uses(adapter, since, told))
 
     def series(self) -> Sequence[VersionSeries]:
-        """The figures of the versions that are loaded, for their series, with feedback as of the last look at it."""
+        """The figures of the versions that are loaded, for metrics, with feedback as of when it was last read."""
         found = list[VersionSeries]()
         names: dict[str, dict[str, VersionUse]] = {}
         for adapter, version in self.residency.loaded():

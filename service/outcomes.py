@@ -1,7 +1,7 @@
 """What came of the questions to each version of an adapter in this process: answered or failed, and in what time.
 
 Counted from when an alias of the adapter was last moved or given another share, so that the versions of one adapter
-are compared over the same time. Held in memory: a restart begins anew. Knows neither HTTP nor the store.
+are compared over the same time. Held in memory: a restart begins at 0. Knows neither HTTP nor the store.
 """
 
 import math
@@ -18,14 +18,15 @@ from service.errors import (
     StoreUnavailable,
 )
 
-# Outcomes that a version may be to blame for; what a caller did wrong, and a service that is full, say nothing of it.
+# Outcomes that may be a version's fault; a caller's mistakes and a service that is full are not counted.
 FAILED = frozenset(
     kind.code for kind in (ServiceError, DeadlineExceeded, EngineUnavailable, AdapterUnavailable, StoreUnavailable)
 )
 ANSWERED = "ok"
-# Adapters that are counted; those asked longest ago are forgotten first.
+# Adapters that are counted at once; the one asked longest ago is forgotten for a new one.
 ADAPTERS = 1024
-# Times are kept as counts of buckets, twenty for each factor of ten: a quantile is at most 12.2% too large.
+# Times are counted in buckets from 1 ms to 1,000 s, twenty for each factor of ten. A quantile is the upper end of its
+# bucket, so at most 10^(1/20) - 1 = 12.2% too large; times outside are counted in the first or last bucket.
 _BUCKETS = 20
 _SHORTEST, _LONGEST = -3 * _BUCKETS, 3 * _BUCKETS  # 1 ms and 1,000 s
 
@@ -34,7 +35,7 @@ _SHORTEST, _LONGEST = -3 * _BUCKETS, 3 * _BUCKETS  # 1 ms and 1,000 s
 class Tally:
     """One version's questions: how many were answered and how many failed, and how long the answers took.
 
-    `seconds` has the answers by the upper end of the bucket that their time is in.
+    `seconds` has the number of answers by the upper end, in seconds, of the bucket that their time is in.
     """
 
     answered: int = 0
@@ -51,7 +52,10 @@ class Outcomes:
         self._of: OrderedDict[str, tuple[datetime | None, dict[str, Tally]]] = OrderedDict()
 
     def record(self, adapter: str, version: str, outcome: str, seconds: float, since: datetime | None) -> None:
-        """Count one question; `since` is when the adapter's aliases changed last, and another one begins anew."""
+        """Count one question's outcome and its time in seconds, if the outcome is ANSWERED or one of FAILED.
+
+        `since` is when the adapter's aliases changed last: where it is another than before, counting starts at 0.
+        """
         if outcome != ANSWERED and outcome not in FAILED:
             return
         began, tallies = self._of.get(adapter, (since, {}))
@@ -70,13 +74,16 @@ class Outcomes:
             self._of.popitem(last=False)
 
     def of(self, adapter: str, since: datetime | None) -> Mapping[str, Tally]:
-        """An adapter's tallies by version, as far as they were counted since then."""
+        """An adapter's tallies by version; empty where what was counted is not of the time since `since`."""
         began, tallies = self._of.get(adapter, (since, {}))
         return tallies if began == since else {}
 
 
 def quantile(seconds: Mapping[float, int], share: float) -> float | None:
-    """The time that a share of the answers took at most, from their buckets; None where there are none."""
+    """The seconds that a `share` (0 to 1) of the answers took at most; None where there are no answers.
+
+    `seconds` has the answers by the upper end of their bucket, as a Tally has them.
+    """
     left = share * sum(seconds.values())
     for upper, count in sorted(seconds.items()):
         left -= count

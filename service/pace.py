@@ -1,4 +1,4 @@
-"""How fast the model answers, as measured at warm-up, and which times follow from it."""
+"""How fast the model answers, as measured at warm-up, and the times that are derived from it where none was set."""
 
 import logging
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# The shortest that follow from a fast model; a slow one has as many times what it was seen to take.
+# The least times in seconds, which a fast model has; a slow one has so many times what it was measured to take.
 _DEADLINE_S, _CANARY_S = 30.0, 30.0
 _DEADLINE_TIMES, _CANARY_TIMES = 2.0, 4.0
 # Tokens of an answer when the question does not say.
@@ -16,7 +16,7 @@ _ANSWER = 64
 
 @dataclass
 class Pace:
-    """Seconds to the first token of a question about one picture, and for each token after it; 0: not measured yet."""
+    """Seconds to the first token of a question about one picture, and for each token after it; 0 until measured."""
 
     settings: Settings
     first_s: float = 0.0
@@ -24,22 +24,28 @@ class Pace:
 
     @property
     def answer_s(self) -> float:
-        """Seconds of one question about a picture that nobody else delays, its answer as long as by default."""
+        """Seconds of one question about a picture with no other load, its answer of the default 64 tokens."""
         return self.first_s + (_ANSWER - 1) * self.token_s
 
     @property
     def deadline_s(self) -> float:
-        """Seconds a request may take when it does not say: as set, or 30, or twice an answer's time."""
+        """Seconds a request may take when it does not say: as set, or the larger of 30 and twice an answer's time."""
         return self.settings.deadline_s or max(_DEADLINE_S, _DEADLINE_TIMES * self.answer_s)
 
     @property
     def canary_deadline_s(self) -> float:
-        """Seconds without a word after which an engine hangs: as set, or 30, or four times a first token's time."""
+        """Seconds that the engine has to answer its canary, a question for one token, before it is started again.
+
+        As set, or 30, or four times the first token's time, whichever of the two is more.
+        """
         return self.settings.engine_canary_deadline_s or max(_CANARY_S, _CANARY_TIMES * self.first_s)
 
     @property
     def slow(self) -> bool:
-        """Whether what was measured moves a time, or makes one that was set too short."""
+        """Whether twice an answer's time or four times a first token's is over the time set for it, or over 30 s.
+
+        Then the warm-up measures once more, for the first measurement has work in it that is done only once.
+        """
         return self.answer_s * _DEADLINE_TIMES > (
             self.settings.deadline_s or _DEADLINE_S
         ) or self.first_s * _CANARY_TIMES > (self.settings.engine_canary_deadline_s or _CANARY_S)

@@ -1,4 +1,4 @@
-"""What a caller sent or pointed to -> pictures: links are fetched, files decoded."""
+"""The images of a question, as files or URLs -> the pictures that the model sees: URLs are fetched, files decoded."""
 
 import io
 import time
@@ -16,17 +16,17 @@ from service.metrics import Metrics
 from service.tracing import hop
 from service.types import Link, Picture, Upload
 
-# Small PNGs and JPEGs of no more pixels than this are decoded in some 50 ms.
+# PNGs and JPEGs of at most so many bytes and pixels are decoded in some 50 ms.
 _LIGHT_BYTES, _LIGHT_PIXELS = 65_536, 4_000_000
 # Decodes and prepares the images of one question, in order. It blocks for up to seconds: call it on a worker thread.
 MakePictures = Callable[[], tuple[Picture, ...]]
 
 
 def light(images: tuple[Upload | Link, ...]) -> bool:
-    """Whether decoding them is little work, by their headers; where that is hard to tell, it is not.
+    """Whether decoding all of these images is little work, by their headers alone; False where the headers do not tell.
 
-    It takes microseconds, so that the event loop may ask: what is little work has a lane of its own, where it does not
-    wait for what is much.
+    Takes microseconds, so it may be called on the event loop. What is little work has threads of its own, so that it
+    does not wait for large images.
     """
     return all(isinstance(image, Upload) and _light(image.data) for image in images)
 
@@ -36,7 +36,7 @@ def _light(data: bytes) -> bool:
     if len(data) > _LIGHT_BYTES or kind not in ("PNG", "JPEG", None):
         return False
     try:
-        if kind == "PNG":  # its first chunk, which Pillow reads others beside
+        if kind == "PNG":  # the size stands in the first chunk; Pillow would read the others too
             size = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
         elif kind == "JPEG":
             size = Image.open(io.BytesIO(data), formats=("JPEG",)).size

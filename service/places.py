@@ -1,11 +1,12 @@
 """How many requests of a tenant run or wait at once over all replicas: its `concurrency`, counted in a Redis.
 
-Each request that is here is a member of its tenant's sorted set, whose score is when its lease ends, by Redis's clock:
+Each request that runs or waits is a member of its tenant's sorted set, whose score is when its lease ends, by Redis's
+clock:
 
     manylens:places:TENANT    {request: end of its lease, in seconds since 1970}
 
-Its replica prolongs the lease while the request is here. A replica that dies prolongs nothing: its places are free
-again after LEASE_S at the latest.
+Its replica prolongs the lease for as long. The places of a replica that dies are free again once their leases ended,
+after LEASE_S at the latest.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from service.types import Tenant
 # How long a place stays taken after its replica died, at most, and how often a living one prolongs it.
 LEASE_S = 10.0
 _RENEW_S = LEASE_S / 4
-# Who may wait looks so often whether a place came free at another replica.
+# Seconds between two looks of a waiting request at whether a place came free, at another replica for one.
 _LOOK_S = 0.05
 
 # KEYS: the set. ARGV: the request, the most there may be, the lease in seconds. Returns 1 where it took a place.
@@ -35,7 +36,7 @@ redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
 redis.call('EXPIRE', KEYS[1], 2 * ARGV[3])
 return 1
 """
-# KEYS: the set. ARGV: the lease in seconds, then requests that are here; one that Redis lost is taken up again.
+# KEYS: the set. ARGV: the lease in seconds, then requests that hold a place; one that Redis lost is added again.
 _RENEW = """
 local now = redis.call('TIME')
 now = now[1] + now[2] / 1000000
@@ -43,14 +44,14 @@ for number = 2, #ARGV do redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[number]
 redis.call('EXPIRE', KEYS[1], 2 * ARGV[1])
 return 1
 """
-# A script takes so many requests at a time.
+# Requests whose leases one call of the script prolongs.
 _AT_ONCE = 1000
 
 
 class Places:
-    """Gives a tenant's requests their places; without a Redis, or while it fails, everybody has one.
+    """Gives a tenant's requests their places; without a Redis, or while it fails, every request gets one.
 
-    What one replica may take by itself is service/admission.py's, whatever is said here.
+    How many requests one replica takes is limited by service/admission.py beside that.
     """
 
     def __init__(self, shared: Shared | None = None) -> None:
@@ -60,11 +61,13 @@ class Places:
 
     @asynccontextmanager
     async def held(self, tenant: Tenant, deadline: float, patient: bool) -> AsyncGenerator[None, None]:
-        """Hold a place, which is free before the block's caller goes on; `deadline` is a time on the loop's clock.
+        """Hold one of the tenant's places until the block ends.
+
+        `deadline` is a time on the loop's clock, until which a `patient` request waits for a place.
 
         Raises:
-            LimitReached: replicas have as many of the tenant's requests as it may have, and it is not `patient`.
-            DeadlineExceeded: it is, and no place came free in time.
+            LimitReached: the tenant has as many requests at all replicas as it may, and this one is not `patient`.
+            DeadlineExceeded: no place came free before the deadline of a `patient` one.
         """
         if self._shared is None or tenant.concurrency is None:
             yield
@@ -84,13 +87,14 @@ class Places:
             self._held[key].discard(request)
             if not self._held[key]:
                 del self._held[key]
-            freeing = asyncio.create_task(self._free(self._shared, key, request))  # whoever left meanwhile
+            # A task of its own, so that a request that is cancelled here frees its place all the same.
+            freeing = asyncio.create_task(self._free(self._shared, key, request))
             self._freeing.add(freeing)
             freeing.add_done_callback(self._freeing.discard)
             await asyncio.shield(freeing)
 
     async def renew(self) -> None:
-        """Prolong the leases of this replica's requests, again and again; never returns."""
+        """Prolong the leases of this replica's requests until cancelled; without a Redis return at once."""
         while self._shared is not None:
             await asyncio.sleep(_RENEW_S)
             for key in list(self._held):

@@ -1,4 +1,4 @@
-"""What is known of a request while it is worked on, and what is told of it at its end: its Answer, its one outcome."""
+"""What is known of a request while it is worked on; at its end the Answer, and its one record in log and metrics."""
 
 import logging
 import math
@@ -16,7 +16,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """One request so far; times are seconds, and count from when it was accepted."""
+    """One request so far.
+
+    `image_s` and `queue_s` are the seconds that its images and its waits took, `first_token_s` those from its
+    acceptance to the first token. `member` is the part of a mixture that answers (image, text), "" of any other
+    adapter. `told` are the answer's tokens, where the question asked for `logprobs`.
+    """
 
     question: Question
     adapter: Adapter | None = None
@@ -35,11 +40,11 @@ class Progress:
     _started: float = field(default_factory=time.perf_counter)
 
     def elapsed(self) -> float:
-        """Seconds until now."""
+        """Seconds from its acceptance until now."""
         return time.perf_counter() - self._started
 
     def hear(self, delta: Delta) -> None:
-        """Take note of what the engine says."""
+        """Take over one delta of the engine: its time if it is the first, its tokens, and it as the last one."""
         self.first_token_s = self.first_token_s or self.elapsed()
         self._tokens += delta.tokens
         self.last = delta
@@ -47,12 +52,12 @@ class Progress:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the answer that the engine has made by now, whether or not they were told."""
+        """Tokens of the answer that the engine has made by now, with those that no delta has brought yet."""
         made = self.last.made if self.last else None
         return self._tokens if made is None else made()
 
     def answer(self, text: str) -> Answer:
-        """The Answer of a request that ended well, its words put together to `text`."""
+        """The Answer of a request that ended well, whose whole text is `text`."""
         last, image_tokens = self.last, self._image_tokens()
         assert last is not None  # it ended well
         usage = Usage(last.prompt_tokens, self.tokens, image_tokens)
@@ -92,7 +97,10 @@ class Progress:
         return Abstention(calibrated < below, risk, coverage)
 
     def record(self, outcome: str, metrics: Metrics) -> None:
-        """Tell how it ended: one log line, one counter, its histograms, its span."""
+        """Write the request's end down: a log line, attributes of its span, counters and histograms.
+
+        `outcome` is "ok" or an error's code.
+        """
         label, tenant, total = self.adapter.name if self.adapter else "", self.question.tenant.name, self.elapsed()
         note(outcome, label, tenant)
         told = {"outcome": outcome, "adapter": label, "tenant": tenant, "total_s": round(total, 6)}
@@ -115,7 +123,7 @@ class Progress:
         metrics.tokens.labels(label, "completion").inc(self.tokens)
 
     def _image_tokens(self) -> int:
-        """Every picture's one placeholder became its image tokens in the engine."""
+        """The pictures' tokens in the prompt: for each picture's one placeholder the engine put all of its tokens."""
         assert self.query is not None  # the engine has spoken
         assert self.last is not None
         return self.last.prompt_tokens - len(self.query.token_ids) + len(self.query.pictures)

@@ -1,6 +1,6 @@
 """A question -> the token ids the model reads, by the base's own chat template; knows neither HTTP nor the engine.
 
-The trainer imports this too: an adapter is trained on exactly the tokens it will be served.
+The trainer imports this too, so that an adapter is trained on the token ids that it gets when it is served.
 """
 
 import hashlib
@@ -19,10 +19,14 @@ from service.types import ChatMessage
 
 
 class Prompt:
-    """The chat form of one base checkpoint. Thread-safe: nothing changes after construction."""
+    """The tokenizer and chat template of one base checkpoint. Thread-safe: nothing changes after construction."""
 
     def __init__(self, checkpoint: Path) -> None:
-        """Read tokenizer, template and image token from a llava-hf checkpoint's directory."""
+        """Read tokenizer, template and image token from a llava-hf checkpoint's directory.
+
+        Raises:
+            OSError: a file of it is missing or cannot be read.
+        """
         self._tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
         self._template = _chat_template(checkpoint) or self._tokenizer.chat_template
         config = json.loads((checkpoint / "config.json").read_text())
@@ -35,13 +39,14 @@ class Prompt:
         self.digest: str = self._digest()
 
     def text(self, question: str, pictures: int = 1, history: tuple[ChatMessage, ...] = ()) -> str:
-        """The conversation as the template writes it, up to where the assistant speaks; `pictures` are the question's.
+        """The conversation as the template writes it, up to where the assistant's answer begins.
 
-        Special tokens inside any text are broken apart, so that a caller's "<image>" stays plain text.
+        `pictures` is the number of images that the question itself shows; those of `history` come before. A special
+        token inside a text gets a space after its first character, so that a caller's "<image>" stays plain text.
 
         Raises:
             MalformedRequest: text that is not valid Unicode.
-            InvalidRequest: blanks for a text, neither text nor picture, or a history the template has no form for.
+            InvalidRequest: a message of blanks, or without text and picture, or one that the template cannot write.
         """
         plain = [(message, self._plain(message)) for message in (*history, ChatMessage("user", question, pictures))]
         messages = [
@@ -63,11 +68,17 @@ class Prompt:
         return rendered
 
     def encode(self, question: str, pictures: int = 1, history: tuple[ChatMessage, ...] = ()) -> tuple[int, ...]:
-        """Token ids of `text`, with one image token per picture (the model's processor expands it)."""
+        """Token ids of `text`, with one image token per picture (the model's processor expands it).
+
+        Raises: what `text` raises.
+        """
         return tuple(self._tokenizer(self.text(question, pictures, history)).input_ids)
 
     def encode_answer(self, question: str, answer: str, pictures: int = 1) -> tuple[int, ...]:
-        """Token ids that follow `encode(question)` when the assistant says `answer` and ends."""
+        """Token ids that follow `encode(question)` when the assistant answers `answer`, the end token last.
+
+        Raises: what `text` raises.
+        """
         start = self.text(question, pictures)
         encoded = self._tokenizer(
             f"{start} {self._plain(ChatMessage('assistant', answer))}", return_offsets_mapping=True
@@ -78,13 +89,14 @@ class Prompt:
     def encode_conversation(
         self, exchanges: Sequence[tuple[str, str]], pictures: int = 1
     ) -> tuple[tuple[int, ...], tuple[range, ...]]:
-        """Token ids of a conversation up to its last answer, and the places of each answer's tokens among them.
+        """Token ids of a conversation up to its last answer, and for each answer the range of its tokens among them.
 
-        `exchanges` are questions with their answers; the first question shows the pictures. The end token, which the
-        model has to say behind each answer, is not among the ids: a history may be written without it.
+        `exchanges` are questions with their answers; the first question shows the pictures. The end token that the
+        model has to write after each answer is not among the ids, since a template may write a history without it.
 
         Raises:
-            MalformedRequest, InvalidRequest: as `text`; also a template that writes answers otherwise in a history.
+            MalformedRequest, InvalidRequest: as `text`.
+            InvalidRequest: the template writes an answer otherwise once it is part of a history.
         """
         history: tuple[ChatMessage, ...] = ()
         spans, text = [], ""
@@ -102,13 +114,16 @@ class Prompt:
         return ids, places
 
     def encode_plain(self, text: str, pictures: int = 1) -> tuple[int, ...]:
-        """Token ids of a text behind its pictures and nothing else, LLaVA's form for aligning the projector."""
+        """Token ids of a text right after its pictures, without a template: LLaVA's form for training the projector.
+
+        Raises: what `text` raises.
+        """
         return tuple(
             self._tokenizer(f"{self.image_token * pictures}{self._plain(ChatMessage('assistant', text))}\n").input_ids
         )
 
     def decode(self, token_ids: tuple[int, ...] | list[int]) -> str:
-        """The plain text of generated ids, special tokens left out."""
+        """The text of generated ids, without special tokens and without blanks around it."""
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
         return text.strip()
 
@@ -123,7 +138,7 @@ class Prompt:
         return text
 
     def _digest(self) -> str:
-        """What any change of template, tokenizer or special tokens would change."""
+        """SHA-256, in hex, of the token ids of a sample: checkpoints that make the same of it have the same digest."""
         sample = 'what does <s> mean in "7 red apples"?\nWas it 1,024.5 or – Ünïcode?'
         seen = [self.encode(sample, pictures) for pictures in (0, 1, 2)]
         return hashlib.sha256(json.dumps([seen, self.encode_answer(sample, sample)]).encode()).hexdigest()

@@ -1,9 +1,10 @@
-"""uvicorn's server with an end of our own: what a signal starts, in which order the service leaves, its exit status.
+"""uvicorn's server with a shutdown of our own: what a signal does, the order in which things end, and the exit status.
 
-SIGTERM: `/readyz` fails at once; for the lame duck (`--lame-duck-s`; not after Ctrl-C, nor before the service was
-ready) questions are answered, each on a connection that is closed behind it; then new ones are refused, and what is
-under way has `--drain-s` to end; then the sockets are closed, the lifespan stops the engine, and the status is 0. A
-second signal ends the process at once, with status 1. An engine that cannot start ends it in order, with status 1.
+SIGTERM: `/readyz` fails at once; for `--lame-duck-s` seconds (not after Ctrl-C, nor before the service was
+ready) questions are still answered, each on a connection that is closed after its answer. Then new ones are refused,
+and those under way have `--drain-s` seconds to end. Then the sockets are closed, the app's lifespan stops the engine,
+and the status is 0. A second signal ends the process at once with status 1. Where the engine cannot start, the same
+is done without the waits, and the status is 1.
 """
 
 import asyncio
@@ -23,17 +24,17 @@ from service.connections import Connection, configure
 from service.lifetime import Life
 from service.settings import Settings
 
-# Once the last request has ended, connections that were opened just before may still bring one, which is refused.
+# Seconds that open connections have to close once the last request ended; one that still brings a request is refused.
 LINGER_S = 1.0
 
 log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Serves one app of `create_app` until it is told to leave."""
+    """Serves one app of `create_app` until a signal or `give_up` ends it."""
 
     def __init__(self, app: FastAPI, settings: Settings, abandon: Callable[[], None] = lambda: None) -> None:
-        """`abandon` ends the engine's processes, whatever they do; called when a second signal comes."""
+        """`abandon` ends the engine's processes at once; it is called when a second signal comes."""
         super().__init__(configure(app, settings))
         self._settings, self._abandon = settings, abandon
         self._life: Life = app.state.service.life
@@ -43,7 +44,7 @@ class Server(uvicorn.Server):
         app.state.give_up = self.give_up
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where."""
+        """Listen, and log the addresses."""
         await super().startup(sockets)
         for server in self.servers:
             for listening in server.sockets:
@@ -51,16 +52,16 @@ class Server(uvicorn.Server):
                 log.info("listening on http://%s:%d", host, port)
 
     def give_up(self) -> None:
-        """Leave in order, but with nobody to wait for: the service could not start."""
+        """Leave without waiting for requests, since the service could not start; `failed` is set."""
         self.failed = self.should_exit = True
 
     def leave(self, lame_duck_s: float) -> None:
-        """Begin to leave; a coroutine of the running loop does the rest."""
+        """Start the task that ends the server, after `lame_duck_s` seconds first; a second call does nothing."""
         if self._leaving is None:
             self._leaving = asyncio.get_running_loop().create_task(self._leave(lame_duck_s))
 
     async def _leave(self, lame_duck_s: float) -> None:
-        """Ends in `should_exit` whatever fails on the way: a service that was told to stop must not stay."""
+        """Sets `should_exit` also where a step before it fails: a service that was told to stop must not go on."""
         try:
             await self._refuse_and_drain(lame_duck_s)
         except Exception:
@@ -86,7 +87,7 @@ class Server(uvicorn.Server):
         await self._hang_up()
 
     async def _hang_up(self) -> None:
-        """Accept no more connections, and let those there are end by themselves, for a moment."""
+        """Accept no more connections, and wait up to LINGER_S seconds for the open ones to close."""
         for server in self.servers:
             server.close()
         with suppress(TimeoutError):
@@ -99,8 +100,8 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Signals are ours while the server runs; uvicorn's way would end the process by the signal, not in order."""
-        if threading.current_thread() is not threading.main_thread():  # which alone hears of signals
+        """Handle SIGINT and SIGTERM while the server runs; uvicorn would raise the signal again when it has stopped."""
+        if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
             yield
             return
         loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
@@ -109,7 +110,7 @@ class Server(uvicorn.Server):
             if self._life.leaving or self.should_exit:
                 self._abandon()
                 os._exit(1)
-            self._life.leave()  # now, for a signal that follows at once
+            self._life.leave()  # at once, so that the next signal is known to be the second
             loop.call_soon_threadsafe(self.leave, self._settings.lame_duck_s if number == signal.SIGTERM else 0.0)
 
         before = {number: signal.signal(number, tell) for number in numbers}
@@ -121,7 +122,7 @@ class Server(uvicorn.Server):
 
 
 def serve(app: FastAPI, settings: Settings, abandon: Callable[[], None] = lambda: None) -> int:
-    """Serve until told to stop; the exit status: 0 when it left in order, 1 when it could not start."""
+    """Serve until told to stop; returns the exit status: 0 after a shutdown in order, 1 where it could not start."""
     server = Server(app, settings, abandon)
     try:
         server.run()

@@ -87,8 +87,8 @@ class Settings(BaseSettings):
     )
     adapters_cache: Path = Field(
         Path(tempfile.gettempdir()) / "manylens-adapters",
-        description="where versions of a store at a URL are copied and verdicts kept; services that run at once may "
-        "share it, each has a directory of its own in it",
+        description="where versions of a store at a URL are copied, and verdicts on versions kept; services that run "
+        "at once may share it, each has a directory of its own in it",
     )
     adapters_cache_bytes: int = Field(
         20_000_000_000, gt=0, description="bytes the copies may take; those used longest ago go first"
@@ -106,15 +106,16 @@ class Settings(BaseSettings):
     )
     cors_origins: tuple[str, ...] = Field(
         (),
-        description='pages that browsers may ask from, as JSON: ["https://app.example.com"] or ["*"]; none named: none',
+        description='origins whose pages may call this service from a browser, as JSON: ["https://app.example.com"] or '
+        '["*"]; none named: none',
     )
     metrics_port: int | None = Field(
         None, gt=0, le=65535, description="port for /metrics alone, every adapter named; keep it from callers"
     )
     metrics_named: bool = Field(
         False,
-        description="name every adapter on the main port's /metrics too, to whoever asks: for a router that reads them "
-        "there, where callers cannot",
+        description="name every adapter on the main port's /metrics too, to anyone: for a router that reads it where "
+        "callers cannot",
     )
     anonymous: bool = Field(False, description="serve without keys on an address that others can reach")
     keys: FilePath | None = Field(
@@ -138,7 +139,7 @@ class Settings(BaseSettings):
         10.0, gt=0, description="seconds a request may take to come, and one more for each 64 KiB of its body"
     )
     connections: int = Field(
-        800, gt=0, description="connections open at once; what comes over others gets 503, save for probes"
+        800, gt=0, description="connections open at once; requests over more than that get 503, except for probes"
     )
     body_limit: int = Field(20_000_000, gt=0, description="largest request body, and largest fetched image, in bytes")
     bytes_in_hand: int = Field(
@@ -178,7 +179,7 @@ class Settings(BaseSettings):
     deadline_s: float | None = Field(
         None,
         gt=0,
-        description="seconds a request may take when it does not say [30, or twice what an answer is seen to take]",
+        description="seconds a request may take when it does not say [30, or twice what an answer is measured to take]",
     )
 
     lame_duck_s: float = Field(
@@ -194,13 +195,13 @@ class Settings(BaseSettings):
     capture: Path | None = Field(
         None, description="directory in which questions, images, answers and corrections are kept as training data"
     )
-    capture_days: int = Field(30, gt=0, description="days they are kept")
+    capture_days: int = Field(30, gt=0, description="days that they are kept")
     capture_bytes: int = Field(10_000_000_000, gt=0, description="bytes they may take; the oldest days go first")
     capture_share: float = Field(
         1.0, ge=0, le=1, description="share of the answers that are kept, by chance: a canary is judged by these alone"
     )
     capture_below: float | None = Field(
-        None, gt=0, le=1, description="keep others too whose confidence is lower than this: they teach most"
+        None, gt=0, le=1, description="keep others too whose confidence is lower than this: the most useful to train on"
     )
     capture_a_day: int | None = Field(
         None, gt=0, description="answers that each replica keeps a day (UTC), at most; corrections of them are all kept"
@@ -210,13 +211,13 @@ class Settings(BaseSettings):
     )
 
     engine_canary_s: float = Field(
-        10.0, gt=0, description="seconds without a word from the engine after which it is asked for one token"
+        10.0, gt=0, description="seconds without a sign of life from the engine after which it is asked for one token"
     )
     engine_canary_deadline_s: float | None = Field(
         None,
         gt=0,
-        description="seconds it has for that; one that takes longer hangs, and is started again [30, or four times what"
-        " a first token is seen to take]",
+        description="seconds it has for that; one that takes longer is taken to hang, and is started again [30, or four"
+        " times what a first token is measured to take]",
     )
     engine_lost_s: float = Field(
         600.0, gt=0, description="seconds in which a lost engine may be started again before /healthz fails"
@@ -227,7 +228,7 @@ class Settings(BaseSettings):
     max_cpu_loras: int | None = Field(
         None,
         gt=0,
-        description="adapters loaded at once, in host memory; others are loaded when they are asked [256, or what"
+        description="adapters loaded at once, in host memory; others are loaded once they are asked [256, or what"
         " --adapters-host-bytes holds]",
     )
     adapters_host_bytes: int | None = Field(
@@ -266,7 +267,7 @@ class Settings(BaseSettings):
 
 
 def loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
+    """Whether `host` is a loopback address or localhost, which other machines cannot reach."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""The Redis that replicas count in together, and what is done while it fails: nobody waits for it, and it is said."""
+"""The Redis in which replicas count together; while it fails nobody waits for it, and log and metrics say so."""
 
 import logging
 import math
@@ -12,18 +12,18 @@ from prometheus_client import Gauge
 
 T = TypeVar("T")
 
-# A request waits so long for Redis, and no request asks it again so soon after it failed.
+# Seconds that one call to Redis may take, and seconds after a failure in which it is not called.
 _PATIENCE_S, _PAUSE_S = 1.0, 2.0
 
 log = logging.getLogger(__name__)
 
 
 class Alone(Exception):
-    """Redis does not answer, or did not a moment ago: this replica counts by itself."""
+    """Redis fails, or failed within the last two seconds: this replica counts by itself."""
 
 
 class Shared:
-    """One Redis; `alone` is 1 while it fails."""
+    """A connection pool to one Redis; the gauge `alone` is 1 while it fails, else 0."""
 
     def __init__(self, url: str, alone: Gauge | None = None) -> None:
         from redis.exceptions import RedisError  # of an extra, which the option asks for
@@ -46,10 +46,10 @@ class Shared:
         return self.storage.bridge.get_connection()  # type: ignore[attr-defined]
 
     async def call(self, work: Callable[[], Awaitable[T]]) -> T:
-        """What `work`, which asks Redis, gives.
+        """Await `work`, which calls Redis, and return what it returns.
 
         Raises:
-            Alone: Redis failed, or it failed a moment ago and was not asked.
+            Alone: the call failed, or the last one did within two seconds and `work` was not called.
         """
         if time.monotonic() < self._again:
             raise Alone

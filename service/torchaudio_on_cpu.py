@@ -1,8 +1,8 @@
 """Hides PyPI's torchaudio and torchcodec beside a CPU build of torch; knows nothing else of the service.
 
 vLLM's CPU build requires both, and PyPI carries only their CUDA builds, which fail to load beside a CPU torch: the
-import of transformers, which asks whether they are there, ends in an OSError. A LLaVA reads neither sound nor film.
-Where they are left out (the overrides of [tool.uv] in pyproject.toml) nothing is to be done; `pip install` knows no
+import of transformers, which tries to import them, ends in an OSError. A LLaVA reads neither sound nor video.
+Where they are not installed (uv leaves them out by its overrides in pyproject.toml) this does nothing; pip has no
 overrides. PyTorch calls this through its `torch.backends` entry points at the end of `import torch`.
 """
 

@@ -1,6 +1,6 @@
-"""OpenTelemetry spans: one for a request, one for each hop of it. The API alone; without an exporter it costs nothing.
+"""OpenTelemetry spans: one for a request, one for each step of it (a hop). Without an exporter none is recorded.
 
-Names and attributes come from bounded sets (routes, served adapters, tenants, error codes): never a caller's words.
+Names and attributes come from bounded sets (routes, served adapters, tenants, error codes) and have no text of callers.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ tracer = trace.get_tracer("manylens")
 
 
 def recording() -> bool:
-    """Whether spans are kept: somebody named an exporter, or a library that keeps them set itself up."""
+    """Whether spans are recorded: `export` was called, or a library set a tracer provider of its own."""
     unset = isinstance(tracer, trace.ProxyTracer) and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
     return not unset
 
@@ -40,9 +40,9 @@ def export(url: str) -> None:
 
 @contextmanager
 def hop(name: str) -> Iterator[None]:
-    """A span around one hop; an error's code, or its class, is the span's status.
+    """Record a span `name` while the block runs; an error's code, or its class, becomes the span's status.
 
-    It is never the current one, since a generator may be closed from another context than it was started in.
+    It is not made the current span, since a generator may be closed from another context than it was started in.
     """
     span = tracer.start_span(name)
     try:
@@ -55,7 +55,7 @@ def hop(name: str) -> Iterator[None]:
 
 
 async def engine_hops(deltas: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """`deltas` as they are, with a span up to the first and another up to the last."""
+    """Yield `deltas` unchanged, with one span up to the first and another from there up to the last."""
     async with aclosing(deltas):
         with hop("engine first token"):
             try:
@@ -69,7 +69,7 @@ async def engine_hops(deltas: AsyncGenerator[T, None]) -> AsyncGenerator[T, None
 
 
 def note(outcome: str, adapter: str, tenant: str) -> None:
-    """Say on the request's span what came of a question."""
+    """Set a question's outcome, adapter and tenant as attributes of the current span."""
     trace.get_current_span().set_attributes({"vqa.outcome": outcome, "vqa.adapter": adapter, "vqa.tenant": tenant})
 
 

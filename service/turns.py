@@ -1,16 +1,26 @@
-"""Who goes next: a queue that is fair between tenants and, within a tenant, between adapters. No clock, no asyncio.
+"""Which waiting request goes next: fair between tenants, and between the adapters of a tenant. No clock, no asyncio.
 
-Start-time fair queueing with savings: a turn moves a flow's own virtual time on by what it costs, and a ticket is due
-when its flow's time comes, or when it came if that is later. A turn costs one when it is taken, since nobody knows yet
-how long its answer will be; `settle` charges or gives back the difference once that is known. So flows share the work,
-not the number of turns. A flow that asks for less than its share lags behind, by CREDIT
-turns at most, and what it asks is due at once; tickets due at once go in order of arrival. So those within their share
-are served as in one line that a flood stands at the end of. Who has more than CROWD tickets waiting, and no fewer than
-the others on average, is a flood: its savings are void. A turn that no other flow waits for costs its flow nothing:
-virtual time moves on with it, so that a quiet hour leaves everybody all they may save, the busiest too. Virtual time
-never goes back, and stands while tickets that came earlier are passed, so waiting is ageing: each other flow passes a
-waiting ticket a bounded number of times. Priority is a head start, paid back by the flow's own later turns.
-docs/explanation/fairness.md has what this reaches, and what no queue could.
+A turn is one request's use of a slot; a flow is a tenant, or one adapter of a tenant. The order is start-time fair
+queueing (Goyal, Vin and Cheng, SIGCOMM 1996) with savings:
+
+- Each flow has a virtual time, which every turn moves on by what it costs. A turn costs 1 when it is taken, since
+  nobody knows yet how long its answer will be; `settle` charges or gives back the difference once that is known. So
+  flows share the work, not the number of turns.
+- The queue has a virtual time too, which does not go back: the earliest due time of a ticket when the last turn was
+  taken. A ticket is due at its flow's virtual time, or at the queue's when it came if that is later. Who is due first
+  goes first; of those due at the same time, flows with savings before others, and then in order of arrival.
+- Savings are how far a flow's virtual time is behind the queue's, at most CREDIT turns: it asked for less than its
+  share. While it has some, its tickets are due when they come.
+- A flow that has more than CROWD tickets waiting, and no fewer than flows have on average, is a flood: it loses its
+  savings.
+- A turn that no other flow waits for costs its flow nothing, for the queue's virtual time moves on with it. So a quiet
+  hour leaves every flow its savings, the busiest too.
+- The due time of a flow's first ticket stays, and each turn moves the other flows' on by LEAST or more: each of them
+  passes the ticket a bounded number of times.
+- A step of priority lets a ticket go HEAD_START turns earlier. Its turn costs as any other does, so that its flow's
+  later tickets go later for it.
+
+docs/explanation/fairness.md has what this reaches, and what no queue can.
 """
 
 import bisect
@@ -18,19 +28,19 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-# Turns that a flow may save up by asking for less than its share, for the times when chance has it ask for more.
+# Turns that a flow may save up by asking for less than its share, for when it happens to ask for more.
 CREDIT = 128
-# Tickets that a flow may have waiting and keep its savings, whatever others have: a burst as large is due at once.
+# Tickets that a flow may have waiting without losing its savings, however few the others have.
 CROWD = 8
-# Turns by which one step of priority goes ahead.
+# Turns by which one step of priority lets a ticket go earlier.
 HEAD_START = 4
-# What a turn costs at the least: with none below, nothing that waits is passed without bound.
+# The least that a turn costs: turns that cost nothing could pass a waiting ticket without bound.
 LEAST = 1 / 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ticket:
-    """One request's place; no two are the same. `adapter` is a name, not a version."""
+    """One waiting request; two tickets are never equal. `adapter` is a name, not a version."""
 
     tenant: str = ""
     adapter: str = ""
@@ -69,7 +79,7 @@ class _Line:
         return self._waiting.pop(0)[2]
 
     def settle(self, ticket: Ticket, cost: float) -> None:
-        """Tickets of one line pay nobody."""
+        """Do nothing: the tickets of one line are of one flow, which the queue above charges."""
 
     def drop(self, newcomer: Ticket) -> Ticket:  # noqa: ARG002 - a line has one last ticket
         return self._waiting.pop()[2]
@@ -82,7 +92,7 @@ class _Line:
 
 
 class _Turns:
-    """Queues, told apart by one field of their tickets, that take turns."""
+    """A queue for each value of one field of the tickets (a flow), of which one at a time gives the next ticket."""
 
     def __init__(self, field: str, *fields: str) -> None:
         self._field, self._fields = field, fields
@@ -90,7 +100,7 @@ class _Turns:
         # When each waiting ticket came: in virtual time, and its number among all.
         self._came: dict[Ticket, tuple[float, int]] = {}
         self._number = 0
-        # Up to which virtual time each queue had its share; queues that ever waited, and those that wait now.
+        # Each flow's virtual time; the queues of flows that ever waited, and of those that wait now.
         self._had: dict[str, float] = {}
         self._queues: dict[str, _Queue] = {}
         self._waiting: dict[str, _Queue] = {}
@@ -99,11 +109,11 @@ class _Turns:
         return len(self._came)
 
     def first(self) -> Ticket:
-        """The ticket that goes next."""
+        """The ticket that goes next; there must be one."""
         return self._waiting[self._next()].first()
 
     def push(self, ticket: Ticket) -> None:
-        """Let a ticket wait."""
+        """Add a ticket to those that wait."""
         name = getattr(ticket, self._field)
         if name not in self._waiting:
             self._had[name] = max(self._had.get(name, -math.inf), self._now - CREDIT)
@@ -117,7 +127,7 @@ class _Turns:
             self._had[name] = max(self._had[name], self._now)
 
     def take(self) -> Ticket:
-        """The ticket that goes next, which waits no more."""
+        """Remove and return the ticket that goes next, and charge its flow one turn; there must be one."""
         name = self._next()
         alone = len(self._waiting) == 1
         self._now = max(self._now + alone, min(self._due(name)[0] for name in self._waiting))
@@ -125,7 +135,7 @@ class _Turns:
         return self._leave(name, self._waiting[name].take())
 
     def settle(self, ticket: Ticket, cost: float) -> None:
-        """Say what the turn of a ticket that was taken did cost, in turns: its queue paid one. Once for each ticket."""
+        """Charge a ticket's flow what its turn cost, in turns, less the 1 that `take` charged; once for a ticket."""
         name, more = getattr(ticket, self._field), max(cost, LEAST) - 1
         if not self._waiting.keys() - {name}:  # nobody else waits: what it took costs nothing, as in `take`
             self._now += max(more, 0.0)
@@ -133,13 +143,13 @@ class _Turns:
         self._queues[name].settle(ticket, cost)
 
     def drop(self, newcomer: Ticket) -> Ticket:
-        """The last ticket of the longest queue, the newcomer's where two are, which waits no more."""
+        """Remove and return the last ticket of the longest queue; of two as long, of the newcomer's own."""
         own = getattr(newcomer, self._field)
         name = max(self._waiting, key=lambda name: (len(self._waiting[name]), name == own))
         return self._leave(name, self._waiting[name].drop(newcomer))
 
     def spares(self, newcomer: Ticket) -> bool:
-        """Whether `drop` would take another ticket, had the newcomer been pushed; it changes nothing."""
+        """Whether `drop` would return another ticket than the newcomer, had that been pushed; changes nothing."""
         own = getattr(newcomer, self._field)
         length = len(self._waiting.get(own, ())) + 1
         if any(len(queue) > length for queue in self._waiting.values()):
@@ -147,7 +157,7 @@ class _Turns:
         return own in self._queues and self._queues[own].spares(newcomer)
 
     def remove(self, ticket: Ticket) -> None:
-        """Take a ticket out, wherever it stands, at no cost to its queue; one that does not wait is no error."""
+        """Remove a ticket, wherever it stands, at no cost to its flow; does nothing where it does not wait."""
         if ticket in self._came:
             name = getattr(ticket, self._field)
             self._waiting[name].remove(ticket)
@@ -161,10 +171,7 @@ class _Turns:
         return due - HEAD_START * self._waiting[name].first().priority, spent, number
 
     def _due(self, name: str) -> tuple[float, bool, int]:
-        """When a queue's next ticket is due, in virtual time; whether its savings are spent; its number.
-
-        Of those due at the same time, who has savings goes first.
-        """
+        """When a flow's next ticket is due, in virtual time; whether its savings are spent; the ticket's number."""
         came, number = self._came[self._waiting[name].first()]
         return max(came, self._had[name]), came <= self._had[name], number
 
@@ -176,7 +183,7 @@ class _Turns:
 
 
 class FairQueue(_Turns):
-    """Tenants take turns, and within a tenant its adapters do."""
+    """The flows are tenants, and within a tenant its adapters."""
 
     def __init__(self) -> None:
         super().__init__("tenant", "adapter")

@@ -1,7 +1,7 @@
-"""What `--help` prints, and what is said of an option that there is not: made from the classes that declare options.
+"""What `--help` prints, and the error for an unknown option or command, made from the classes that declare options.
 
-A class may group its options, as `headings = {"host": "the address", "keys": "who may ask"}`, where each heading holds
-the options from the one named up to the next that is named, and may show `examples`, one command a line.
+A class may group its options by `headings = {"host": "the address", "keys": "who may ask"}`: a heading stands before
+the option that is its key, and holds the options up to the next key. It may show `examples`, one command a line.
 """
 
 import difflib
@@ -28,9 +28,10 @@ def wants_help(arguments: Sequence[str]) -> bool:
 
 
 def usage(program: str, options: type[BaseModel], commands: Sequence[str] = (), flags: bool = True) -> str:
-    """The help of a command, or of the one of its commands that `commands` names, as far as there is one.
+    """The help text of a command, ending in a newline; `commands` names a subcommand, as in ("data", "check").
 
-    `flags` says that an option that is true or false is given as `--plan` and `--no-fit`, not as `--plan true`.
+    Names that are no command are left out of account. With `flags`, an option that is true or false is shown as
+    `--plan` or `--no-fit`, without as `--plan true`.
     """
     program, options = _found(program, options, commands)
     called = wrap(
@@ -49,10 +50,7 @@ def usage(program: str, options: type[BaseModel], commands: Sequence[str] = (), 
 
 
 def unknown(error: SettingsError, program: str, options: type[BaseModel], commands: Sequence[str] = ()) -> str | None:
-    """What to say of an error that names an option or a command which there is not, with the nearest that there is.
-
-    None where the error is another one.
-    """
+    """The message for an unknown option or command, with the nearest known one; None where `error` is another error."""
     program, options = _found(program, options, commands)
     names = [_name(name, field) for name, field in options.model_fields.items()]
     for kind, pattern, dashes in (("option", r"unrecognized arguments: --([^\s=]+)", "--"), ("command", _CHOICE, "")):
@@ -64,7 +62,7 @@ def unknown(error: SettingsError, program: str, options: type[BaseModel], comman
 
 
 def _found(program: str, options: type[BaseModel], commands: Sequence[str]) -> tuple[str, type[BaseModel]]:
-    """The command that a row of words leads to, as far as there is one, and what it takes."""
+    """The subcommand that `commands` leads to, up to the first name that is none: how it is called, and its options."""
     for word in commands:
         if (found := subcommands(options).get(word)) is None:
             break

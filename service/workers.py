@@ -1,4 +1,4 @@
-"""The one door to threads: whatever blocks or computes goes through here, never on the event loop."""
+"""Pools of threads for work that blocks or computes for long, which would hold up the event loop."""
 
 import asyncio
 import contextvars
@@ -14,23 +14,27 @@ from service.environment import cores
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-# Added to the nice value of threads that give way: Linux then gives them a tenth of a core that others want too.
+# Added to the nice value of threads that give way: Linux then gives them a tenth of a core that a thread of nice 0
+# wants too (weights 110 and 1024: sched_prio_to_weight in the kernel's kernel/sched/core.c).
 _GIVES_WAY = 10
 
 
 class Workers:
     """A pool of at most `threads` threads; 0 is one for each core.
 
-    A thread takes its next work when it has ended the last, whoever still waits for that: there are never more at work
-    than the pool has, however many callers left. Work that has not begun when its caller leaves is never begun.
+    Where the caller of `run` is cancelled, work that has begun goes on to its end on its thread, which takes no other
+    work meanwhile; work that has not begun is dropped.
     """
 
     def __init__(self, threads: int = 0, name: str = "worker", *, gives_way: bool = False) -> None:
-        """Threads that give way have a lower priority than the event loop and the engine where Linux schedules them."""
+        """`name` is how the threads are called; with `gives_way` they have a lower priority than others on Linux."""
         self._pool = ThreadPoolExecutor(threads or cores(), name, initializer=_give_way if gives_way else None)
 
     async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Run `function(*args)` on a thread and return what it returns or raise what it raises."""
+        """Run `function(*args)` on a thread, in a copy of the caller's context variables, and return what it returns.
+
+        Raises: what `function` raises.
+        """
         work = partial(contextvars.copy_context().run, function, *args)
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
