@@ -18,7 +18,7 @@ from service.errors import (
     StoreUnavailable,
 )
 
-# Outcomes that may be a version's fault; a caller's mistakes and a service that is full are not counted.
+# Outcomes that may be a version's fault; a caller's mistakes and refusals by a service that is full are not counted.
 FAILED = frozenset(
     kind.code for kind in (ServiceError, DeadlineExceeded, EngineUnavailable, AdapterUnavailable, StoreUnavailable)
 )

@@ -1,6 +1,7 @@
 """OpenTelemetry spans: one for a request, one for each step of it (a hop). Without an exporter none is recorded.
 
-Names and attributes come from bounded sets (routes, served adapters, tenants, error codes) and have no text of callers.
+Names and attributes come from bounded sets (routes, served adapters, tenants, error codes); of a caller's own text
+they have the request id alone.
 """
 
 import asyncio

@@ -1,1 +1,1 @@
-"""HTTP routes: each parses a request, calls the use case and words the answer. Rules about questions are elsewhere."""
+"""HTTP routes: each parses a request, calls the use case and words the answer. Knows no rule beyond that."""

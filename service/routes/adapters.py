@@ -1,4 +1,4 @@
-"""/v1/adapters: what can be named in a question and what cannot; `admin` has the operator's levers."""
+"""/v1/adapters: `router` lists and shows adapters; `admin` moves aliases, pins, loads and deletes, for admins' keys."""
 
 from typing import Annotated
 
@@ -24,7 +24,11 @@ _ROLLBACK = f"{_ADAPTER}/rollback"
 
 
 async def _seen(name: str, tenant: Caller) -> str:
-    """The name in the path, if its caller may know of it."""
+    """The name in the path.
+
+    Raises:
+        AdapterNotFound: the caller may not know of it; the same as where there is no such adapter.
+    """
     if not tenant.sees(name):
         raise AdapterNotFound(f"no adapter {name[:64]!r} in the store")
     return name
@@ -38,7 +42,7 @@ async def _tags(
         str | None, Header(max_length=1000, description="change only aliases with this ETag, as GET gives it; else 412")
     ] = None,
 ) -> list[str]:
-    """The tags that the aliases must have one of; none where any will do."""
+    """The entity tags in If-Match, of which the aliases must have one; empty where the aliases may be any."""
     tags = [] if if_match is None else [tag.strip().removeprefix("W/").strip('"') for tag in if_match.split(",")]
     return [] if "*" in tags else tags
 
@@ -74,7 +78,7 @@ async def show_adapter(name: Name, tenant: Caller, service: Running, response: R
 async def change_adapter(
     request: Request, name: Name, tenant: Caller, service: Running, response: Response, tags: Tags
 ) -> AdapterDetail:
-    """Move an alias to a version, which is proven first; share traffic out to it; pin the adapter."""
+    """Move an alias to a version, which is proven first; give the alias a share of the questions; pin the adapter."""
     change, _ = await read_json(request, AdapterChange, service.reading, unchanged)
     moves = change.version is not None or change.weight is not None
     if not moves and change.pin is None:
@@ -113,7 +117,11 @@ async def delete_adapter(name: Name, service: Running, tags: Tags, alias: str | 
 
 
 async def _shown(name: str, tenant: Tenant, service: Service, response: Response) -> AdapterDetail:
-    """What is told of an adapter now; how its versions do is for admins."""
+    """The adapter as it is now, its ETag set on `response`; figures of its versions in use are for admins alone.
+
+    Raises:
+        AdapterNotFound: there is no such adapter.
+    """
     online = await service.online.of(name) if tenant.admin else None
     detail = AdapterDetail.of(service.residency, name, online)
     response.headers["etag"] = f'"{service.residency.wanted.shelves[name].aliases.tag}"'

@@ -1,4 +1,4 @@
-"""POST /v1/vqa/batch: many questions about the same images, the images decoded and seen once."""
+"""POST /v1/vqa/batch: many questions about the same images, which are fetched and decoded once."""
 
 from dataclasses import replace
 
@@ -54,7 +54,7 @@ async def ask_all(request: Request, service: Running, tenant: Caller, key: Reque
 
 
 async def _stream(request: Request, service: Service, questions: list[Question]) -> Response:
-    """Each result as an event of its own, as soon as it is there."""
+    """The response that sends each result as a server-sent event of its own, as soon as it is there, then [DONE]."""
     id_, left = request.state.request_id, len(questions)
 
     def write(found: tuple[int, Answer | BaseException]) -> str:

@@ -1,7 +1,7 @@
 """A request's body -> one of our shapes; what does not fit is named field by field.
 
-What JSON costs to read grows with the number of its values, not with its bytes: 20 MB of `[[],[],…]` are 500 MB of
-Python's lists. So the values are counted in the bytes, before any is made.
+The memory that JSON takes once it is read grows with the number of its values, not with its bytes: 20 MB of `[[],[],…]`
+become 500 MB of Python lists. So the values are counted in the bytes, before any of them is made.
 """
 
 import io
@@ -21,18 +21,19 @@ from service.workers import Workers
 
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
-# Characters of a body that are understood sooner than a thread is woken.
+# Bytes of a body up to which it is parsed on the event loop, which is sooner done than a thread is woken.
 _SMALL = 32_768
-# Values in one body, keys among them: the largest batch has some 3,000, a JSON schema some hundreds.
+# Values in one body, keys among them. A batch of 64 questions (--batch-questions) with all fields and 32 choices each
+# has some 3,000, a JSON schema some hundreds.
 MOST_VALUES = 20_000
-# Besides these, whatever is some kind of JSON; a page's fetch() and many a script say text/plain.
+# Content types that are read as JSON, beside all that end in +json; a page's fetch() and many scripts send text/plain.
 _TYPES = ("", "application/json", "text/json", "text/plain")
 _BOM = b"\xef\xbb\xbf"
-# Bytes that are counted in one go: nothing else of this process runs meanwhile.
+# Bytes that are counted in one call, which holds the interpreter lock.
 _SLICE = 1 << 20
-# A string, or a mark that a value of a list or an object comes after.
+# A string, or a mark ([ { , :) after which a value of a list or an object comes.
 _PARTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{:]', re.DOTALL)
-# So many strings from the first on are skipped by finding their ends: megabytes of base64 take no time then.
+# The first so many strings are skipped by searching for their closing quote, which is fast through megabytes of base64.
 _STRINGS = 100
 
 
@@ -43,7 +44,7 @@ async def read_json(request: Request, shape: type[M], workers: Workers, convert:
 
     Raises:
         BodyTypeRefused: its content-type is not JSON.
-        MalformedRequest: no JSON, nested without end, or a key that comes twice.
+        MalformedRequest: no JSON, nested too deep for the parser, or a key that comes twice in an object.
         TextTooLong, InvalidRequest: fields are missing, unknown or out of bounds, or the body has over
             MOST_VALUES values; and what `convert` raises.
     """
@@ -60,7 +61,7 @@ async def read_json(request: Request, shape: type[M], workers: Workers, convert:
 
 
 def unchanged(body: M) -> M:
-    """Return a body as it was parsed: for routes that need no other type made of it."""
+    """Return a body as it was parsed: the `convert` of routes that need no other type."""
     return body
 
 
@@ -107,7 +108,7 @@ def _parse(shape: type[M], body: bytes) -> M:
 
 
 def _few_values(body: bytes) -> bool:
-    """Whether it has at most MOST_VALUES; every value but the first comes after a mark outside of strings."""
+    """Whether a body has at most MOST_VALUES values; each but the first comes after a mark outside of strings."""
     if len(body) <= MOST_VALUES:
         return True
     at = marks = parts = 0
@@ -127,7 +128,7 @@ def _few_values(body: bytes) -> bool:
 
 
 def _marks(body: bytes, begin: int, end: int) -> int:
-    """How many marks stand there, strings or not; counting stops beyond MOST_VALUES."""
+    """How many marks are between two offsets, within strings too; counting stops once there are over MOST_VALUES."""
     found = 0
     for start in range(begin, end, _SLICE):
         stop = min(start + _SLICE, end)
@@ -138,7 +139,7 @@ def _marks(body: bytes, begin: int, end: int) -> int:
 
 
 def invalid(error: ValidationError) -> ServiceError:
-    """The first faults of a body in one sentence."""
+    """The error to raise for pydantic's: the first faults in one sentence; TextTooLong where a text is too long."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     sentence = worded(faults, "body")
     too_long = any(fault["type"] == "string_too_long" for fault in faults)

@@ -19,11 +19,11 @@ _CHUNK = 1 << 18
 
 
 async def _own(service: Running, tenant: Caller) -> Capture:
-    """What keeps questions, for who may read its own.
+    """The Capture of this service, for callers that may read their own questions.
 
     Raises:
         QuestionNotFound: this service keeps none.
-        Forbidden: without keys everybody is the same tenant; then only who sits at this machine may read.
+        Forbidden: the service has no keys, so all callers are one tenant, and this caller is not on its machine.
     """
     if service.vqa.capture is None:
         raise QuestionNotFound("this service keeps no questions: its operator has not asked for it")

@@ -1,4 +1,4 @@
-"""OpenAI's routes: its clients ask here, and an adapter is a model to them."""
+"""OpenAI's routes, for OpenAI's clients; the base and each adapter are models to them."""
 
 import json
 import time
@@ -50,7 +50,7 @@ async def list_models(service: Running, tenant: Caller) -> Response:
     """List the base and the adapters that serve."""
     names = service.vqa.names(tenant)
 
-    def written() -> bytes:  # ten thousand are work for a thread
+    def written() -> bytes:  # on a thread, for there may be ten thousand
         return ModelsResponse(data=[_model(service, name) for name in names]).model_dump_json().encode()
 
     return Response(await service.workers.run(written), media_type="application/json")
@@ -114,7 +114,7 @@ async def chat(request: Request, service: Running, tenant: Caller, key: RequestK
 
 @dataclass
 class _Writer:
-    """Words one stream as OpenAI's chunks; only the first names the role, only the last has tokens, where asked."""
+    """Writes one stream as OpenAI's chunks: the first has the role; the last the finish reason, and logprobs if any."""
 
     id: str
     body: ChatRequest

@@ -1,7 +1,7 @@
-"""The routes that questions come by, from the request straight to its endpoint: FastAPI describes them, and no more.
+"""The class of the routes for questions, which call their endpoint without FastAPI; it only documents them.
 
-FastAPI's own way looks up what an endpoint depends on, anew for each request, and validates what it answers. Both are
-worth their time where few requests come; docs/measured/speed.md has what they cost.
+FastAPI would resolve an endpoint's dependencies anew for each request, and validate its response. Other routes, which
+are called seldom, have it do so; docs/measured/speed.md has what it costs.
 """
 
 from collections.abc import Awaitable, Callable
@@ -20,10 +20,10 @@ Endpoint = Callable[[Request, Service, Tenant, str | None], Awaitable[Response]]
 
 
 class Direct(APIRoute):
-    """A route to an `Endpoint`: a request, the running service, who asks, and the request's key, in this order.
+    """A route to an `Endpoint`, called with the request, the running service, the tenant and the request's key.
 
-    Who asks is admitted first, as by `service.routes.state.get_tenant`. What the endpoint's parameters and the router's
-    `dependencies` say is for the document alone.
+    The tenant is admitted first, as by `service.routes.state.get_tenant`. The types of the endpoint's parameters and
+    the router's `dependencies` serve OpenAPI alone.
     """
 
     def __init__(self, path: str, endpoint: Endpoint, **described: Any) -> None:

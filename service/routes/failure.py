@@ -1,4 +1,4 @@
-"""An exception -> what its caller is told: a status, headers and the one body. The only place that words failures."""
+"""An exception -> what the caller is answered: a status, headers and a JSON body. The only place that makes these."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from service.schemas.openai import OpenAIErrorResponse
 
 # Where callers expect another body.
 _OPENAI = ("/v1/models", "/v1/chat/", "/v1/completions", "/v1/responses", "/v1/embeddings")
-# What watches this service asks here: while it starts that fails, and is no outcome of a request.
+# Paths of probes: they fail while the service starts, which is not counted as the outcome of a request.
 PROBES = ("/healthz", "/health", "/readyz", "/ping")
 # Faults of one request that are told, and characters of the name of each field: callers choose both.
 _MOST_FAULTS, _LONGEST_NAME = 20, 100
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Failure:
-    """What a caller is told of an exception."""
+    """What a caller is answered for an exception."""
 
     status: int
     body: ErrorBody
@@ -36,7 +36,7 @@ class Failure:
 
 
 def describe(error: BaseException, request_id: str) -> Failure:
-    """The Failure an exception becomes; one that is not ours is logged and told as `internal`."""
+    """The Failure for an exception; one of an unforeseen class is logged, with its traceback, and is 500 `internal`."""
     if isinstance(error, RequestValidationError):
         return _failure(InvalidRequest.status, InvalidRequest.code, worded(error.errors(), "request"), request_id)
     if isinstance(error, HTTPException):
@@ -52,7 +52,7 @@ def describe(error: BaseException, request_id: str) -> Failure:
 
 
 async def reply(request: Request, error: Exception) -> Response:
-    """The one handler: every failure that comes before an answer's first byte leaves here, and is counted."""
+    """The response for an exception raised before an answer's first byte; counted in metrics unless it was already."""
     failure, path = describe(error, request.state.request_id), route_path(request.scope)
     if not getattr(error, "recorded", False) and not (path in PROBES and request.method == "GET"):
         request.app.state.service.metrics.requests.labels("", failure.body.code).inc()
@@ -66,7 +66,7 @@ async def reply(request: Request, error: Exception) -> Response:
 
 
 def worded(faults: Sequence[Mapping[str, Any]], whole: str) -> str:
-    """The first of pydantic's faults in one sentence; one that names no field is of the `whole`."""
+    """The first 20 of pydantic's faults in one sentence, each as FIELD: MESSAGE; `whole` is put for a missing FIELD."""
     told = [
         f"{'.'.join(map(str, fault['loc']))[:_LONGEST_NAME] or whole}: {fault['msg']}"
         for fault in faults[:_MOST_FAULTS]

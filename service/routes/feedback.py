@@ -13,7 +13,7 @@ _PATH = "/v1/feedback"
 
 @router.post(_PATH, status_code=204, openapi_extra=documented(_PATH, FeedbackRequest))
 async def correct(request: Request, service: Running, tenant: Caller) -> None:
-    """Say what the right answer was. Only where the service keeps questions, and only for one's own."""
+    """Send the right answer to a question of yours, where the service keeps questions (--capture)."""
     feedback, _ = await read_json(request, FeedbackRequest, service.reading, unchanged)
     if service.vqa.capture is None:
         raise QuestionNotFound("this service keeps no questions: its operator has not asked for it")

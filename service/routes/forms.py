@@ -1,7 +1,7 @@
-"""A multipart/form-data body (RFC 7578), as it comes -> its texts and its images; one copy of each is kept, in memory.
+"""A multipart/form-data body (RFC 7578), parsed while it comes -> its text fields and its images, one copy of each.
 
-A part named `image` or `images` is an image, as a file or as text, by what its bytes are: not every client names the
-file. What browsers send of a field left blank means that the field was not given.
+A part named `image` or `images` is an image file where it has a filename or its bytes begin as one, since not every
+client names the file; else it is text, as in JSON. A field that is empty counts as not given: browsers send those.
 """
 
 import json
@@ -40,7 +40,7 @@ class _Part:
 
 @dataclass
 class Form:
-    """What a form has: fields as JSON would have them, and the image files in order."""
+    """A form: its fields as JSON would have them, its image files in order, and the characters of its texts."""
 
     fields: dict[str, Any]
     files: tuple[Upload, ...]
@@ -48,10 +48,11 @@ class Form:
 
 
 async def read_form(content_type: str, chunks: AsyncIterator[bytes]) -> Form:
-    """The form of a body that comes in `chunks`.
+    """Read the form of a body that comes in `chunks`.
 
     Raises:
-        MalformedRequest: no such form, too many parts, text that is no Unicode, or a field twice that may come once.
+        MalformedRequest: no such form, over 100 parts, text that is not UTF-8, or a field twice that may come once.
+        And what `chunks` raises while it is read.
         InvalidRequest: a file in another field than image and images.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
@@ -79,7 +80,7 @@ class _Parts:
         self._header, self._value = bytearray(), bytearray()
 
     def callbacks(self) -> Any:
-        """What the parser calls."""
+        """The functions that the parser calls, by python_multipart's names for them."""
         return {
             "on_part_begin": self._begin,
             "on_header_field": lambda data, start, end: self._add(self._header, data[start:end]),
@@ -146,7 +147,7 @@ def _list(name: str, values: list[str]) -> Any:
 
 
 def _one_image(fields: dict[str, Any]) -> dict[str, Any]:
-    """One image as text is `image`; several are `images`."""
+    """The fields with images as JSON has them: one as text in `image`, several in `images`."""
     image = fields.pop("image", None)
     if image is None:
         return fields

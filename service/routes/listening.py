@@ -1,4 +1,4 @@
-"""Answers for as long as somebody listens: a client that hangs up ends the work done for it, streamed or not."""
+"""Work for a client that is cancelled when the client hangs up, and responses that stream its results."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns or raises; it is cancelled, and has ended, when the client hangs up first.
+    """Await `work` and return what it returns; where the client hangs up first, cancel it and wait for its end.
 
-    The request's body must have been read.
+    `receive` is the request's, whose body must have been read.
 
     Raises:
-        Cancelled: the client hung up.
+        Cancelled: the client hung up; and what `work` raises.
     """
     working, leaving = asyncio.create_task(work), asyncio.create_task(_disconnect(receive))
     gone = False
@@ -50,9 +50,12 @@ async def stream(
     write: Callable[[T], str],
     fail: Callable[[Exception], str],
 ) -> StreamingResponse:
-    """Server-sent events: `write` words what is said, `fail` what goes wrong after the first byte.
+    """The response that sends what `said` yields as server-sent events, in the form that `write` gives them.
 
-    What goes wrong before that is raised here, and answered like any failure.
+    It is returned once `said` has yielded its first. An exception after that ends the stream with what `fail` writes.
+
+    Raises:
+        Cancelled: the client hung up before the first; and what `said` raises before it.
     """
     first = await unless_gone(request.receive, _first(said))
 
@@ -68,7 +71,7 @@ async def stream(
 
 
 class _Events(StreamingResponse):
-    """Closes `source`, and with it the engine's work, however the sending ends."""
+    """Closes `source`, which ends the engine's work, once all is sent, or sending fails, or the client hangs up."""
 
     media_type = "text/event-stream"
 

@@ -1,4 +1,4 @@
-"""GET /v1/me: what the caller's key may, so that a client need not try and be refused."""
+"""GET /v1/me: what the caller's key allows, so that a client need not find out by being refused."""
 
 from fastapi import APIRouter
 
@@ -10,7 +10,7 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/v1/me")
 async def show_me(service: Running, tenant: Caller) -> MeResponse:
-    """Say whose key came, what it may, and whether questions are kept."""
+    """Tell the tenant that the caller's key belongs to, what it may do, and whether questions are kept."""
     settings = service.settings
     return MeResponse(
         name=tenant.name,

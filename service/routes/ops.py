@@ -1,4 +1,4 @@
-"""Probes and metrics, for machines that watch this one."""
+"""Probes and metrics, for load balancers, Kubernetes and Prometheus."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/healthz")
 async def healthz(service: Annotated[Service, Depends(get_service)]) -> dict[str, str]:
-    """Live: the process answers, and its engine runs or may yet be started; 503 when that failed for too long."""
+    """Live: the process answers, and its engine runs or is started again; 503 once that took over --engine-lost-s."""
     service.engine.check_restarts()
     return {"status": "live"}
 
@@ -21,7 +21,7 @@ async def healthz(service: Annotated[Service, Depends(get_service)]) -> dict[str
 @router.get("/health", include_in_schema=False)
 @router.get("/ping", include_in_schema=False)
 async def readyz(service: Annotated[Service, Depends(get_service)]) -> dict[str, str]:
-    """Ready: the engine is warm, pinned adapters are loaded, and nobody told the service to stop; else 503.
+    """Ready: the engine answers, pinned adapters are loaded, and the service was not told to stop; else 503.
 
     Also where vLLM's balancers (`/health`) and SageMaker (`/ping`) ask whether a container answers questions.
     """
@@ -37,7 +37,7 @@ async def metrics(
 ) -> Response:
     """Prometheus text: our `vqa_*` series, then the process's own, where vLLM puts `vllm:*`.
 
-    With an admin's key, or with --metrics-named, every adapter has its own; others see their totals.
+    With an admin's key, or with --metrics-named, series are told by adapter; others get sums over all adapters.
     """
     tenant = known(request, service, bearer.credentials if bearer else None)
     named = service.settings.metrics_named or bool(tenant and tenant.admin)

@@ -27,10 +27,10 @@ from service.workers import Workers
 
 @dataclass
 class Service:
-    """One running service; `warm` is set once the engine answers, the store was read and pinned adapters are loaded.
+    """The parts of one running service.
 
-    `reading` reads large bodies; `workers` read keys, write what is kept and long lists; decoding and the adapter store
-    have threads of their own. `began` is in seconds since 1970.
+    The threads of `reading` parse large bodies; those of `workers` read the file of keys, write what is kept, and make
+    long lists; decoding and the adapter store have threads of their own. `began` is in seconds since 1970.
     """
 
     settings: Settings
@@ -51,7 +51,7 @@ class Service:
 
     @property
     def warm(self) -> asyncio.Event:
-        """Set while the engine answers, the store was looked at and pinned adapters are loaded."""
+        """Set once the engine answers, the store was read and pinned adapters are loaded; cleared when the engine is lost."""
         return self.life.warm
 
     @property
@@ -70,15 +70,16 @@ Running = Annotated[Service, Depends(get_service)]
 
 
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
-# What proxies add.
+# Headers that proxies add to a request.
 _RELAYED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
 
 def known(request: Request, service: Service, key: str | None) -> Tenant | None:
-    """Whose key came, if somebody's. Without keys it is anybody, who only at this machine itself is an admin.
+    """The tenant whose key came; None: nobody's. A service without keys has one tenant for all callers.
 
-    What a proxy relays comes from somewhere else, and what a page of another site sends (its `Origin` is not this host)
-    is nothing that this machine's user means.
+    That one is an admin where the service listens on this machine alone, except for a request that a proxy relayed,
+    which may come from elsewhere, and one that a page of another site sent (its `Origin` is not this host), which this
+    machine's user may know nothing of.
     """
     tenant = service.tenants.holder(key)
     if tenant is None or service.settings.keys is not None:
@@ -90,17 +91,20 @@ def known(request: Request, service: Service, key: str | None) -> Tenant | None:
 
 
 async def get_tenant(request: Request, bearer: Bearer) -> Tenant:
-    """Who asks, within its rate, for `Depends`; however often it is depended on, a request counts once.
+    """The tenant of a request, charged for one question, for `Depends`; FastAPI calls it once for each request.
 
     Raises:
-        Overloaded: service/connections.py marked it: it came over more connections than may be open.
+        Overloaded: more connections are open than may be, and the request came over one of those.
         Unauthorized, LimitReached: see Tenants.admit.
     """
     return await admitted(request, await get_service(request), bearer.credentials if bearer else None)
 
 
 async def admitted(request: Request, service: Service, key: str | None) -> Tenant:
-    """Who asks with a key; raises what `get_tenant` does."""
+    """The tenant whose key came, charged for one question.
+
+    Raises: what `get_tenant` raises.
+    """
     if getattr(request.state, "crowded", False):
         raise Overloaded("as many connections are open as may be: keep one, and ask again over it")
     return await service.tenants.admit(known(request, service, key))
@@ -110,10 +114,10 @@ Caller = Annotated[Tenant, Depends(get_tenant)]
 
 
 async def require_admin(tenant: Caller) -> Tenant:
-    """Who asks, and may change what is served, for `Depends`.
+    """The tenant of a request, which must be an admin, for `Depends`.
 
     Raises:
-        Forbidden: it may only ask questions; and what `get_tenant` raises.
+        Forbidden: it is none; and what `get_tenant` raises.
     """
     if not tenant.admin:
         raise Forbidden("this needs an admin's key")
@@ -126,6 +130,6 @@ RequestKey = Annotated[
     Header(
         alias=REQUEST_KEY,
         max_length=LONGEST_KEY,
-        description="questions with one key get one version of an adapter, while its traffic is shared out between two",
+        description="questions with the same key get the same version of an adapter whose questions two versions share",
     ),
 ]

@@ -1,4 +1,4 @@
-"""POST /v1/vqa: JSON or a form with files comes in, JSON or server-sent events go out."""
+"""POST /v1/vqa and /invocations: JSON or a form with files comes in, JSON or server-sent events go out."""
 
 import json
 from collections.abc import Callable
@@ -47,7 +47,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 async def ask(request: Request, service: Running, tenant: Caller, key: RequestKey = None) -> Response:
     """Answer a question about an image through an adapter, or through the base model where none is named.
 
-    `/invocations` is where SageMaker asks; the body is the same, as it is or within `{"inputs": …}`.
+    `/invocations` is the path that SageMaker calls; its body is the same, also within `{"inputs": …}`.
     """
 
     def to_question(body: VQARequest, files: tuple[Upload, ...] = ()) -> Question:

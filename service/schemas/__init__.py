@@ -1,9 +1,9 @@
-"""Wire shapes: what JSON comes in and goes out, one file per family of routes. Knows no rule beyond shape."""
+"""Wire shapes: the JSON of requests and responses as pydantic models, one file per family of routes. No other rules."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Incoming(BaseModel):
-    """What a caller sends: a field we do not know is an error, not a wish we ignore."""
+    """The base of what a caller sends: an unknown field is an error, so that no wish is ignored without a word."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

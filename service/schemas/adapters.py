@@ -1,4 +1,4 @@
-"""Wire shapes of /v1/adapters, read off a residency: what JSON comes in and goes out."""
+"""Wire shapes of /v1/adapters, made from a Residency."""
 
 import asyncio
 from bisect import bisect_right
@@ -21,7 +21,7 @@ from service.types import Adapter
 
 
 class AdapterChange(Incoming):
-    """Move an alias, share traffic out to it, or pin the adapter: what is left out stays."""
+    """Move an alias, give it a share of the questions, or pin the adapter; fields that are left out change nothing."""
 
     alias: AliasName = STABLE
     version: Annotated[
@@ -34,13 +34,13 @@ class AdapterChange(Incoming):
 
 
 class Rollback(Incoming):
-    """Which alias goes back to its previous version."""
+    """The alias to point at its previous version."""
 
     alias: AliasName = STABLE
 
 
 class BaseOut(BaseModel):
-    """The base model in service."""
+    """The base model that is served."""
 
     id: str
     precision: str
@@ -48,14 +48,15 @@ class BaseOut(BaseModel):
 
 
 class _Standing(BaseModel):
-    """Where one version stands in this replica."""
+    """One version's state in this replica."""
 
     version: str
     state: Annotated[
         str,
         Field(
-            description="stored: nobody asked for it yet, or not lately; fetching, here, queued, loading: on its way; "
-            "serving; leaving: makes way for another; unreachable, failed: tried again at `retry_at`; refused: for good"
+            description="stored: only in the store; fetching, here (its files are on this machine), queued, loading: on "
+            "its way to the engine; serving; leaving: being unloaded; unreachable, failed: tried again at `retry_at`; "
+            "refused: until its files change"
         ),
     ]
     proof: Annotated[
@@ -66,7 +67,7 @@ class _Standing(BaseModel):
         bool | None,
         Field(
             description="whether its answers have a calibrated_confidence, and it takes abstain_below; null: not known"
-            " before it is first asked here"
+            " before this replica first fetched it"
         ),
     ]
     loaded: bool
@@ -76,7 +77,7 @@ class _Standing(BaseModel):
 
     @staticmethod
     def facts(residency: Residency, adapter: Adapter) -> dict[str, Any]:
-        """The fields above for a version."""
+        """The fields above for a version, by name."""
         status, verdict = residency.status(adapter), residency.verdict(adapter)
         proof = None
         if verdict is not None and verdict.reason is None:
@@ -94,7 +95,10 @@ class _Standing(BaseModel):
 
 
 class AdapterOut(_Standing):
-    """An adapter that can be asked, with the held-out result its manifest records, once it was judged."""
+    """An adapter that can be asked; the facts of its manifest are null until this replica judged the version.
+
+    `base_right` and `adapter_right` are right answers out of `rows` held-out ones.
+    """
 
     name: str
     pinned: bool
@@ -106,12 +110,13 @@ class AdapterOut(_Standing):
     base_precision: str | None = None
     created: Annotated[str | None, Field(description="when it was trained, UTC")] = None
     weights: Annotated[
-        dict[str, float], Field(description="other aliases that get a share of the bare name's questions, each with it")
+        dict[str, float],
+        Field(description="other aliases with a share of the questions that name no alias, and that share, 0 to 1"),
     ] = {}
 
     @classmethod
     def of(cls, residency: Residency, name: str) -> "AdapterOut":
-        """What the bare name is served by."""
+        """The adapter `name` with the version that its alias `stable` leads to in this replica."""
         aliases = residency.served.shelves[name].aliases
         adapter = residency.at(name, aliases.named[STABLE].version)
         weights = {alias: to.weight for alias, to in aliases.named.items() if to.weight}
@@ -132,9 +137,9 @@ class AdapterOut(_Standing):
 
 
 class RefusedOut(BaseModel):
-    """What the store holds and does not serve: an entry, or a version that an alias names; `retry_at` null: for good.
+    """An entry of the store, or a version that an alias names, that is not served.
 
-    An entry is looked at again when its files change.
+    With `retry_at` it is tried again then; without, when its files change.
     """
 
     name: str
@@ -153,7 +158,7 @@ class RouterOut(BaseModel):
 
 
 class AdaptersResponse(BaseModel):
-    """What GET /v1/adapters answers: a page of names, in order; `next` is what `after` gives the page that follows."""
+    """The answer of GET /v1/adapters: a page of names, sorted."""
 
     base: BaseOut
     adapters: list[AdapterOut]
@@ -167,7 +172,7 @@ class AdaptersResponse(BaseModel):
     def page(
         cls, base: BaseOut, residency: Residency, sees: Callable[[str], bool], limit: int, after: str
     ) -> "AdaptersResponse":
-        """The first `limit` of the names after `after` that the caller may know of."""
+        """The page of the first `limit` names after `after` for which `sees` is true."""
         every = residency.wanted.every
         seen = (name for name in islice(every, bisect_right(every, after), None) if sees(name))
         names = list(islice(seen, limit))
@@ -191,7 +196,11 @@ class AdaptersResponse(BaseModel):
 
 
 class AliasOut(BaseModel):
-    """An alias as the store has it, and the version that answers for it here: another while the new one is proven."""
+    """An alias: `version` is what it leads to in the store, `serving` the version that answers for it in this replica.
+
+    The two differ while the version is being proven, or where it was refused. `previous` has the versions before,
+    newest last; `weight` is its share of the questions that name no alias, 0 to 1.
+    """
 
     version: str
     weight: float
@@ -200,22 +209,32 @@ class AliasOut(BaseModel):
 
 
 class OnlineOut(BaseModel):
-    """How a version does with those who ask it by name or alias, since `since` of the adapter.
+    """How a version does with questions that came by name or alias, since the adapter's `since`.
 
-    Questions are this replica's since it started. Feedback is what the directory of --capture holds: replicas whose
-    `kept_in` is the same share it, and tell the same.
+    Questions are those of this replica since it started. Feedback is what the directory of --capture holds: replicas
+    with the same `kept_in` share it, so their feedback is the same and must not be added up.
     """
 
     right: Annotated[int, Field(description="answers that were judged, and were the right ones")]
     wrong: int
-    agreement: Annotated[float | None, Field(description="right among those judged; null: none was judged")]
-    interval: Annotated[tuple[float, float] | None, Field(description="of the agreement, 95% (Wilson)")]
+    agreement: Annotated[
+        float | None, Field(description="share of right answers among those judged; null: none was judged")
+    ]
+    interval: Annotated[
+        tuple[float, float] | None, Field(description="95% confidence interval of the agreement (Wilson's)")
+    ]
     answered: Annotated[int, Field(description="questions answered by this replica")]
-    failed: Annotated[int, Field(description="questions that failed for no fault of the caller's, and not for load")]
+    failed: Annotated[
+        int,
+        Field(
+            description="questions that failed by no mistake of the caller, missed deadlines too, refusals for load not"
+        ),
+    ]
     p50_s: Annotated[float | None, Field(description="seconds that half of the answers took at most")]
     p95_s: float | None
     seconds: Annotated[
-        dict[float, int], Field(description="the answers by the seconds they took at most, 20 steps to a factor of 10")
+        dict[float, int],
+        Field(description="number of answers by the seconds they took at most, in 20 steps to a factor of 10"),
     ]
 
     @classmethod
@@ -237,14 +256,14 @@ class OnlineOut(BaseModel):
 
 
 class VersionOut(_Standing):
-    """A version of the store; `manifest` is what it says of itself, once it was judged."""
+    """A version of the store; `manifest` is its manifest without probes, null until this replica judged the version."""
 
     manifest: dict[str, Any] | None
     online: Annotated[OnlineOut | None, Field(description="how it does with its callers; admins alone see it")] = None
 
     @classmethod
     def of(cls, residency: Residency, adapter: Adapter, figures: VersionUse | None = None) -> "VersionOut":
-        """What is known of one version."""
+        """A version as this replica knows it; `figures` are shown as `online`."""
         verdict = residency.verdict(adapter)
         facts = verdict.facts.model_dump() if verdict and verdict.facts else None
         online = OnlineOut.of(figures) if figures else None
@@ -252,7 +271,7 @@ class VersionOut(_Standing):
 
 
 class AdapterDetail(BaseModel):
-    """What GET /v1/adapters/{name} answers."""
+    """The answer of GET /v1/adapters/{name}."""
 
     name: str
     pinned: bool
@@ -267,7 +286,7 @@ class AdapterDetail(BaseModel):
 
     @classmethod
     def of(cls, residency: Residency, name: str, online: Comparison | None) -> "AdapterDetail":
-        """All that is known of one adapter; `online` is how its versions do, where that may be told.
+        """All that is known of one adapter; `online` are the figures of its versions, None for a caller who is no admin.
 
         Raises:
             AdapterNotFound: there is no such adapter.
@@ -309,7 +328,7 @@ def _refused(residency: Residency, name: str) -> Iterator[RefusedOut]:
 
 
 def _utc(retry_at: float | None) -> str | None:
-    """A time on the event loop's clock, in ISO 8601."""
+    """A time on the event loop's clock, in seconds, as UTC in ISO 8601."""
     if retry_at is None:
         return None
     left = timedelta(seconds=retry_at - asyncio.get_running_loop().time())

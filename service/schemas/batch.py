@@ -9,7 +9,7 @@ from service.schemas.errors import ErrorResponse
 from service.schemas.vqa import IMAGE_URL, ImageFields, QuestionFields, VQAResponse
 from service.types import Question
 
-# More than any service answers at once; how many it does is --batch-questions.
+# The most that --batch-questions can be set to.
 MOST = 1024
 
 
@@ -49,13 +49,16 @@ class BatchRequest(ImageFields):
     ] = None
     deadline_s: Annotated[FiniteFloat | None, Field(gt=0, le=600, description="seconds until 504, each")] = None
     stream: Annotated[
-        bool, Field(description="answer server-sent events: each result with its index as soon as it is there, [DONE]")
+        bool,
+        Field(
+            description="answer with server-sent events: each result with its index as soon as it is there, then [DONE]"
+        ),
     ] = False
 
     @model_validator(mode="before")
     @classmethod
     def _judge_count(cls, value: Any) -> Any:
-        """Refuse what comes to too many questions before any of them is looked at."""
+        """Refuse a batch of over MOST questions before pydantic validates each of them."""
         if isinstance(value, dict):
             questions, adapters = value.get("questions"), value.get("adapters")
             if isinstance(questions, list) and isinstance(adapters, list):
@@ -63,10 +66,14 @@ class BatchRequest(ImageFields):
         return value
 
     def to_questions(self, id_: str, deadline_s: float, most: int) -> list[Question]:
-        """Every question with every adapter, all adapters of the first question first.
+        """Every question with every adapter, all adapters of the first question first; ids are `id_`-0, `id_`-1 and so on.
+
+        `deadline_s`, in seconds, holds where the request gives none of its own.
 
         Raises:
-            InvalidRequest, ImageBroken: adapters named twice over, over `most` questions, or no base64.
+            InvalidRequest: over `most` questions, adapters both in `adapters` and in a question, or beams beside what
+                they do not go with.
+            ImageBroken, ImageTypeRefused: what `read_image` raises.
         """
         _check_count(len(self.questions) * len(self.adapters or [None]), most)
         if self.adapters is not None and any(asked.adapter is not None for asked in self.questions):

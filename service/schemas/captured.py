@@ -1,4 +1,4 @@
-"""Wire shapes of what was kept: answers that wait to be judged."""
+"""Wire shapes of kept answers that nobody has judged yet."""
 
 from typing import Annotated
 
@@ -26,11 +26,13 @@ class CapturedResponse(BaseModel):
     answers: list[KeptOut]
     waiting: Annotated[int, Field(description="how many there are in all")]
     right: Annotated[dict[str, int], Field(description="right answers that are kept, by adapter; of the base under ''")]
-    whole: Annotated[bool, Field(description="false: there are more lines than are read at once, the oldest were not")]
+    whole: Annotated[
+        bool, Field(description="false: more lines are kept than are read at once, and the oldest were left out")
+    ]
 
     @classmethod
     def of(cls, found: Waiting) -> "CapturedResponse":
-        """The wire shape of what was found."""
+        """The wire shape of a Waiting."""
         answers = [
             KeptOut(
                 id=each.request,

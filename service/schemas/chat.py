@@ -1,4 +1,4 @@
-"""What OpenAI's clients ask: a conversation, and how its last question is to be answered."""
+"""Wire shape of OpenAI's POST /v1/chat/completions: a conversation, and how its last question is to be answered."""
 
 from typing import Annotated, Any, Literal
 
@@ -12,18 +12,18 @@ from service.schemas.neutral import MESSAGE, REQUEST, without
 from service.schemas.vqa import IMAGE_URL, TEXT_LIMIT
 from service.types import ChatMessage, Link, Question, Sampling, Upload
 
-# Longest answers in tokens where none is asked for: of words, and of JSON, which is worth nothing when it is cut.
+# The most tokens of an answer where the request gives no number: of text, and of JSON, which is useless when cut short.
 _MAX_TOKENS, _MAX_JSON_TOKENS = 256, 1024
 _STOPS, _STOP_LENGTH = 16, 200
 _SEED = 2**63
-# What clients write for "as long as it takes".
+# What clients send as max_tokens for "no limit".
 _NO_CEILING = (-1, 0)
-# vLLM draws from a share over 0; this one leaves the likeliest token alone.
+# vLLM takes a top_p over 0 only; this one leaves the likeliest token alone to be drawn.
 _LEAST_SHARE = 1e-6
 
 
 class TextPart(Incoming):
-    """Words of a message."""
+    """A text of a message."""
 
     type: Literal["text"]
     text: Annotated[str, Field(max_length=TEXT_LIMIT)]
@@ -32,7 +32,7 @@ class TextPart(Incoming):
 
 
 class ImageUrl(Incoming):
-    """Where an image is; `detail` is taken for compatibility, the model sees one size."""
+    """Where an image is; `detail` and `format` are taken for compatibility and change nothing."""
 
     url: Annotated[str, Field(description="data:image/png;base64,… or an https URL")]
     detail: Annotated[str | None, Field(max_length=20)] = None
@@ -90,7 +90,7 @@ class Message(Incoming):
 
 
 class StreamOptions(Incoming):
-    """What a stream has beside its words."""
+    """What a stream has beside the answer's text."""
 
     include_usage: bool | None = None
     include_obfuscation: Annotated[bool | None, Field(description="chunks are not padded here")] = None
@@ -100,8 +100,8 @@ class StreamOptions(Incoming):
 class ChatRequest(Incoming):
     """A conversation that ends in a question.
 
-    Fields of OpenAI's or vLLM's that are not here may stand with a neutral value, as `"n": 1` or `"tools": []`; with
-    any other they are refused by name, not ignored.
+    Other fields of OpenAI's or vLLM's may come with a value that asks for nothing, as `"n": 1` or `"tools": []`; with
+    any other value they are refused, and the error names the field.
     """
 
     model_config = ConfigDict(
@@ -131,7 +131,7 @@ class ChatRequest(Incoming):
         Field(
             ge=-1,
             lt=2**31,
-            description="a ceiling, and never more than the context has room for; "
+            description="most tokens of the answer, as far as the context has room; "
             f"{_MAX_TOKENS} when neither is given or it is -1 or 0, {_MAX_JSON_TOKENS} where the answer is JSON",
         ),
     ] = None

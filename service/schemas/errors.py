@@ -4,7 +4,7 @@ from pydantic import BaseModel
 
 
 class ErrorBody(BaseModel):
-    """What went wrong, in a word for programs and a sentence for people."""
+    """What went wrong: `code` for programs, `message` for people."""
 
     code: str
     message: str

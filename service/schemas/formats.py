@@ -1,4 +1,4 @@
-"""OpenAI's `response_format`, and the JSON schemas that an answer may be held to; bounds come before any work."""
+"""OpenAI's `response_format`: JSON schemas that an answer is made to fit, and the limits that a schema has to keep."""
 
 import json
 import re
@@ -10,10 +10,11 @@ from pydantic import AliasChoices, Field
 from service.errors import FormatRefused
 from service.schemas import Incoming
 
-# What compiles in some 0.1 s of one core. Beyond, time grows with the square and worse: 2,000 optional properties, or
-# lengths that come to 400 million, took over 5 s, and the compiler cannot be stopped.
+# Limits within which a schema compiles to a grammar in some 0.1 s of one core. Beyond them, time grows with the square
+# or faster: 2,000 optional properties, or lengths that come to 400 million, took over 5 s, and the compiler cannot be
+# stopped.
 MOST_BYTES, MOST_LEVELS, MOST_PARTS, MOST_STEPS, MOST_COUNTED = 16_384, 32, 512, 256, 50_000
-# Said in a schema, these would be passed over by the grammar's compiler, and the answer might not fit.
+# Keywords that the grammar's compiler ignores, so that an answer might not fit the schema.
 _UNKNOWN = (
     "$dynamicRef",
     "dependencies",
@@ -30,27 +31,27 @@ _BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _ONE = ("items", "additionalItems", "additionalProperties", "propertyNames", "contains", "unevaluatedProperties")
 # One step of a regular expression, or a mark of repetition or grouping.
-# Nothing is tried twice, so that a hostile pattern takes no longer to count than another of its length.
+# It backtracks nowhere, so that a hostile pattern takes no longer to count than any other of its length.
 _PIECE = re.compile(r"\\.|\[(?:\\.|[^\]\\])*+(?:\]|\\?\Z)|\{(?P<least>\d*+)(?:,(?P<most>\d*+))?\}|.", re.DOTALL)
 _CLASS = 16  # characters of a class, as in [a-z0-9_], that cost a step
 _AROUND = re.compile(r"\(\?(?!:)|\\[1-9bB]")
 
 
 class TextFormat(Incoming):
-    """An answer in words."""
+    """An answer in plain text."""
 
     type: Literal["text"]
 
 
 class ObjectFormat(Incoming):
-    """An answer that is a JSON object of any kind, or fits a schema, which Hugging Face's clients send here."""
+    """An answer that is a JSON object: any, or one that fits a schema, as Hugging Face's clients send one."""
 
     type: Literal["json_object"]
     schema_: Annotated[dict[str, Any] | None, Field(validation_alias=AliasChoices("schema", "value"))] = None
 
 
 class NamedSchema(Incoming):
-    """A JSON schema; `strict` makes no difference, the answer is held to it either way."""
+    """A JSON schema; the answer is made to fit it whether `strict` is true or not."""
 
     name: Annotated[str | None, Field(max_length=200)] = None
     description: Annotated[str | None, Field(max_length=MOST_BYTES)] = None
@@ -69,7 +70,7 @@ ResponseFormat = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discr
 
 
 def schema_of(wanted: TextFormat | ObjectFormat | SchemaFormat | None) -> str | None:
-    """The JSON schema that an answer is to fit, as JSON text; None: an answer in words.
+    """The JSON schema that an answer is to fit, as JSON text; None: an answer in plain text.
 
     Raises:
         FormatRefused: a schema over its bounds, or with a keyword that an answer cannot be held to.
@@ -131,7 +132,7 @@ def _check_keywords(part: dict[str, Any]) -> None:
 
 
 def _steps(pattern: str) -> int:
-    """How long a pattern is with its counted repetitions written out."""
+    """How many steps a regular expression has with its counted repetitions written out; a{3} has three."""
     open_groups, last = [0], 0
     for piece in _PIECE.finditer(pattern):
         if piece[0] == "(":

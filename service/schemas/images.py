@@ -1,4 +1,4 @@
-"""An image as text: a data URL, another URL or plain base64 -> its bytes, or where they are to be fetched."""
+"""An image as text: a data URL or plain base64 -> its bytes; another URL -> a Link to be fetched."""
 
 import binascii
 import re
@@ -14,11 +14,11 @@ from service.images.kinds import known_kind
 from service.types import Link, Upload
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # a colon is no base64
-# What a data URL says before its comma: a type and parameters, which nobody reads, and that base64 follows.
+# A data URL up to its comma: a type and parameters, which are ignored, and ";base64"; and the most characters of that.
 _HEAD, _LONGEST_HEAD = re.compile(r"data:.*; *base64 *", re.IGNORECASE | re.DOTALL), 1000
 _SPACE = " \t\n\f\r"
-# Characters by which long text is judged, and of those that are tidied in one go: nothing else of this process runs
-# meanwhile. To decode 20 million takes a millisecond or two.
+# Characters at a long text's beginning that its kind is told by; and of the pieces that are tidied one by one, since
+# each call holds the interpreter lock. To decode 20 million takes a millisecond or two.
 _PIECE = 1 << 19  # a multiple of four
 
 
@@ -34,12 +34,12 @@ ImageText = Annotated[str, BeforeValidator(_text, json_schema_input_type=str)]
 def read_image(text: str) -> Upload | Link:
     """The image that a data URL or plain base64 holds, or that another URL leads to.
 
-    What type a data URL claims does not matter. Base64 is read as WHATWG's forgiving-base64 does: white space and
-    missing padding are no damage. What is long is judged by its first bytes before the rest is decoded.
+    The type in a data URL is ignored. Base64 is read by WHATWG's forgiving-base64 decode: white space and missing
+    padding are allowed. Of a long text the first bytes are checked to be an image's before the rest is decoded.
 
     Raises:
-        ImageBroken: not base64.
-        ImageTypeRefused: long, and no image file.
+        ImageBroken: it is not base64, or a data URL without base64.
+        ImageTypeRefused: it is long, and no image file.
     """
     begin = text[:_LONGEST_HEAD].lstrip(_SPACE)
     scheme = _SCHEME.match(begin)

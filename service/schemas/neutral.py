@@ -1,6 +1,7 @@
-"""Fields that OpenAI's clients send and that ask for nothing here: dropped, where their value is neutral, else refused.
+"""Fields of OpenAI's and vLLM's API that this service does not have: ignored with a neutral value, else refused.
 
-So a client that writes out every default is understood, and none is given less than it asked for without being told.
+A neutral value asks for nothing, as a default. So a client that sends every default is answered, and a client that asks
+for what is not done here is told so.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from service.errors import InvalidRequest
 
 Values = tuple[Any, ...]
 
-# Neutral whatever they say: labels for the caller's own books, and hints of how OpenAI's own servers should work.
+# Neutral with any value: labels for the caller's own use, and hints for OpenAI's servers.
 _LABELS = (
     "metadata",
     "parallel_tool_calls",
@@ -21,7 +22,7 @@ _LABELS = (
     "service_tier",
     "user",
 )
-# What a field of a request must be to ask for nothing, beside null.
+# The neutral values of a request's fields beside null; None: any.
 REQUEST: Mapping[str, Values | None] = {
     **dict.fromkeys(_LABELS),
     "add_generation_prompt": (True,),
@@ -93,7 +94,7 @@ MESSAGE: Mapping[str, Values | None] = {
     "tool_call_id": (),
     "tool_calls": ([],),
 }
-# Why, and what to send, where there is a way.
+# What an error says to send instead, where there is something.
 _INSTEAD = {
     **dict.fromkeys(
         ("function_call", "functions", "tool_choice", "tools"),
@@ -114,10 +115,10 @@ _INSTEAD = {
 
 
 def without(fields: Mapping[str, Values | None], sent: Any) -> Any:
-    """What was sent without those of `fields`; anything but an object as it is.
+    """The object `sent` without `fields`, whose values must be neutral; anything but an object is returned as it is.
 
     Raises:
-        InvalidRequest: one of them asks for something; the message names it.
+        InvalidRequest: the value of one of `fields` is not neutral; the message names the field.
     """
     if not isinstance(sent, dict):
         return sent
@@ -129,5 +130,5 @@ def without(fields: Mapping[str, Values | None], sent: Any) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal, and neither taken for the other's kind: JSON's true is no 1, its 1.0 is."""
+    """Whether two JSON values are equal: 1 and 1.0 are, 1 and true are not, though Python says so."""
     return isinstance(one, bool) == isinstance(other, bool) and one == other

@@ -1,4 +1,4 @@
-"""What OpenAI's clients are answered: completions, models, and errors as they know them."""
+"""Wire shapes of what OpenAI's clients are answered: chat completions, models and errors."""
 
 from typing import Annotated, Literal
 
@@ -17,7 +17,7 @@ _CODES = {
 
 
 class Said(BaseModel):
-    """What the assistant says."""
+    """The answer as a message."""
 
     role: Literal["assistant"] = "assistant"
     content: str
@@ -33,12 +33,12 @@ class Likely(BaseModel):
 
     @classmethod
     def of(cls, text: str, logprob: float) -> "Likely":
-        """A token by its text."""
+        """A token by its text and natural-log probability."""
         return cls(token=text, logprob=logprob, bytes=list(text.encode(errors="replace")))
 
 
 class Told(Likely):
-    """A token of the answer, and the likeliest in its place."""
+    """A token of the answer, and the likeliest tokens at its position."""
 
     top_logprobs: list[Likely]
 
@@ -131,7 +131,7 @@ class OpenAIErrorResponse(BaseModel):
 
     @classmethod
     def of(cls, status: int, body: ErrorBody) -> tuple[int, "OpenAIErrorResponse"]:
-        """The same failure with OpenAI's status and in OpenAI's words."""
+        """OpenAI's status and error body for our `status` and `body`: too long a prompt is 400, not 422."""
         if body.code == PromptTooLong.code:
             status = 400
         kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

@@ -1,4 +1,4 @@
-"""Wire shapes of a question and its answer: what JSON comes in and goes out. Knows no rule beyond shape."""
+"""Wire shapes of a question and its answer, as JSON and as a form's fields."""
 
 from typing import Annotated, Any
 
@@ -10,8 +10,8 @@ from service.schemas.images import ImageText, read_image
 from service.types import Answer, Link, Question, Sampling, Upload
 
 TEXT_LIMIT = 16_000
-MOST_IMAGES = 64  # more than any service takes; how many it does is --images-per-question
-_UNSEARCHED = ("choices", "temperature", "stream")  # what beams do not go with
+MOST_IMAGES = 64  # the most that --images-per-question can be set to
+_UNSEARCHED = ("choices", "temperature", "stream")  # fields that may not come together with beams
 IMAGE_URL = "https://example.com/chart.png"  # of examples
 
 
@@ -31,10 +31,11 @@ class ImageFields(Incoming):
     ] = ()
 
     def read_images(self, files: tuple[Upload, ...] = ()) -> tuple[Upload | Link, ...]:
-        """The images in order; `files` are those uploaded beside the text.
+        """The images in order; `files` are those uploaded beside the fields.
 
         Raises:
-            InvalidRequest, ImageBroken: images as text and as files, or an image that is not base64.
+            InvalidRequest: images came both as text and as files.
+            ImageBroken, ImageTypeRefused: what `read_image` raises.
         """
         texts = [*([] if self.image is None else [self.image]), *self.images]
         if texts and files:
@@ -141,7 +142,7 @@ class VQARequest(ImageFields, QuestionFields):
 
 
 class Invocation(VQARequest):
-    """The same, plain or as Hugging Face's containers have it: in `inputs`, with how to answer it in `parameters`."""
+    """A VQARequest, or one as Hugging Face's containers take it: its question in `inputs`, the rest in `parameters`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -162,7 +163,7 @@ class ChoiceOut(BaseModel):
 
 
 class AdapterRef(BaseModel):
-    """Which immutable version answered."""
+    """The adapter and version that answered."""
 
     name: str
     version: str
@@ -177,7 +178,7 @@ class UsageOut(BaseModel):
 
 
 class TimingOut(BaseModel):
-    """Seconds."""
+    """Seconds: images were fetched and decoded, the request waited for a slot; to its first token and its end."""
 
     image_s: float
     queue_s: float
@@ -186,14 +187,14 @@ class TimingOut(BaseModel):
 
 
 class VQAResponse(BaseModel):
-    """The answer, who gave it, and how sure the model was of exactly these words."""
+    """The answer, the adapter that gave it, and how sure the model was of it."""
 
     id: str
     answer: str
     confidence: Annotated[
         float,
         Field(
-            description="probability, 0 to 1, that the model gave to exactly this answer: the product over its tokens, "
+            description="probability, 0 to 1, that the model gave to this answer: the product over its tokens, "
             "its end included unless finish_reason is length; temperature and the other choices play no part"
         ),
     ]
