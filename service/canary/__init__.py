@@ -1,4 +1,4 @@
-"""A watcher of canaries: it promotes or rolls back by rule, over HTTP, from what the service tells of both versions.
+"""A watcher of canaries: promotes them or rolls them back over HTTP, by rules on the figures of both versions.
 
     (no share) ──a share, and another version than stable's──> watched
     watched ──too little judged, no evidence, a replica away or behind, aliases changed meanwhile──> watched
@@ -6,6 +6,7 @@
     watched ──right less often, fails more often, slower, or watched for longer than --longest-h──> rolled back: share 0
     promoted, but killed before the share was 0 ──> share 0
 
-evidence.py is the test, rules.py the decision, replicas.py what is asked and changed over HTTP, watch.py the loop.
-The watcher keeps nothing itself: started again, it goes on from what the service tells, and two at once do no harm.
+evidence.py is the statistical test, rules.py the decision, replicas.py the HTTP client, watch.py the loop. The watcher
+keeps no state: one that is started again goes on from what the service tells. Two may run at once, since each changes
+aliases only where they still have the tag that it saw.
 """

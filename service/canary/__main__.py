@@ -1,4 +1,4 @@
-"""`python -m service.canary`: options -> watch; ends with 0 where all was looked at, 1 where a replica was away."""
+"""`python -m service.canary`: reads the options and watches."""
 
 import sys
 
@@ -13,7 +13,10 @@ PROGRAM = "python -m service.canary"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Watch until told to stop, or look once; returns the exit status: 2 where an option is wrong."""
+    """Watch until interrupted, or look once; returns the exit status.
+
+    0: all was looked at, or help was printed; 1: a replica was away or refused; 2: an option is wrong.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     if usage.wants_help(given):
         print(usage.usage(PROGRAM, Options), end="")

@@ -1,9 +1,10 @@
-"""Is one share larger than another? A test that may be looked at after every answer without growing more lenient.
+"""Whether one share is larger than another: a sequential test, which may be looked at after every answer.
 
-A test at a fixed level, repeated at every look, finds a difference sooner or later where there is none. This one is a
-likelihood ratio that is a supermartingale where the share is not larger: by Ville's inequality it reaches 1/level with
-a chance of at most `level`, over all looks together, however many and whenever (Robbins, "Statistical methods related
-to the law of the iterated logarithm", 1970; Johari et al., "Always valid inference", Operations Research 70, 2022).
+A test at a fixed level that is repeated at every look finds a difference sooner or later where there is none. This one
+is a likelihood ratio that is a supermartingale where the share is not larger: by Ville's inequality it reaches 1/level
+with a chance of at most `level`, over all looks together, however many and whenever (Robbins, "Statistical methods
+related to the law of the iterated logarithm", 1970; Johari et al., "Always valid inference", Operations Research 70,
+2022).
 
 The difference of two shares, in information time I = 1 / variance, moves as Brownian motion does, whatever part of the
 questions each version gets (Jennison and Turnbull, "Group Sequential Methods", 2000, ch. 3.1). Against "no larger"
@@ -16,19 +17,22 @@ counts wrong decisions at small ones.
 import math
 from typing import NamedTuple
 
-# The differences that it is most sensitive to: ten points of a hundred. Others are found too, with more answers.
+# The size of a difference that it finds with the fewest answers, 10 percentage points; others take more.
 SCALE = 0.1
 
 
 class Share(NamedTuple):
-    """How many of so many."""
+    """`hits` out of `of`."""
 
     hits: int
     of: int
 
 
 def evidence(larger: Share, than: Share) -> float:
-    """The evidence that one share is larger than another: 1 is none; 1/level is enough at that level."""
+    """The evidence, over 0, that the share `larger` is larger than `than`: 1 is none, 1/level is enough at that level.
+
+    1 where one of them is of nothing.
+    """
     if not (larger.of and than.of):
         return 1.0
     pooled = (larger.hits + than.hits + 1) / (larger.of + than.of + 2)

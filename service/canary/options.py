@@ -14,8 +14,8 @@ class Options(BaseSettings):
 
     A canary is an alias with a share of an adapter's questions. Both versions are judged by the feedback that callers
     sent to POST /v1/feedback, by failures and by latency, since either's share or version changed last. Each decision
-    is printed as a line of JSON with the figures it rests on and the command that undoes it. An admin's key is read
-    from CANARY_KEY in the environment.
+    is printed as a line of JSON with the figures that it is based on and the command that undoes it. An admin's key is
+    read from CANARY_KEY in the environment.
     """
 
     headings: ClassVar[dict[str, str]] = {
@@ -41,7 +41,7 @@ class Options(BaseSettings):
     url: tuple[_Url, ...] = Field(
         ("http://127.0.0.1:8000",),
         min_length=1,
-        description="replicas of one store, each by an address of its own: behind a load balancer none can be told",
+        description="replicas of one store, each by its own address: through a load balancer they cannot be told apart",
     )
     adapter: tuple[str, ...] = Field((), description="adapters to watch [all that have a canary]")
     alias: str = Field("canary", description="the alias that is the canary")

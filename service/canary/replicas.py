@@ -1,4 +1,4 @@
-"""What replicas of one store show of an adapter, put together; and changes of an alias, made only to what was seen."""
+"""Figures of an adapter from all replicas of one store, added up; changes of aliases that are as they were seen."""
 
 import json
 import time
@@ -14,25 +14,25 @@ from service.canary.rules import Seen, VersionCounts
 T = TypeVar("T")
 
 _TIMEOUT_S = 30.0
-# Answers that say that the replica, or something before it, may do better in a moment.
+# Statuses after which the same request may succeed in a moment.
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 
 
 class Away(Exception):
-    """A replica that gave no answer, however often it was asked."""
+    """A replica gave no answer, or was busy, at each of the tries."""
 
 
 class Refused(Exception):
-    """An answer that will be no other the next time: a key that may not, a name that is not there."""
+    """A replica refused a request, and would again: the key may not do this, or there is no such name."""
 
 
 class Changed(Exception):
-    """The aliases are others than those that were seen."""
+    """The aliases were changed since they were seen."""
 
 
 @dataclass(frozen=True)
 class Canary:
-    """One canary as it was seen: what it is, what is known of both versions, and the tag of its adapter's aliases."""
+    """One canary as it was seen: both versions, their figures, its share (`weight`), and the ETag of the aliases."""
 
     adapter: str
     version: str
@@ -44,7 +44,7 @@ class Canary:
 
 
 class Replicas:
-    """Replicas of one store, asked with an admin's key; one that is away is asked again, after longer each time."""
+    """A client of the replicas of one store; a request to one that is away is tried again, 1, 2, 4 ... s later."""
 
     def __init__(
         self, urls: tuple[str, ...], key: str | None, tries: int, sleep: Callable[[float], None] = time.sleep
@@ -58,7 +58,7 @@ class Replicas:
 
         Raises:
             Away: none answers.
-            Refused: the key may not ask.
+            Refused: the key may not list adapters.
         """
         return list(self._first(lambda url: list(self._listed(url, alias))))
 
@@ -103,7 +103,7 @@ class Replicas:
         return self._first(lambda url: self._request("PUT", url, path, change, headers).headers["etag"])
 
     def undo(self, adapter: str, change: dict[str, Any]) -> str:
-        """A shell command that makes a change."""
+        """A shell command (curl) that makes a change; the watcher prints it to undo its own."""
         key = '-H "authorization: Bearer $CANARY_KEY" ' if "authorization" in self._client.headers else ""
         url = f"{self.urls[0]}/v1/adapters/{adapter}"
         return f"curl -fsS -X PUT {key}-H 'content-type: application/json' -d '{json.dumps(change)}' {url}"
@@ -116,7 +116,7 @@ class Replicas:
             after = page["next"]
 
     def _first(self, call: Callable[[str], T]) -> T:
-        """What the first replica says that is not away."""
+        """What `call` returns for the first replica's URL that is not away."""
         away = list[str]()
         for url in self.urls:
             try:
@@ -154,7 +154,10 @@ class Replicas:
 
 
 def together(details: list[dict[str, Any]], version: str) -> VersionCounts:
-    """One version's figures over replicas: questions add up; feedback adds up over directories, not over replicas."""
+    """One version's figures over all replicas, from their answers to GET /v1/adapters/NAME.
+
+    Questions are added up over replicas; feedback over directories, since replicas with one directory show the same.
+    """
     total = VersionCounts()
     feedback = dict[str, tuple[int, int]]()
     for detail in details:
@@ -174,7 +177,7 @@ def together(details: list[dict[str, Any]], version: str) -> VersionCounts:
 
 
 def _other(detail: dict[str, Any], alias: str) -> bool:
-    """Whether a replica answers by another version than the store says, for it proves the new one first."""
+    """Whether a replica still answers with another version than the alias leads to, while it proves the new one."""
     named = [detail["aliases"].get(name) for name in (alias, "stable")]
     return any(each is None or each["serving"] != each["version"] for each in named)
 

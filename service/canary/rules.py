@@ -1,4 +1,4 @@
-"""Figures of both versions -> what to do about a canary. Pure: knows neither HTTP nor the clock."""
+"""Figures of both versions -> what to do about a canary. Pure: no HTTP, no clock."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,13 +9,14 @@ from service.intervals import wilson
 from service.outcomes import quantile
 
 Action = Literal["promote", "roll back", "finish", "wait"]
-# Ways for a canary to be worse: each is tested at a share of the level, so that all together keep it.
+# Ways for a canary to be worse, each tested at a third of the level: so all together roll back a canary that is no
+# worse with a chance of at most the level (Bonferroni).
 _WAYS = 3
 
 
 @dataclass
 class VersionCounts:
-    """One version's counts over all replicas; `seconds` has answers by the upper end of their time's bucket."""
+    """One version's counts over all replicas; `seconds` has answers by the upper end of their time's bucket, in s."""
 
     right: int = 0
     wrong: int = 0
@@ -25,11 +26,11 @@ class VersionCounts:
 
     @property
     def judged(self) -> int:
-        """Answers that a caller judged."""
+        """Answers that callers judged."""
         return self.right + self.wrong
 
     def told(self) -> dict[str, object]:
-        """What a line of the log says of it."""
+        """Its fields in a line of the log."""
         interval = wilson(self.right, self.judged)
         return {
             "right": self.right,
@@ -44,7 +45,10 @@ class VersionCounts:
 
 @dataclass(frozen=True)
 class Seen:
-    """A canary as all replicas show it: figures of both versions, and for how many hours they were counted."""
+    """A canary as all replicas show it: figures of both versions, and for how many hours they were counted.
+
+    `hours` is None where it is not known since when.
+    """
 
     canary: VersionCounts
     stable: VersionCounts
@@ -63,7 +67,7 @@ class Decision:
 
 
 def decide(seen: Seen, options: Options) -> Decision:
-    """What the rules say; a condition (a replica that is away) never promotes, what the others tell may roll back."""
+    """Decide by the rules. While a replica is away nothing is promoted, but the others' figures may roll back."""
     canary, stable = seen.canary, seen.stable
     if seen.same:
         return Decision("finish", "stable leads to the canary's version already: its share goes to stable")

@@ -1,4 +1,4 @@
-"""The watcher: look, decide, act, say so; again and again, or once."""
+"""The watcher: reads the figures, decides, prints the decision and makes the change; again and again, or once."""
 
 import json
 import sys
@@ -25,7 +25,10 @@ class Watcher:
         self.replicas = Replicas(options.url, key, options.tries)
 
     def run(self) -> int:
-        """Look until told to stop, or once; the exit status: 1 where the one look met a replica that was away."""
+        """Look again and again, or once with --once; then returns the exit status.
+
+        0: all could be looked at; 1: a replica was away or refused.
+        """
         while True:
             whole = self.look()
             if self.options.once:
@@ -33,7 +36,7 @@ class Watcher:
             time.sleep(self.options.every_s)
 
     def look(self) -> bool:
-        """Look at each canary and do what the rules say; whether all could be looked at."""
+        """Look at each canary and do what the rules say; returns whether all could be looked at."""
         whole = True
         try:
             names = list(self.options.adapter) or self.replicas.names(self.options.alias)
@@ -60,7 +63,9 @@ class Watcher:
         decision = decide(canary.seen, self.options)
         changes, undo = self._changes(canary, decision)
         acts, tag = bool(changes) and not self.options.dry_run, canary.tag
-        self._tell(canary, decision, acts, undo)  # before it is done: what a killed watcher did is in the log
+        self._tell(
+            canary, decision, acts, undo
+        )  # before it is done, so that the log has it though the watcher is killed
         for change in changes if acts else ():
             tag = self.replicas.change(name, change, tag)
         return canary.seen.away is None

@@ -1,7 +1,7 @@
 """Keeps questions, answers and corrections as training data, where the operator set `--capture`.
 
-A request never waits for this and never fails by it. This module decides when and whether to write; files.py where
-and how.
+A question is answered before it is written, and is answered also where it cannot be written. This module decides
+whether and when to write; files.py where and how.
 """
 
 import asyncio
@@ -28,17 +28,18 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-# An operator's hook, on a worker thread: the record as it may be kept (dataclasses.replace), or None to keep nothing.
+# A function of the operator's (--capture-redact), called on a worker thread: returns the record as it may be kept, or
+# None to keep nothing of it.
 Redact = Callable[[Record], Record | None]
 # Answers that wait to be written; more are dropped.
 _BACKLOG = 128
 _STOP_S = 5.0
-# Between two looks at what other replicas wrote to the same directory.
+# Seconds between two reads of what other replicas wrote to the same directory.
 _FOLLOW_S = 30.0
 
 
 class Capture:
-    """Writes records on a worker thread, after the answer was sent; at most _BACKLOG of them wait."""
+    """Writes records on a worker thread, beside the answer; at most _BACKLOG wait to be written, more are dropped."""
 
     def __init__(self, files: Files, redact: Redact | None, workers: Workers, metrics: Metrics, rules: Rules) -> None:
         self._files, self._redact = files, redact or (lambda record: record)
@@ -46,7 +47,7 @@ class Capture:
         self.judged = Judged(files.directory)
         self._workers, self._metrics = workers, metrics
         self._writing: set[asyncio.Task[None]] = set()
-        self._reading = asyncio.Lock()  # one reader at a time: each may read LINES lines
+        self._reading = asyncio.Lock()  # one reader at a time, for each may read LINES lines
         for outcome in (
             "kept",
             "passed",
@@ -55,15 +56,16 @@ class Capture:
             "dropped",
             "redacted",
             "failed",
-        ):  # from 0 on, so that the first one shows
+        ):  # each series starts at 0, so that its first increase is seen
             metrics.captured.labels(outcome)
 
     def keep(
         self, question: Question, pictures: tuple[Picture, ...], answer: Answer, release: Release | None = None
     ) -> None:
-        """Queue an answered question to be written, if the rules choose it and a row can hold it.
+        """Queue an answered question to be written, if the rules choose it and a row of training data can hold it.
 
-        Returns at once and raises nothing.
+        `pictures` are those that the model saw; `release` is what chose the version, None for the base. Returns at
+        once; a failure to write is logged and counted.
         """
         adapter, kept_by = answer.adapter, self._rules.choose(answer.confidence)
         record = Record(
@@ -92,11 +94,11 @@ class Capture:
             task.add_done_callback(self._writing.discard)
 
     async def correct(self, request: str, tenant: str, answer: str, comment: str | None) -> None:
-        """Write down the right answer to a question that was kept.
+        """Write the right answer to a question that was kept; `request` is the id of the answer that was given.
 
         Raises:
             QuestionNotFound: no question of that tenant with that id is kept.
-            NotKept: it could not be written.
+            NotKept: it could not be written, or there is no room.
         """
         if self._writing:
             await asyncio.wait(self._writing)  # the question itself may still be on its way
@@ -109,7 +111,7 @@ class Capture:
             raise NotKept("the correction could not be written: try again later") from error
 
     async def waiting(self, tenant: str, limit: int, skip: int, adapter: str | None) -> review.Waiting:
-        """What of a tenant's answers nobody judged yet, least confident first; see review.waiting.
+        """A tenant's kept answers that nobody judged yet, least confident first; see review.waiting.
 
         Raises:
             NotKept: what was kept cannot be read.
@@ -125,7 +127,7 @@ class Capture:
         return await self._read(partial(review.archive, self._files.directory, tenant))
 
     async def feedback(self, adapter: str, since: datetime | None) -> tuple[str | None, dict[str, Feedback]]:
-        """What callers said of an adapter's answers from `since` on, by version, and the id of the directory.
+        """The directory's id, and by version the feedback on what an adapter answered from `since` on (None: ever).
 
         Raises:
             NotKept: what was kept cannot be read.
@@ -138,7 +140,7 @@ class Capture:
         return await self._read(read)
 
     async def follow(self) -> None:
-        """Take note, now and then, of feedback that others wrote to the same directory; never returns."""
+        """Read every 30 s the feedback that other replicas wrote to the same directory, until cancelled."""
         while True:
             try:
                 await self._workers.run(self.judged.refresh)
@@ -157,7 +159,7 @@ class Capture:
                 raise NotKept("what was kept cannot be read now: try again later") from error
 
     async def stop(self) -> None:
-        """Let what is under way be written, for some seconds at most."""
+        """Wait until what is queued is written, _STOP_S seconds at most."""
         if self._writing:
             await asyncio.wait(self._writing, timeout=_STOP_S)
 
@@ -176,7 +178,7 @@ class Capture:
         if not self._save(found.corrected(answer, comment)):
             raise NotKept("there is no room for more: try again tomorrow")
         verdict = "right" if same(answer, found.answer) else "wrong"
-        with suppress(OSError):  # it is kept, and read at the next look
+        with suppress(OSError):  # the correction is written, and read the next time
             self.judged.refresh()
         self._metrics.feedback.labels(found.adapter or "", found.release or "", verdict).inc()
 
@@ -187,7 +189,9 @@ class Capture:
         return saved
 
     def _failed(self, error: Exception) -> None:
-        log.error("a question or correction was not kept: %s", type(error).__name__)  # its words may tell secrets
+        log.error(
+            "a question or correction was not kept: %s", type(error).__name__
+        )  # not its text, which may have secrets of the question
         self._count("failed")
 
     def _count(self, outcome: str) -> None:

@@ -1,12 +1,12 @@
-"""Records -> JSON lines and images in a directory that does not grow without bound. Blocks; knows no request.
+"""Records -> JSON lines and images in a directory of bounded size. Blocks; knows nothing of requests.
 
     2026-05-01/images/<digest>.png       the pixels the model saw, with nothing else of the caller's file
-    2026-05-01/questions-<host>.jsonl    {"image", "question", "answer", …}: what was asked, and what we said
-    2026-05-01/corrections-<host>.jsonl  the same with the right answer, and ours as "said"
+    2026-05-01/questions-<host>.jsonl    {"image", "question", "answer", …}: a question and our answer
+    2026-05-01/corrections-<host>.jsonl  the same with the right answer as "answer", and ours as "said"
 
-Days are UTC's, the host is in the name so that replicas may share a directory. Each file is a set that
-`python -m trainer data check --data FILE --images 2026-05-01/images` accepts. Whole days go when they are too old or,
-oldest first, when all are too large; today's stays, and takes no more.
+Days are in UTC. The host is in the name so that replicas may share a directory. Each file is a set that
+`python -m trainer data check --data FILE --images 2026-05-01/images` accepts. Days that are too old are removed, and
+where all are too large the oldest first. Today's is not removed: when the room is used up nothing more is written.
 """
 
 import errno
@@ -35,17 +35,18 @@ from service.types import Release
 # Longest text of a row, and what none may hold, as the trainer has them.
 TEXT_LIMIT, _PLACEHOLDER = 2000, "<image>"
 _SWEEP_S = 60.0
-# Lines that are looked through, to the end of a day, for an id that does not say its day.
+# Lines after which the search ends, at the next end of a day, for an id that does not tell its day.
 _UNDATED = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row; `said` is our answer where `answer` is a caller's correction of it, whose picture is `image` already.
+    """One row: a question with our answer, or a correction, where `answer` is the caller's and `said` ours.
 
-    `picture` is what the model saw; `image` is its name, once it has one. `release` is by what the version of the
-    adapter was chosen, None for the base. `answered` is when our answer was given, in ISO 8601; of a question that is
-    not yet written it is None. `kept_by` is by what rule the answer was kept.
+    `picture` is the image that the model saw, `image` its file's name once it is written; a correction has the name
+    alone. `release` is what chose the version of the adapter, None for the base. `day` is the day of the answer, as
+    2026-05-01, `answered` its time in ISO 8601; None for a question that is not written yet. `kept_by` is the rule by
+    which the answer was kept.
     """
 
     request: str
@@ -65,23 +66,26 @@ class Record:
     kept_by: KeptBy | None = None
 
     def corrected(self, answer: str, comment: str | None) -> "Record":
-        """The same question with its right answer."""
+        """The correction of this question's answer: `answer` is the right one."""
         return replace(self, answer=answer, said=self.answer, comment=comment)
 
 
 def is_row_text(text: str) -> bool:
-    """Whether a row of training data may have this as its question or answer."""
+    """Whether the trainer takes this as a row's question or answer.
+
+    It has a visible character, no `<image>` and no end token of a model, at most TEXT_LIMIT characters, and is Unicode.
+    """
     visible = any(unicodedata.category(each)[0] not in "CZ" for each in text)
     marked = any(mark in text for mark in (_PLACEHOLDER, *ANSWER_ENDS))
     return visible and not marked and len(text) <= TEXT_LIMIT and is_unicode(text)
 
 
 class EnoughToday(Exception):
-    """As many questions were kept today as may be."""
+    """This replica has kept as many questions of the day as --capture-a-day allows."""
 
 
 class Files:
-    """The directory, kept for `days` and within `size` bytes; this replica adds `a_day` questions a day at most."""
+    """The directory: `days` are kept, in `size` bytes at most; this replica adds `a_day` questions a day at most."""
 
     def __init__(self, directory: Path, days: int, size: int, a_day: int | None = None) -> None:
         self.directory, self._days, self._size, self._a_day = directory, days, size, a_day
@@ -92,11 +96,11 @@ class Files:
         self._swept = -_SWEEP_S
 
     def save(self, record: Record) -> bool:
-        """Write one row, and its picture if it is new; whether there was room.
+        """Write one row, and its picture if that is new; returns whether there was room for it.
 
         Raises:
-            OSError: it cannot be written; no half of a row stays.
-            EnoughToday: it is a question, and one too many.
+            OSError: it cannot be written; a part of a row that was written is removed again.
+            EnoughToday: it is a question, and `a_day` of them were kept on its day.
         """
         with self._lock:
             self._sweep()
@@ -115,9 +119,12 @@ class Files:
             return True
 
     def find(self, request: str, tenant: str) -> Record | None:
-        """The newest question that was kept under an id for a tenant, among those of the day that the id says.
+        """A tenant's question that was kept last under the id `request`, on the day that the id tells; None: none was.
 
-        An id that says none, as those of before 2026-11-29, is looked for among the newest `_UNDATED` lines.
+        An id that tells no day (made before 2026-11-29) is searched for in the newest days, some `_UNDATED` lines.
+
+        Raises:
+            OSError: the directory cannot be read.
         """
         known, left = day_of(request), _UNDATED
         for day in [known] if known else reversed(self._kept()):
@@ -134,7 +141,7 @@ class Files:
         return None
 
     def _kept_on(self, day: str) -> int:
-        """Questions that this replica kept on a day; read from its file once, for it may have been started again."""
+        """Questions that this replica kept on a day; counted in its file at first, since it may have been restarted."""
         if self._written[0] != day:
             file = self.directory / day / f"questions-{self._host}.jsonl"
             self._written = (day, file.read_bytes().count(b"\n") if file.exists() else 0)
@@ -167,7 +174,7 @@ class Files:
         self._room -= len(line)
 
     def _sweep(self) -> None:
-        """Remove what is too old or too much, and see how much room is left; now and then."""
+        """Every _SWEEP_S seconds, remove days that are too old or too much, and find out how many bytes are left."""
         if time.monotonic() - self._swept < _SWEEP_S:
             return
         sizes = {day: _size(self.directory / day) for day in self._kept()}
@@ -184,7 +191,7 @@ class Files:
 
 
 def days_in(directory: Path) -> Iterator[str]:
-    """The days that something is kept of, as 2026-05-01; other folders are not ours."""
+    """The days that have a folder in `directory`, as 2026-05-01, in any order; other folders are passed over."""
     for folder in directory.iterdir() if directory.is_dir() else ():
         try:
             yield date.fromisoformat(folder.name).isoformat()
@@ -204,11 +211,11 @@ def _row(record: Record) -> dict[str, Any]:
     fields = asdict(replace(record, picture=None, day=None))
     row = {name: value for name, value in fields.items() if value is not None}
     if record.said is None:
-        row.pop("answered", None)  # it is told by `at`
+        row.pop("answered", None)  # a question's row has it as `at`
     return row | {"category": record.adapter or "base", "at": datetime.now(UTC).isoformat(timespec="milliseconds")}
 
 
 def record_of(row: Mapping[str, Any], day: str) -> Record:
-    """The record that a row of a day is of."""
+    """A row of the files of `day` as a Record, without its picture."""
     fields: dict[str, Any] = {name: row.get(name) for name in Record.__slots__}
     return Record(**fields | {"picture": None, "day": day, "answered": row.get("answered", row.get("at"))})

@@ -1,7 +1,7 @@
-"""Right and wrong by version, read from the corrections that a directory holds: after a restart they are as before.
+"""How many answers of each version were judged right and wrong, counted from the corrections in a directory.
 
-Blocks; knows no request. Replicas that share a directory read the same, and tell by its id that they do. What is
-appended is read on from where the last look ended; days that were removed no longer count.
+Blocks; knows nothing of requests. Replicas that share a directory have the same counts, and the directory's id shows
+that they share it. Files are read on from where the last reading ended; days that were removed no longer count.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any
 from service.capture.files import days_in
 
 # Bytes of corrections that are read at a start, the newest days first: some 80,000 of them, and 25 MB of memory. The
-# newest day is always read.
+# newest day is read whatever its size.
 MOST_BYTES = 32_000_000
 _ID = "directory.id"
 
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One answer that a caller judged: by which version it was, when it was given, whether it was right.
+    """A caller's judgement of one answer: the version that gave it, when (`at`), and whether it was right.
 
-    `told` is when the caller said so, in ISO 8601.
+    `told` is when the judgement came, in ISO 8601.
     """
 
     version: str
@@ -48,12 +48,12 @@ class Feedback:
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two answers are the same words, case and spaces aside."""
+    """Whether two answers are equal but for case and white space."""
     return one.casefold().split() == other.casefold().split()
 
 
 class Judged:
-    """What callers said of the answers of each version, as far as a directory of kept questions tells."""
+    """Callers' judgements by version, read from a directory of kept questions; `most` bytes are read at first."""
 
     def __init__(self, directory: Path, most: int = MOST_BYTES) -> None:
         self._directory, self._most = directory, most
@@ -64,7 +64,7 @@ class Judged:
         self._lock = threading.Lock()
 
     def refresh(self) -> None:
-        """Read what was appended since the last time, and forget the days that are gone.
+        """Read what was appended since the last time, and forget the days that were removed.
 
         Raises:
             OSError: the directory cannot be read.
@@ -99,7 +99,7 @@ class Judged:
         return dict(found)
 
     def id(self) -> str | None:
-        """The id of the directory, the same for all replicas that share it; None before anything is kept there.
+        """The directory's id, made if it has none, the same for all replicas that share it; None: no directory yet.
 
         Raises:
             OSError: it cannot be read or written.
@@ -116,7 +116,7 @@ class Judged:
         return [file for day in days for file in (self._directory / day).glob("corrections-*.jsonl")]
 
     def _newest(self, days: list[str]) -> list[str]:
-        """The newest of these days that hold no more than what is read at a start, in order."""
+        """The newest of these days whose corrections come to at most `most` bytes, one at least, in order."""
         found, left = list[str](), self._most
         for day in reversed(days):
             left -= sum(file.stat().st_size for file in self._files([day]))
@@ -126,7 +126,7 @@ class Judged:
         return found
 
     def _follow(self, file: Path, kept: dict[str, dict[str, Judgement]]) -> None:
-        """Read on in one file as far as its last whole line; one that became shorter is read from its beginning."""
+        """Read on in one file up to its last complete line; a file that became shorter is read from its beginning."""
         at = self._read.get(file, 0)
         size = file.stat().st_size
         if size == at:
@@ -144,15 +144,15 @@ class Judged:
                 before = kept[row["adapter"]].get(row["request"])
                 if before is None or before.told <= judgement.told:  # replicas' files are read in no order
                     kept[row["adapter"]][row["request"]] = judgement
-            except (ValueError, KeyError, TypeError, AttributeError):  # an editor's, or an operator's hook's
+            except (ValueError, KeyError, TypeError, AttributeError):  # written by an editor, or by an operator's hook
                 log.warning("%s holds a line that is no correction: it is left out of versions' figures", file)
 
 
 def _judgement(row: dict[str, Any], day: str) -> Judgement | None:
-    """What a correction says of the version that had answered; None where that says nothing of versions.
+    """The judgement in a correction's row; None where versions are not compared by it.
 
-    So it is of the base, of a version asked by its digest, and of an answer that was kept for its low confidence alone.
-    Rows of before 2026-11-29 do not tell when the answer was given: they count as of the beginning of its day.
+    They are not by answers of the base, of a version asked by its digest, and by those kept for low confidence alone.
+    Rows written before 2026-11-29 do not tell when the answer was given: the beginning of its day is taken.
     """
     if row.get("version") is None or row.get("release") == "pinned" or row.get("kept_by") == "confidence":
         return None

@@ -1,7 +1,8 @@
-"""What was kept, read back for its tenant: answers to be judged, least confident first, and right answers as a file.
+"""Reads kept questions back for their tenant: answers to be judged, least confident first, and right answers as a file.
 
-Blocks; knows no request. What is read at once is bounded: LINES lines, of the newest days first, and for a file
-ARCHIVE_ROWS rows and ARCHIVE_BYTES of pictures. What lies beyond stays in the directory, in the trainer's own form.
+Blocks; knows nothing of requests. What is read at once is bounded: LINES lines, the newest days first, and for a file
+ARCHIVE_ROWS rows and ARCHIVE_BYTES of pictures. Older rows are left out; they stay in the directory, which the trainer
+reads too.
 """
 
 import base64
@@ -25,10 +26,10 @@ _IMAGE = re.compile(r"[0-9a-f]{64}\.png")
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Answers that nobody judged yet: some of them, how many there are, and what was judged.
+    """Answers that nobody judged yet: some of them, `waiting` as the number of all, and what was judged.
 
-    `pictures` has each answer's picture as a data URL, or None. `right` counts right answers by adapter, "" being the
-    base. `whole` is False where older lines than LINES were left unread.
+    `pictures` has each answer's picture as a data URL, or None. `right` counts the right answers that callers sent, by
+    adapter, "" being the base. `whole` is False where there were over LINES lines and the oldest were not read.
     """
 
     answers: tuple[Record, ...]
@@ -47,7 +48,7 @@ class _Budget:
 
 
 def waiting(directory: Path, tenant: str, limit: int, skip: int, adapter: str | None) -> Waiting:
-    """The `limit` least confident answers after the first `skip`, of `adapter` where one is named.
+    """The `limit` least confident answers of a tenant that nobody judged, after the first `skip`; None: of any adapter.
 
     Raises:
         OSError: the directory cannot be read.
@@ -86,7 +87,7 @@ def archive(directory: Path, tenant: str) -> IO[bytes]:
 
 
 def _right(directory: Path, tenant: str, into: zipfile.ZipFile) -> Iterator[dict[str, Any]]:
-    """Each right answer's row, once its picture is in the file."""
+    """The row of each right answer; its picture was written to `into` before."""
     budget, size, count, there = _Budget(LINES), 0, 0, set[str]()
     for day in _newest_first(directory):
         last = {row["request"]: row for row in _rows(directory / day, "corrections", tenant, budget)}
@@ -110,7 +111,7 @@ def _newest_first(directory: Path) -> list[str]:
 
 
 def _rows(folder: Path, kind: str, tenant: str, budget: _Budget) -> Iterator[dict[str, Any]]:
-    """The tenant's rows of one day, in the order they were written, as far as the budget goes."""
+    """The tenant's rows of one day, file by file as they were written, until the budget is used up."""
     marked = json.dumps({"tenant": tenant})[1:-1].encode()
     for file in sorted(folder.glob(f"{kind}-*.jsonl")):
         with file.open("rb") as lines:
@@ -124,7 +125,7 @@ def _rows(folder: Path, kind: str, tenant: str, budget: _Budget) -> Iterator[dic
 
 
 def _picture(folder: Path, name: str) -> bytes | None:
-    """A kept picture; None where its name is none of ours, or it is gone."""
+    """A kept picture's PNG file; None where its name is not one that `Files` gives, or the file is gone."""
     if not _IMAGE.fullmatch(name):
         return None
     try:

@@ -1,8 +1,8 @@
 """The pages at `/` and `/docs`: their files are read once, when the app is made, and served from memory.
 
 Knows no question and no adapter. Both pages are plain HTML, CSS and ES modules in `files/`, with one vendored library
-(`files/vendor`). They ask the routes that everybody else asks. Nothing is built, and nothing is loaded from elsewhere:
-POLICY forbids that to browsers.
+(`files/vendor`) and no build step. They call the same routes as any other client. They load nothing from other hosts,
+which the content security policy (POLICY) forbids the browser.
 """
 
 import gzip
@@ -36,7 +36,8 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
-    # Asked for again each time, and answered with 304: a new version of the service is a new page at once.
+    # A browser asks each time, and is answered 304 where it has the file: so a new version of the service shows at
+    # once.
     "cache-control": "no-cache",
     "vary": "accept-encoding",
 }
@@ -44,7 +45,7 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class File:
-    """One file as it is sent: its media type, its bytes, the same by gzip where that is shorter, and its entity tag."""
+    """One file as it is sent: media type, bytes, the same compressed by gzip where that is shorter, and ETag."""
 
     kind: str
     plain: bytes
@@ -53,13 +54,13 @@ class File:
 
     @classmethod
     def of(cls, kind: str, content: bytes) -> "File":
-        """`content` of the media type `kind`."""
+        """Make it of `content`, whose media type is `kind`."""
         packed = gzip.compress(content, 9, mtime=0)
         tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
         return cls(kind, content, packed if len(packed) < len(content) else None, tag)
 
     def answer(self, request: Request) -> Response:
-        """The file, or 304 where the browser has it."""
+        """The response with the file, compressed where the browser takes gzip; 304 where the browser has it."""
         if self.tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=_HEADERS | {"etag": self.tag})
         headers, body = _HEADERS | {"etag": self.tag}, self.plain
@@ -86,7 +87,7 @@ def load(root_path: str = "") -> dict[str, File]:
 
 
 def router(files: dict[str, File]) -> APIRouter:
-    """One route for each of the files; none of them needs a key."""
+    """A router with one route for each path of `files`; none needs a key, and none is in the OpenAPI document."""
     made = APIRouter()
     for path, file in files.items():
         made.add_api_route(path, _route(file), include_in_schema=False)

@@ -51,7 +51,7 @@ class Service:
 
     @property
     def warm(self) -> asyncio.Event:
-        """Set once the engine answers, the store was read and pinned adapters are loaded; cleared when the engine is lost."""
+        """Set once the engine answers, the store was read and pinned adapters are loaded; cleared with a lost engine."""
         return self.life.warm
 
     @property

@@ -54,7 +54,7 @@ class _Standing(BaseModel):
     state: Annotated[
         str,
         Field(
-            description="stored: only in the store; fetching, here (its files are on this machine), queued, loading: on "
+            description="stored: only in the store; fetching, here (its files are on this disk), queued, loading: on "
             "its way to the engine; serving; leaving: being unloaded; unreachable, failed: tried again at `retry_at`; "
             "refused: until its files change"
         ),
@@ -286,7 +286,7 @@ class AdapterDetail(BaseModel):
 
     @classmethod
     def of(cls, residency: Residency, name: str, online: Comparison | None) -> "AdapterDetail":
-        """All that is known of one adapter; `online` are the figures of its versions, None for a caller who is no admin.
+        """All that is known of one adapter; `online` are its versions' figures, None for a caller who is no admin.
 
         Raises:
             AdapterNotFound: there is no such adapter.

@@ -66,7 +66,7 @@ class BatchRequest(ImageFields):
         return value
 
     def to_questions(self, id_: str, deadline_s: float, most: int) -> list[Question]:
-        """Every question with every adapter, all adapters of the first question first; ids are `id_`-0, `id_`-1 and so on.
+        """Every question with every adapter, all adapters of the first question first, numbered: `id_`-0, `id_`-1 ...
 
         `deadline_s`, in seconds, holds where the request gives none of its own.
 
