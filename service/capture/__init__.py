@@ -1,7 +1,7 @@
 """Keeps questions, answers and corrections as training data, where the operator set `--capture`.
 
-A question is answered before it is written, and is answered also where it cannot be written. This module decides
-whether and when to write; files.py where and how.
+An answer does not wait for this to write, and is given also where writing fails. This module decides whether and when
+to write; files.py where and how.
 """
 
 import asyncio

@@ -51,7 +51,7 @@ class Service:
 
     @property
     def warm(self) -> asyncio.Event:
-        """Set once the engine answers, the store was read and pinned adapters are loaded; cleared with a lost engine."""
+        """Set once the engine answers, the store was read and pinned adapters are loaded; cleared with the engine."""
         return self.life.warm
 
     @property
