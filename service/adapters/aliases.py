@@ -21,7 +21,7 @@ class _Frozen(BaseModel):
 
 
 class Alias(_Frozen):
-    """A version, and the share of questions that name no alias which it answers."""
+    """A version, and the share (0 to 1) that it answers of the questions that name no alias."""
 
     version: Version
     weight: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -30,7 +30,8 @@ class Alias(_Frozen):
 class Aliases(_Frozen):
     """One adapter's aliases; `previous` has the versions each pointed at before, newest last.
 
-    `since` says when each alias was last moved or given another share, as far as that was written down.
+    `since` is when each alias was last moved or given another share; an alias that was moved before times were written
+    down has none.
     """
 
     named: dict[AliasName, Alias] = Field(default_factory=dict)
@@ -40,20 +41,20 @@ class Aliases(_Frozen):
 
     @property
     def changed(self) -> datetime | None:
-        """When any alias was last moved or given another share; None where that was not written down."""
+        """When any alias was last moved or given another share; None where none of them has a time."""
         return max(self.since.values(), default=None)
 
     @property
     def tag(self) -> str:
-        """A text that is another one whenever anything of these is: what HTTP calls an entity tag, without quotes."""
+        """The entity tag (HTTP's ETag, without quotes): 16 hex digits of SHA-256 over all of these."""
         return hashlib.sha256(self.dump()).hexdigest()[:16]
 
     @classmethod
     def parse(cls, text: bytes) -> "Aliases":
-        """Read `{"stable": VERSION, "canary": {"version": VERSION, "weight": 0.05}}`; `_` marks what is no alias.
+        """Read `{"stable": VERSION, "canary": {"version": VERSION, "weight": 0.05}}`; other fields begin with `_`.
 
         Raises:
-            ValueError: it says something else.
+            ValueError: `text` has another form.
         """
         raw = json.loads(text)
         if not isinstance(raw, dict):
@@ -72,9 +73,9 @@ class Aliases(_Frozen):
         return json.dumps(said | rest, indent=2).encode() + b"\n"
 
     def point(self, name: str, version: str, weight: float = 0.0) -> "Aliases":
-        """A copy in which the alias `name` leads to `version`; the version before is appended to `previous`.
+        """A copy in which the alias `name` leads to `version` with that share; its version before goes to `previous`.
 
-        Where that is so already, it is this very object.
+        Returns this object itself where the alias has both already.
         """
         before, after = self.named.get(name), Alias(version=version, weight=weight)
         if before == after:
@@ -115,7 +116,10 @@ class Aliases(_Frozen):
         return self.model_copy(update={"previous": previous})
 
     def choose(self, side: float) -> str:
-        """The alias that answers for the bare name at a point of [0, 1); raising a weight moves no one off its side."""
+        """The alias that answers a question without an alias, for a number `side` in [0, 1) that is drawn for it.
+
+        Aliases but stable take ranges from 0 on, as long as their weights, in order of names; stable has the rest.
+        """
         for name, alias in sorted(self.named.items()):
             side -= alias.weight if name != STABLE else 0.0
             if side < 0:

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-# What W4A16 leaves untouched and any other training would change: both copies of one base share these tensors.
+# Tensors that W4A16 quantisation leaves as they are, so that both precisions of a base have them in common, and that
+# bases of other training have otherwise.
 _KEPT = ("embed_tokens.weight", "multi_modal_projector.linear_1.weight", "multi_modal_projector.linear_2.weight")
 
 
@@ -33,7 +34,7 @@ class Base:
         """Identify the llava-hf checkpoint in a directory.
 
         Raises:
-            FileNotFoundError: no `config.json` or safetensors there; the message names the directory.
+            FileNotFoundError: there is no `config.json`, or no safetensors file with the tensors that identify a base.
         """
         file = checkpoint / "config.json"
         if not file.is_file():

@@ -1,6 +1,6 @@
-"""A store's files at an fsspec URL: each version is copied to a directory of our own before it is used.
+"""A store's files at an fsspec URL: each version is copied to a directory of this process's before it is used.
 
-A look is one listing of everything below the root, which object stores answer in pages of a thousand keys.
+`look` lists everything below the root once, which object stores answer in pages of a thousand keys.
 """
 
 import os
@@ -16,7 +16,7 @@ from service.adapters.own import Own
 from service.errors import StoreUnavailable
 from service.members import MEMBERS
 
-# What file systems call the fact that changes when a file does, the first of them that is there.
+# Names, by file system, of a file's fact that changes when the file does; the first that a file has is taken.
 _STAMPS = ("ETag", "etag", "md5Hash", "generation", "blob_id", "content_settings", "mtime", "LastModified", "created")
 
 # What each folder holds below the root: a path within it, and the stamp of the file there.
@@ -24,9 +24,9 @@ _Found = dict[str, dict[str, str]]
 
 
 class Bucket:
-    """The files below a URL. Writers do not keep one another out: of two at once the last one wins.
+    """The files below a URL. There are no locks: of two writers at once the last one wins.
 
-    Every method may raise StoreUnavailable.
+    Methods that read or write the store raise StoreUnavailable where that fails.
     """
 
     def __init__(self, fs: Any, root: str, own: Own) -> None:
@@ -48,7 +48,10 @@ class Bucket:
         return {name: _folder(files) for name, files in self._found.items()}
 
     def read(self, paths: Sequence[str], most: int) -> dict[str, bytes | Exception]:
-        """Files' contents, or why one cannot be read; asked for all at once, which most clouds answer at once."""
+        """Files' contents by path, or the error why one cannot be read; one of over `most` bytes is a ValueError.
+
+        All are requested at once, and most clouds' clients then read them at once.
+        """
         with self._naming():
             found = self._fs.cat([f"{self._root}/{path}" for path in paths], on_error="return") if paths else {}
         return {path.removeprefix(f"{self._root}/"): _at_most(most, content) for path, content in found.items()}
@@ -58,12 +61,12 @@ class Bucket:
         return nullcontext()
 
     def put(self, path: str, content: bytes) -> None:
-        """Make or replace a file; readers see the old or the new."""
+        """Make or replace a file; readers see the old content or the new."""
         with self._naming():
             self._fs.pipe_file(f"{self._root}/{path}", content)
 
     def add(self, folder: str, files: Mapping[str, bytes]) -> None:
-        """Make a folder of files, in their order."""
+        """Make a folder of files, one after the other in their order."""
         for name, content in files.items():
             self.put(f"{folder}/{name}", content)
 
@@ -91,12 +94,12 @@ class Bucket:
                         self._fs.get_file(f"{self._root}/{folder}/{name}", str(copy / name))
 
     def release(self, folder: str) -> None:
-        """Free what `fetch` copied, if it did."""
+        """Remove the local copy that `fetch` made, if there is one."""
         with self._naming():
             directory.remove(self.local_path(folder), self._own.path)
 
     def trim(self, keep: frozenset[str]) -> None:
-        """Free the copies used longest ago that are over the bound in bytes, and never those of the folders `keep`."""
+        """Remove copies, those used longest ago first, until they are within the bound in bytes; none of `keep`."""
         with self._naming():
             self._own.trim(keep)
 
@@ -107,7 +110,7 @@ class Bucket:
                 self._fs.rm(f"{self._root}/{path}", recursive=True)
 
     def _list(self, folder: str) -> dict[str, str]:
-        """The files below a folder, by their paths within it; consoles mark folders by empty keys, which are none."""
+        """The stamps of the files below a folder, by their paths in it; empty keys that end in / mark folders."""
         with self._naming():
             self._fs.invalidate_cache()
             found = self._fs.find(folder, detail=True)
@@ -116,7 +119,7 @@ class Bucket:
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        """Turn whatever a cloud's client raises into StoreUnavailable: those clients share no error class."""
+        """Raise StoreUnavailable for whatever a cloud's client raises: those clients share no error class."""
         try:
             yield
         except Exception as error:
@@ -141,6 +144,6 @@ def _stamp(info: Mapping[str, Any]) -> str:
 
 
 def _at_most(most: int, content: bytes | Exception) -> bytes | Exception:
-    """What was read, or why it cannot be used; errors come in the place of contents."""
+    """A file's content if it is at most `most` bytes, else a ValueError; an error comes back as it is."""
     small = isinstance(content, Exception) or len(content) <= most
     return content if small else ValueError(f"it has over {most} bytes")

@@ -1,6 +1,6 @@
-"""A store's files on this machine, or on a disk it shares: used in place, written all at once or not at all.
+"""A store's files on a disk of this machine, or on one it shares: used in place, written all at once or not at all.
 
-Links are followed. A look at a store that did not change costs three `stat` calls for each adapter.
+Links are followed. `look` at a store that did not change costs some three `stat` calls for each adapter.
 """
 
 import fcntl
@@ -23,9 +23,10 @@ from service.members import members
 VERSIONS, LAST = "versions", "adapter_config.json"
 MARKS = ("aliases.json", "router.json", "deleted.json", "collected.json", LAST)
 VERSION = re.compile(r"[0-9a-f]{64}")
-# What systems leave in every directory, and nobody means: it is no part of a version and no adapter.
+# Names of files and folders that operating systems make by themselves: no part of a version, and no adapter.
 _FOREIGN = frozenset({"Thumbs.db", "ehthumbs.db", "desktop.ini", "@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN"})
-# Files changed so short a time before they were looked at may change again and keep their time (as Git's index fears).
+# Seconds: a file changed less than this before it was read may change again without a new time, as a clock's step may
+# be coarser than two writes (Git's documentation calls it "racy git").
 _SETTLED_S = 2.0
 
 
@@ -36,9 +37,9 @@ def counts(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """One folder of a store as it was seen: its marks with a text each that changes when the file does.
+    """One folder of a store as it was seen: its files among MARKS, each with a text that changes when the file does.
 
-    `versions` are whole ones; `fault` says why the folder cannot be read.
+    `versions` are those that are complete; `fault` says why the folder cannot be read.
     """
 
     marks: Mapping[str, str] = field(default_factory=dict)
@@ -48,14 +49,14 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a folder was made of when it was last read, None where it may not be settled yet."""
+    """A folder and the `_facts` it had when it was read; None where it may change again without other facts."""
 
     facts: tuple[object, ...] | None
     folder: Folder
 
 
 class Directory:
-    """The files below one directory. Every method may raise StoreUnavailable."""
+    """The files below one directory. Methods that read or write raise StoreUnavailable where that fails."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -63,7 +64,7 @@ class Directory:
         self._number = itertools.count()
 
     def look(self) -> dict[str, Folder]:
-        """Every folder of the root by its name; the very object of the last look where nothing changed.
+        """Every folder of the root by its name; one that did not change is the same object as at the last look.
 
         Raises:
             StoreUnavailable: the root is no directory that can be read.
@@ -77,12 +78,12 @@ class Directory:
         return {name: seen.folder for name, seen in self._seen.items()}
 
     def read(self, paths: Sequence[str], most: int) -> dict[str, bytes | Exception]:
-        """Files' contents, or why one cannot be read; one that is not there, or has over `most` bytes, fails."""
+        """Files' contents by path, or the error why one cannot be read; one of over `most` bytes is a ValueError."""
         return {path: self._read(path, most) for path in paths}
 
     @contextmanager
     def locked(self, make: bool = False) -> Iterator[None]:
-        """Keep other writers out, by a lock on the root itself, so that no file is left lying; may make the root."""
+        """Keep other writers out until the block ends, by a lock on the root, which `make` lets it make."""
         with _naming(self._root):
             if make:
                 self._root.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,7 @@ class Directory:
             os.close(root)
 
     def put(self, path: str, content: bytes) -> None:
-        """Make or replace a file; readers see the old or the new."""
+        """Make or replace a file; readers see the old content or the new."""
         file = self._root / path
         with _naming(file):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -103,13 +104,13 @@ class Directory:
             staged.replace(file)
 
     def add(self, folder: str, files: Mapping[str, bytes]) -> None:
-        """Make a folder of files, all at once; one that is there is left alone."""
+        """Make a folder of files, which appears at once; does nothing where the folder is there."""
         with _naming(self._root / folder):
             if not (self._root / folder).is_dir():
                 make(files, self._root / folder, self._root)
 
     def stamp(self, folder: str) -> str:
-        """A text that differs whenever a file of the folder was changed, made or removed: names, sizes and times."""
+        """A text of names, sizes, times and inodes of the folder's files, which changes when one of them does."""
         facts: list[object] = []
         with suppress(OSError):
             for name, file in sorted(files_of(self._root / folder).items()):
@@ -131,7 +132,7 @@ class Directory:
         """Do nothing: nothing was copied, so there is nothing to remove."""
 
     def remove(self, path: str) -> None:
-        """Remove a file, or a folder with all in it; the first thing to go is its name."""
+        """Remove a file, or a folder with all in it; nobody sees a part of a folder."""
         with _naming(self._root / path):
             remove(self._root / path, self._root)
 
@@ -144,7 +145,7 @@ class Directory:
         return content if len(content) <= most else ValueError(f"it has over {most} bytes")
 
     def _folder(self, name: str) -> _Seen | None:
-        """One folder, read again where it may have changed; None: it is gone."""
+        """One folder, read again if it may have changed; None: there is no such folder any more."""
         path, before = os.path.join(self._root, name), self._seen.get(name)  # noqa: PTH118 - 10,000 times a look
         try:
             if before and before.facts is not None and before.facts == _facts_now(path, before.folder):
@@ -170,7 +171,7 @@ class Directory:
         return Folder(marks, frozenset(whole))
 
     def _begun(self, path: str) -> list[str]:
-        """The versions that have a folder, whole or not."""
+        """The versions that have a folder, complete or not."""
         try:
             with os.scandir(f"{path}/{VERSIONS}") as entries:
                 return [entry.name for entry in entries if VERSION.fullmatch(entry.name)]
@@ -179,7 +180,7 @@ class Directory:
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """The files of a version by their names in it; of its folders those of a mixture's members alone count.
+    """The files of a version by their paths in it; of its subfolders only those of a mixture's members count.
 
     Raises:
         OSError: the folder cannot be read.
@@ -190,7 +191,11 @@ def files_of(folder: Path) -> dict[str, Path]:
 
 
 def make(files: Mapping[str, bytes], target: Path, root: Path) -> None:
-    """Make a directory that appears complete or not at all; `root` is on its disk."""
+    """Make the directory `target` of `files`, complete or not at all; `root` is a directory on the same disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     with staged(target, root) as folder:
         for name, content in files.items():
             (folder / name).parent.mkdir(exist_ok=True)
@@ -199,7 +204,10 @@ def make(files: Mapping[str, bytes], target: Path, root: Path) -> None:
 
 @contextmanager
 def staged(target: Path, root: Path) -> Iterator[Path]:
-    """A directory to fill, which becomes `target` once the block has ended well; `root` is on its disk."""
+    """A new directory to fill, renamed to `target` when the block ends without an error, and removed otherwise.
+
+    `root` is a directory on the same disk. Where another process made `target` meanwhile, that one stays.
+    """
     root.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".staged-", dir=root))
     try:
@@ -216,7 +224,7 @@ def staged(target: Path, root: Path) -> Iterator[Path]:
 
 
 def remove(path: Path, root: Path) -> None:
-    """Remove a file, or a directory that is gone at once; `root` is on its disk."""
+    """Remove a file, or a directory, which is renamed first so that nobody sees a part; `root` is on the same disk."""
     if path.is_dir() and not path.is_symlink():
         gone = Path(tempfile.mkdtemp(prefix=".gone-", dir=root))
         path.rename(gone / "x")
@@ -244,7 +252,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir() or (entry.is_symlink() and not os.path.exists(entry.path))  # noqa: PTH110 - a DirEntry's
     except OSError:
-        return True  # it cannot be known: the look at it says why
+        return True  # it cannot be told: reading it gives the reason
 
 
 def _fact(path: str) -> tuple[int, int, int]:
@@ -253,7 +261,7 @@ def _fact(path: str) -> tuple[int, int, int]:
 
 
 def _facts(path: str, folder: Folder) -> tuple[tuple[int, int, int], ...]:
-    """What changes when the folder does: itself, its versions and its marks."""
+    """Times, sizes and inodes of a folder, its `versions` and its marks: they change when the folder does."""
     return (
         _fact(path),
         _fact(f"{path}/{VERSIONS}") if _exists(f"{path}/{VERSIONS}") else (0, 0, 0),
@@ -276,6 +284,6 @@ def _settled(fact: tuple[int, int, int], now: float) -> bool:
 def _exists(path: str) -> bool:
     try:
         _fact(path)
-    except OSError:  # a version that cannot be read is none; what asks for it is told why
+    except OSError:  # a version that cannot be read is not listed
         return False
     return True

@@ -1,10 +1,10 @@
-"""Which features of PEFT's configuration the engine serves; imports nothing heavy, so that a command line can ask."""
+"""Which features of PEFT's configuration the engine serves; imports nothing heavy, so that command lines start fast."""
 
 from collections.abc import Mapping
 from typing import Any
 
 # What PEFT can train and the engine cannot serve, by the name PEFT's configuration has for it, with the reason: some of
-# it vLLM 0.32 refuses, the rest it would pass over in silence and answer otherwise than PEFT does.
+# it vLLM 0.32 refuses; the rest it would ignore without an error, and answer otherwise than PEFT does.
 UNSERVED = {
     "use_dora": "DoRA rescales whole columns of the base's weights, which no LoRA kernel of the engine does",
     "bias": "the engine's LoRA kernels add no trained bias",
@@ -22,7 +22,7 @@ UNSERVED = {
     "init_lora_weights": "PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change the base's own weights; save with PEFT's "
     "path_initial_model_for_weight_conversion, which makes a plain LoRA of it",
 }
-# Ways to begin that leave the base as it is.
+# Values of init_lora_weights that leave the base's weights as they are.
 _PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 # The other fields of PEFT's LoraConfig up to 0.21: what is served anyway, and what mattered to the training alone.
 _SERVED = {
@@ -37,7 +37,7 @@ _SERVED = {
 def unserved(config: Mapping[str, Any]) -> list[str]:
     """The features of a PEFT configuration that cannot be served, as "name: reason".
 
-    A field of a later PEFT, which nothing here knows, is one of them where it is set: it may change what a LoRA does.
+    An unknown field, as of a later PEFT, is one of them where it is set, since it may change what a LoRA does.
     """
     named = [f"{name}: {reason}" for name, reason in UNSERVED.items() if _is_set(name, config.get(name))]
     unknown = [name for name, value in config.items() if value and name not in _SERVED and name not in UNSERVED]

@@ -17,7 +17,7 @@ class _Frozen(BaseModel):
 
 
 class Score(_Frozen):
-    """Held-out result of the adapter and of its base on the same rows: right answers out of `rows`."""
+    """Numbers of right answers of the adapter and of its base to the same `rows` held-out questions."""
 
     rows: int
     base: int
@@ -25,12 +25,12 @@ class Score(_Frozen):
 
     @property
     def shares(self) -> dict[str, float]:
-        """Right answers as shares of the rows, by who answered; empty where no row was asked."""
+        """Shares of right answers, 0 to 1, of "base" and "adapter"; empty where there were no rows."""
         return {"base": self.base / self.rows, "adapter": self.adapter / self.rows} if self.rows else {}
 
 
 class Gate(_Frozen):
-    """The measure by which the adapter was found better than its base on held-out rows: a mean, or the loss."""
+    """The measure by which the adapter was found better than its base on held-out rows: a metric or the loss."""
 
     metric: str = Field(description="a metric of trainer/metrics.py, or `loss`: nats a token, lower is better")
     base: float
@@ -38,13 +38,18 @@ class Gate(_Frozen):
 
 
 class Probe(_Frozen):
-    """One held-out question the adapter answers otherwise than its base; asked again before a version serves."""
+    """One held-out question that the adapter answers otherwise than its base; asked again before a version serves."""
 
     question: str
     image_png: str | None = Field(description="base64 of the prepared picture, or null for a text question")
     base_answer: str
     adapter_answer: str
-    tokens: int = Field(PROBE_TOKENS, gt=0, le=PROBE_TOKENS, description="of an answer, the most; as many are asked")
+    tokens: int = Field(
+        PROBE_TOKENS,
+        gt=0,
+        le=PROBE_TOKENS,
+        description="most tokens of the answer when it was recorded, and when the probe is asked",
+    )
 
 
 class Facts(_Frozen):
@@ -94,7 +99,7 @@ def preparation_facts(preparation: Preparation) -> dict[str, object]:
 
 
 def mismatch(manifest: Manifest, base: Base, prompt_digest: str, preparation: Preparation) -> str | None:
-    """Why an adapter made for another base, prompt or image preparation must not be served here, or None."""
+    """How the base, prompt or image preparation that an adapter was made for differ from these; None: they do not."""
     if manifest.base_digest != base.digest:
         theirs, ours = f"{manifest.base_id} ({manifest.base_digest[:12]})", f"{base.id} ({base.digest[:12]})"
         return f"it was trained on base {theirs}, we run {ours}"

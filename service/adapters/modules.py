@@ -1,6 +1,6 @@
 """Which linear modules the base's language model has, and whether an adapter's tensors land on them; reads files only.
 
-vLLM loads an adapter whose names match nothing, reports success, and serves the base model. So we match first.
+vLLM would load an adapter whose tensor names match no module, report success, and serve the base model.
 """
 
 import json
@@ -16,23 +16,27 @@ from service.errors import AdapterRefused
 from service.members import CONFIG as CONFIG
 from service.members import WEIGHTS as WEIGHTS
 
-# Language-model LoRA only: vLLM 0.32 cannot serve LoRA on LLaVA's tower or projector. Plain names like "q_proj" would
-# hit the tower's attention too.
+# LoRA on the language model only: vLLM 0.32 cannot serve LoRA on LLaVA's vision tower or projector. Plain names like
+# "q_proj" would match the vision tower's attention too.
 TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 
 # The largest configuration that is read; PEFT writes 2 KB.
 _MOST_CONFIG = 1_000_000
 
-# What to do about an adapter of another method.
+# What errors advise about an adapter of another method.
 _CONVERTED = "train a plain LoRA, or see what `python -m trainer publish` makes of it"
 
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # formats that run code when they are read
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # Python's pickles, which run code when they are read
 
 Shapes = dict[str, tuple[int, int]]
 
 
 def language_model_linears(checkpoint: Path) -> Shapes:
-    """(output, input) sizes of every linear that an adapter may change, by transformers' name for it."""
+    """(output, input) sizes of every linear that an adapter may change, by transformers' name for it.
+
+    Raises:
+        OSError: the checkpoint's configuration cannot be read.
+    """
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(AutoConfig.from_pretrained(checkpoint, local_files_only=True))
     return {
@@ -43,7 +47,9 @@ def language_model_linears(checkpoint: Path) -> Shapes:
 
 
 def check_tensors(directory: Path, linears: Shapes, max_rank: int) -> None:
-    """Check that every tensor of an adapter lands on a module of the base, and that they do something.
+    """Check that every tensor of an adapter belongs to a module of the base and fits it, and that not all do nothing.
+
+    `linears` is what `language_model_linears` returns; `max_rank` the largest rank that is served.
 
     Raises:
         AdapterRefused: reasons `pickle`, `files`, `features`, `rank`, `keys`, `shape`, `values`, `no_effect`.
@@ -76,6 +82,7 @@ def read_small(file: Path, most: int) -> bytes:
     """A file's content.
 
     Raises:
+        OSError: it cannot be read.
         ValueError: it has over `most` bytes.
     """
     with file.open("rb") as opened:
@@ -106,7 +113,11 @@ def _check_config(directory: Path, max_rank: int) -> int:
 
 
 def _check_tensor(key: str, tensor: torch.Tensor, linears: Shapes, rank: int) -> str:
-    """The module that a tensor belongs to."""
+    """The module that a tensor belongs to; `rank` is the adapter's, 0 where its modules have several.
+
+    Raises:
+        AdapterRefused: reasons `keys`, `shape`, `features`, `values`.
+    """
     match = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", key)
     if match is None or match[1] not in linears:
         raise AdapterRefused("keys", f"tensor {key!r} lands on no linear of the base's language model")

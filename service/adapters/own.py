@@ -1,7 +1,8 @@
-"""What one service keeps on this machine between starts: copies of versions that lie elsewhere, and verdicts.
+"""What one service keeps on this machine between starts: copies of versions of a store at a URL, and verdicts.
 
-Services that run at once each have a directory of their own, so that none removes what another uses; one that starts
-again finds the one it had. The copies have a bound in bytes.
+Services that run at once each have a directory of their own, so that none removes what another uses; one that is
+started again takes the first directory that is free, which is its old one where it runs alone. Copies are bounded in
+bytes.
 """
 
 import fcntl
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Own:
-    """A directory below `where` for one store, taken by a lock when it is first needed; blocking."""
+    """A directory below `where` for the store at the URL `store`, locked when it is first needed. Methods block."""
 
     def __init__(self, where: Path, store: str, most_bytes: int) -> None:
         self._where = where / hashlib.sha256(store.encode()).hexdigest()[:16]
@@ -29,7 +30,7 @@ class Own:
 
     @cached_property
     def path(self) -> Path:
-        """The directory; where none can be made, a new one in the system's place for such, kept for this run alone."""
+        """The directory, made and locked at first; where that fails, a new temporary directory for this run."""
         try:
             return self._claim()
         except OSError as error:
@@ -38,11 +39,11 @@ class Own:
             return fresh
 
     def copies(self) -> Path:
-        """Where copies of versions lie."""
+        """The directory of the copies of versions."""
         return self.path / "copies"
 
     def trim(self, keep: Collection[str]) -> None:
-        """Remove the copies that were used longest ago until all fit the bound, and never one of `keep`."""
+        """Remove copies, those used longest ago first, until all are within the bound; none of the folders `keep`."""
         sizes = {copy: sum(file.stat().st_size for file in copy.rglob("*")) for copy in self._all()}
         over = sum(sizes.values()) - self._most_bytes
         kept = {self.copies() / folder for folder in keep}
@@ -74,7 +75,7 @@ class Own:
                 os.close(lock)
                 continue
             self._lock = lock
-            for left in [*place.glob(".staged-*"), *place.glob(".gone-*")]:  # by a process that was killed
+            for left in [*place.glob(".staged-*"), *place.glob(".gone-*")]:  # left by a process that was killed
                 directory.remove(left, place)
             return place
         raise AssertionError

@@ -19,13 +19,17 @@ from service.members import members
 from service.prompt import Prompt
 from service.types import Adapter, Query, Sampling
 
-# The largest manifest that is read: a few probes with a picture each, of 10 KB.
+# Bytes of the largest manifest that is read; one has a few probes with a picture each, of 10 KB.
 _MOST_MANIFEST = 32_000_000
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What adapters are checked against: one base, prompt, image preparation and largest rank."""
+    """What adapters are checked against: one base, prompt, image preparation and largest rank.
+
+    `linears` are the base's modules by `modules.language_model_linears`. With `unproven`, adapters without a manifest
+    may serve.
+    """
 
     base: Base
     prompt: Prompt
@@ -38,12 +42,12 @@ class Proof:
     def for_checkpoint(
         cls, checkpoint: Path, base: Base, prompt: Prompt, max_rank: int, unproven: bool = False
     ) -> "Proof":
-        """Read from the base's files what adapters are judged against; `unproven` lets in those without a manifest."""
+        """Read what adapters are checked against from the base's checkpoint directory; it blocks."""
         preparation = Preparation.of_checkpoint(checkpoint)
         return cls(base, prompt, preparation, language_model_linears(checkpoint), max_rank, unproven)
 
     def key(self, engine: str) -> str:
-        """A digest of all that a verdict depends on beside the version; a verdict under another key does not apply."""
+        """SHA-256, in hex, of all that a verdict depends on beside the version; `engine` is the engine's build."""
         facts = [
             self.base.digest,
             self.base.precision,
@@ -54,7 +58,7 @@ class Proof:
         return hashlib.sha256(said.encode()).hexdigest()
 
     def examine(self, adapter: Adapter) -> Manifest | None:
-        """Judge a version by its files alone; blocking. None: it has no manifest, and may do without.
+        """Check a version's files without the engine; it blocks. Returns its manifest; None: it needs none.
 
         Raises:
             AdapterRefused: reasons `no_manifest`, `manifest`, `mismatch`, and those of `check_tensors`.
@@ -72,7 +76,7 @@ class Proof:
         return manifest
 
     async def ask(self, engine: Engine, adapter: Adapter, manifest: Manifest) -> None:
-        """Ask a loaded adapter its probes: it must answer as recorded, and otherwise than the base.
+        """Ask a loaded adapter its probes: it must answer each as recorded, which is otherwise than the base.
 
         Raises:
             AdapterRefused: reason `no_effect` where it answers as the base does, `probe` where it answers otherwise
@@ -88,7 +92,10 @@ class Proof:
             raise AdapterRefused("probe", f"{adapter.name} answers {asked} with {said!r}, its trainer saw {recorded}")
 
     async def answer(self, engine: Engine, probe: Probe, adapter: Adapter | None) -> str:
-        """What the engine answers to a probe, greedily, in as many tokens as its trainer recorded."""
+        """The engine's greedy answer to a probe through `adapter` (None: the base), in at most `probe.tokens` tokens.
+
+        Raises: what `Engine.generate` raises.
+        """
         pictures = (picture(base64.b64decode(probe.image_png), self.preparation),) if probe.image_png else ()
         token_ids = self.prompt.encode(probe.question, len(pictures))
         query = Query(f"probe-{uuid.uuid4().hex}", token_ids, pictures, adapter, Sampling(max_tokens=probe.tokens))

@@ -1,7 +1,7 @@
-"""Moves versions between states, as far as requests want them and the engine has room: see the drawing in __init__.py.
+"""Moves versions between states, as requests want them and the engine has room: see the drawing in __init__.py.
 
-`_advance` is the one table of what to do next. The work of a state (fetching, loading, leaving) is one task, which ends
-by moving its version and asking that table again.
+`_advance` decides what a version's next step is. A step (fetching, loading, leaving) is one task, which ends by moving
+the version to its next state and calling `_advance` again.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ from service.metrics import Metrics
 from service.types import Adapter
 from service.workers import Workers
 
-# A condition is tried again after one second, then twice as long each time.
+# Seconds: a condition is tried again after one, then after twice as long each time, up to this.
 LONGEST_PAUSE_S = 600.0
 
-# Where work leads that nobody waited for any more.
+# The state after a step that was cancelled since nobody waited for it any more.
 _BACK = {State.FETCHING: State.STORED, State.QUEUED: State.HERE}
 
 log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """The versions of one replica that somebody asked for, and the engine's room for `capacity` of them."""
+    """The versions of one replica that somebody asked for, and the engine's `capacity` places for loaded LoRAs."""
 
     def __init__(
         self, store: Store, engine: Engine, proof: Proof, workers: Workers, metrics: Metrics, capacity: int
@@ -47,7 +47,7 @@ class Reconciler:
         self.versions: dict[Adapter, Version] = {}
         self.pinned: frozenset[Adapter] = frozenset()
         self.heard: Callable[[Adapter], None] = lambda _: None
-        """Called with each version whose standing may have changed."""
+        """Called with each version whose state changed."""
         self.changed = asyncio.Event()
         self.free_places, self._taking, self._moving, self._freeing = (
             capacity,
@@ -57,7 +57,7 @@ class Reconciler:
         )
         self._collecting = asyncio.Lock()
         self._clock = itertools.count(1)
-        self._lost = 0  # engines so far
+        self._lost = 0  # engines that were lost so far
         self._closed = False
 
     def get(self, adapter: Adapter) -> Version:
@@ -69,7 +69,7 @@ class Reconciler:
         return self.versions[adapter]
 
     def fitting(self, adapters: Iterable[Adapter]) -> frozenset[Adapter]:
-        """As many of these, in order, as leave places for the largest version that is known of."""
+        """The first of these, as many as leave free the places that the largest known version takes."""
         sizes = {adapter: version.places for adapter, version in self.versions.items()}
         room, found = self.capacity - max(sizes.values(), default=1), set[Adapter]()
         for adapter in adapters:
@@ -80,12 +80,12 @@ class Reconciler:
         return frozenset(found)
 
     def loaded(self) -> frozenset[Adapter]:
-        """The versions that can be asked at once."""
+        """The versions that serve: a question to one of them need not wait for it."""
         return frozenset(adapter for adapter, version in self.versions.items() if version.state is State.SERVING)
 
     @contextmanager
     def hold(self, adapter: Adapter) -> Iterator[Version]:
-        """Keep a version's files until the block ends; they are fetched and judged from now on."""
+        """Keep a version's files on this machine until the block ends; begin to fetch and judge them if need be."""
         version = self.get(adapter)
         version.holders += 1
         self._advance(version)
@@ -111,7 +111,7 @@ class Reconciler:
             self._leave(version)
 
     def seek(self, sought: frozenset[Adapter]) -> None:
-        """Have these versions in the engine as soon as can be, and no others but for those who ask."""
+        """Load these versions, in place of those of the last call; others are loaded only for requests."""
         for version in [*self.versions.values()]:
             if version.sought and version.adapter not in sought:
                 version.sought = False
@@ -122,11 +122,15 @@ class Reconciler:
             self._advance(version)
 
     def unsettled(self) -> bool:
-        """Whether a version that is sought is still on its way."""
+        """Whether a version given to `seek` is still on its way into the engine."""
         return any(version.sought and version.task is not None for version in self.versions.values())
 
     async def look_again(self) -> None:
-        """Forget what was wrong with versions whose files changed."""
+        """Have versions judged anew that failed or were refused, and whose files have changed since.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
         for version in [*self.versions.values()]:
             if version.state in BAD and version.stamp is not None:
                 stamp = await self._workers.run(self._store.stamp, version.adapter)
@@ -135,7 +139,10 @@ class Reconciler:
                     self._move(version, State.STORED)
 
     async def tidy(self, named: Callable[[Adapter], bool]) -> None:
-        """Unload what nothing names and no request holds, let its files go, and keep copies within their bound."""
+        """Unload versions that nothing names and no request holds, remove their copies, and keep copies within bounds.
+
+        `named` tells whether an alias names a version.
+        """
         for version in [*self.versions.values()]:
             if self._unneeded(version, named) and version.state is State.SERVING:
                 self._close(version, self._give_back)
@@ -156,7 +163,7 @@ class Reconciler:
                 await self._workers.run(self._store.free, name)
 
     def forget(self) -> frozenset[Adapter]:
-        """Take note that the engine lost every adapter, and say which; who uses one fails by itself."""
+        """Take note that the engine is lost, and return the versions that it had; requests that use one fail."""
         self._lost += 1
         lost = [version for version in self.versions.values() if version.state is State.SERVING]
         for version in lost:
@@ -196,7 +203,7 @@ class Reconciler:
             version.idle.set()
 
     def _advance(self, version: Version) -> None:
-        """Start the next step for a version, by its state and what is wanted; nothing while a step is under way."""
+        """Start a version's next step, by its state and what is wanted of it; do nothing while one is under way."""
         now = _now()
         if version.task is not None or self._closed:
             return
@@ -228,7 +235,7 @@ class Reconciler:
             return
         if version.task is not None and version.state in (State.FETCHING, State.QUEUED):
             version.task.cancel()
-        elif version.state is State.HERE and version.task is None:  # who asks later has the files judged anew
+        elif version.state is State.HERE and version.task is None:  # its files are judged anew when it is next asked
             self._move(version, State.STORED)
 
     def _start(self, version: Version, state: State, work: Coroutine[Any, Any, None]) -> None:
@@ -242,7 +249,7 @@ class Reconciler:
         if task.cancelled():  # perhaps before it began
             if version.state in _BACK:
                 self._move(version, _BACK[version.state])
-        elif fault := task.exception():  # none is foreseen: every end has its state
+        elif fault := task.exception():  # unforeseen: steps handle their errors themselves
             log.error("adapter %s: %r", version.adapter.key[:48], fault, exc_info=fault)
         self._advance(version)
         self._abandon(version)
@@ -268,9 +275,9 @@ class Reconciler:
         self._move(version, *await self._examine(version))
 
     async def _examine(self, version: Version) -> tuple[State, AdapterRefused | StoreUnavailable | None]:
-        """Bring a version's files here and judge them, as far as that was not done."""
+        """Fetch a version's files and judge them, if that was not done; returns the state to move to, and the error."""
         adapter, run = version.adapter, self._workers.run
-        async with self._freeing:  # what is being freed is gone before it is fetched; what is FETCHING is not freed
+        async with self._freeing:  # wait until `tidy` or `free` is done with files; they leave a FETCHING version alone
             pass
         try:
             version.stamp = await run(self._store.stamp, adapter)
@@ -290,11 +297,11 @@ class Reconciler:
             refused = error
         except (OSError, MemoryError, StoreUnavailable) as error:
             return State.UNREACHABLE, _unavailable(error)
-        except Exception as error:  # files made to hurt fail in ways no one foresaw
+        except Exception as error:  # hostile files may raise anything
             refused = AdapterRefused("files", f"{adapter.key[:48]} cannot be judged: {error!r}")
         else:
             return State.HERE, None
-        if refused.reason not in ("corrupt", "places"):  # which say nothing of what was published under this digest
+        if refused.reason not in ("corrupt", "places"):  # these are no faults of the published content
             verdict = Verdict(version=adapter.version, reason=refused.reason, message=refused.message)
             await run(self.verdicts.keep, verdict)
         return State.REFUSED, refused
@@ -307,7 +314,7 @@ class Reconciler:
         try:
             async with self._moving:
                 await self._engine.load(version.adapter)
-            if version.verdict is None or version.engine != self._lost:  # one that died may come back otherwise
+            if version.verdict is None or version.engine != self._lost:  # another engine since it was proven
                 await self._prove(version)
         except BaseException as error:
             await self._unload(version)
@@ -335,7 +342,10 @@ class Reconciler:
             self._move(version, State.FAILED, failed)
 
     async def _prove(self, version: Version) -> None:
-        """Have a loaded version answer its probes, and remember that it did."""
+        """Have a loaded version answer its probes, and keep the verdict.
+
+        Raises: what `Proof.examine` and `Proof.ask` raise.
+        """
         manifest: Manifest | None = await self._workers.run(self._proof.examine, version.adapter)
         if manifest is not None:
             await self._proof.ask(self._engine, version.adapter, manifest)
@@ -345,7 +355,7 @@ class Reconciler:
         log.info("adapter %s %s", version.adapter.key[:48], "proven" if manifest else "taken unproven")
 
     async def _take_places(self, version: Version) -> None:
-        """Wait for the places that a version takes; one that takes several keeps others like it waiting meanwhile."""
+        """Wait for the places that a version takes; of versions that take several only one collects them at a time."""
         if version.places == 1:
             await self._take_room()
             return
@@ -360,7 +370,7 @@ class Reconciler:
                 raise
 
     async def _take_room(self) -> None:
-        """Wait for a place in the engine, in order of arrival; the version that makes way gives its own."""
+        """Wait for one place in the engine, in order of arrival; where none is free, a loaded version is unloaded."""
         async with self._taking:
             while not self.free_places:
                 if victim := self._victim():
@@ -380,17 +390,17 @@ class Reconciler:
             raise
 
     def _victim(self) -> Version | None:
-        """An idle version before a busy one, the least recently used before others."""
+        """The version to unload: an idle one before a busy one, then the least recently used; None: all are pinned."""
         serving = (v for v in self.versions.values() if v.state is State.SERVING and v.adapter not in self.pinned)
         return min(serving, key=lambda version: (version.users > 0, version.used), default=None)
 
     def _close(self, version: Version, then: Callable[[], None]) -> None:
-        """SERVING -> LEAVING: open to no one new; `then` is called when its place in the engine is free."""
+        """SERVING -> LEAVING: new requests do not get it; `then` is called once it is unloaded, to use its place."""
         version.idle.clear()
         self._start(version, State.LEAVING, self._go(version, then))
 
     async def _go(self, version: Version, then: Callable[[], None]) -> None:
-        """LEAVING -> STORED, after the last user."""
+        """LEAVING -> STORED, once no request uses it."""
         try:
             if version.users:
                 await version.idle.wait()

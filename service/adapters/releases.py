@@ -1,9 +1,10 @@
 """The operator's changes to adapters: move an alias, set a canary's share, roll back, pin, prefetch, delete.
 
-Written to the store, from where every replica takes it; this one at once. A change may name the tags of the aliases
-(`Aliases.tag`) that it is to be made to: where they are others by now, nothing is changed and AliasesChanged is raised.
-In a store on a disk that is compared and written under one lock; a bucket has none, and of two writers in the same
-moment the last one wins.
+A change is written to the store, which every replica follows; this one reads it at once. A change may be given tags
+(`Aliases.tag`): if the aliases then have none of them, nothing is changed and AliasesChanged is raised. In a store on a
+disk, comparing and writing are under one lock; a bucket has no locks, and of two writers at once the last one wins.
+
+All of this raises StoreUnavailable where the store cannot be read or written.
 """
 
 from collections.abc import Callable, Collection
@@ -19,7 +20,7 @@ from service.workers import Workers
 
 @dataclass(frozen=True)
 class Releases:
-    """Changes to the store of one service."""
+    """Makes changes to the store of one service."""
 
     store: Store
     residency: Residency
@@ -40,13 +41,16 @@ class Releases:
         return shelf
 
     async def point(self, name: str, alias: str, wanted: str, weight: float | None, tags: Collection[str] = ()) -> None:
-        """Make an alias, or move it to what another alias or the front of a version names, once that is proven.
+        """Make an alias, or move it to a version, once that is proven.
 
-        `weight` is the share of the bare name's questions; None keeps it.
+        `wanted` is the version, its first eight digits or more, or another alias. `weight` is the alias's share, 0 to
+        1, of the questions that name no alias; None keeps it.
 
         Raises:
-            AdapterNotFound, AdapterRefused: there is no such version, or it must not serve; nothing was changed then.
-            InvalidRequest: the shares of all aliases exceed the whole, or stable was given one.
+            AdapterNotFound: there is no such adapter or version.
+            AdapterRefused: the version must not serve, or failed when it was loaded; nothing was changed then.
+            EngineUnavailable: there is no engine to prove it on; nothing was changed then.
+            InvalidRequest: the shares of all aliases come to over 1, or stable was given one.
             AliasesChanged: the aliases are none of `tags`.
         """
         shelf = await self.shelf(name, tags)
@@ -65,7 +69,10 @@ class Releases:
         """Point an alias at its previous version.
 
         Raises:
-            AdapterNotFound, AdapterRefused: there is none, or it must not serve; nothing was changed then.
+            AdapterNotFound: there is no such adapter.
+            AdapterRefused: the alias has no previous version, or that must not serve or failed when it was loaded;
+                nothing was changed then.
+            EngineUnavailable: there is no engine to prove it on; nothing was changed then.
             AliasesChanged: the aliases are none of `tags`.
         """
         before = (await self.shelf(name, tags)).aliases.roll_back(alias).named[alias]
@@ -73,11 +80,11 @@ class Releases:
         await self._change(name, lambda old: old.roll_back(alias), tags)
 
     async def pin(self, name: str, pinned: bool, tags: Collection[str] = ()) -> None:
-        """Keep the versions an adapter's aliases name loaded, or no longer.
+        """Keep the versions that an adapter's aliases name loaded, or with `pinned` false no longer.
 
         Raises:
             AdapterNotFound: there is no such adapter.
-            InvalidRequest: pinned adapters would leave no room for others.
+            InvalidRequest: all pinned versions would leave no place for another.
             AliasesChanged: the aliases are none of `tags`.
         """
         shelf = await self.shelf(name, tags)
@@ -91,18 +98,23 @@ class Releases:
         await self._change(name, lambda old: old.model_copy(update={"pinned": pinned}), tags)
 
     async def prefetch(self, name: str) -> None:
-        """Load the versions an adapter's aliases name in this replica, before someone asks."""
+        """Load the versions that an adapter's aliases name in this replica.
+
+        Raises:
+            AdapterNotFound: there is no such adapter, or one of the versions is refused.
+            AdapterUnavailable, EngineUnavailable: one of them cannot be loaded now.
+        """
         for alias in (await self.shelf(name)).aliases.named:
             with self.residency.lease(f"{name}@{alias}") as lease:
                 async with lease.loaded():
                     pass
 
     async def drop_alias(self, name: str, alias: str, tags: Collection[str] = ()) -> None:
-        """Take an alias away; its version stays.
+        """Remove an alias; its version stays.
 
         Raises:
             AdapterNotFound: there is no such adapter or alias.
-            InvalidRequest: it is stable, without which an adapter has no name.
+            InvalidRequest: it is stable, without which nobody could ask the adapter by its name.
             AliasesChanged: the aliases are none of `tags`.
         """
         if alias == STABLE:
@@ -112,7 +124,7 @@ class Releases:
         await self._change(name, lambda old: old.without(alias), tags)
 
     async def delete(self, name: str, tags: Collection[str] = ()) -> None:
-        """Remove an adapter; questions under way are answered, and its files go when no replica can need them.
+        """Remove an adapter; questions under way are answered, and its files are removed once no replica can need them.
 
         Raises:
             AdapterNotFound: there is no such adapter.

@@ -1,7 +1,7 @@
 """Which adapters serve: follows the store, and gives each request the version that answers it.
 
-Requests read two things, both immutable: `served`, the catalog they are routed by, and each version's Status. Replicas
-over one store converge without talking to each other, for each follows it.
+Requests read two things, both immutable: `served`, the catalog that they are routed by, and each version's Status.
+Replicas of one store do not talk to each other; each follows the store, so that they come to serve the same.
 """
 
 import asyncio
@@ -27,21 +27,22 @@ from service.metrics import Affinity, Metrics, Resident, Residents
 from service.types import Adapter, Release
 from service.workers import Workers
 
-# The longest a request may take: until then another replica may need a deleted adapter's files.
+# Seconds that a deleted adapter's files are kept, for requests at other replicas: the longest that one may take.
 GRACE_S = 600.0
-# Looks at the store may take a twentieth of the time: a large or slow one is looked at less often.
+# Pauses between two reads of the store are at least so many times as long as the last read, which so has a twentieth of
+# the time: a large or slow store is read less often.
 _PAUSE_PER_LOOK = 19.0
 
-# Entries of these faults may be adapters that serve: they stay as they were.
+# Reasons of faults that say that an entry cannot be read now: an adapter of that name is served as before.
 UNREAD = ("store", "aliases")
 
 log = logging.getLogger(__name__)
 
 
 class Lease:
-    """One request's adapter: `adapter` is the version that answers, None the base. Its files stay until it ends.
+    """One request's adapter, whose files stay on this machine until `end`.
 
-    `release` is by what the version was chosen, None for the base.
+    `release` is what chose the version (stable, canary, pinned); None for the base.
     """
 
     def __init__(self, residency: "Residency", reference: str | None, pictures: bool, key: str | None) -> None:
@@ -55,12 +56,12 @@ class Lease:
 
     @property
     def adapter(self) -> Adapter | None:
-        """The version that answers."""
+        """The version that answers; None: the base."""
         return self._version.adapter if self._version else None
 
     @property
     def calibration(self) -> Calibration | None:
-        """The version's calibration; None: it has none, its files were not on this machine yet, or it is the base."""
+        """The version's calibration; None: it has none, its files are not on this machine yet, or it is the base."""
         return self._version.calibration if self._version else None
 
     def member(self, pictures: int) -> str:
@@ -69,10 +70,12 @@ class Lease:
 
     @asynccontextmanager
     async def loaded(self) -> AsyncGenerator[Adapter | None, None]:
-        """Have the version in the engine until the block ends, and say which: one refused on the way gives its place.
+        """Have the version in the engine until the block ends, and yield it; None: the base.
+
+        Where it is refused or fails meanwhile, the version that the reference leads to then takes its place.
 
         Raises:
-            AdapterNotFound: it was refused, and no other stands for it.
+            AdapterNotFound: it was refused, and the reference leads to no other.
             AdapterUnavailable, StoreUnavailable, EngineUnavailable: it cannot be loaded now.
         """
         while self._version is not None:
@@ -94,7 +97,7 @@ class Lease:
         yield None
 
     def end(self) -> None:
-        """No longer hold the version's files: they may be removed from this machine."""
+        """Let the version's files go: they may be removed from this machine from now on."""
         self._held.close()
 
     def _take(self) -> None:
@@ -107,7 +110,7 @@ class Lease:
 
 
 class Residency:
-    """The adapters of one replica. `wanted` is what the store says, `served` what questions are routed by."""
+    """The adapters of one replica: `wanted` is the catalog as the store has it, `served` the one that routes questions."""
 
     def __init__(
         self,
@@ -120,7 +123,10 @@ class Residency:
         grace_s: float = GRACE_S,
         max_loras: int = 1,
     ) -> None:
-        """`capacity` versions may be loaded at once, of which `max_loras` may share a batch."""
+        """`capacity` versions may be loaded at once, of which `max_loras` may share a batch.
+
+        A deleted adapter's files are removed after `grace_s` seconds.
+        """
         self._store, self._engine, self._proof = store, engine, proof
         self._workers, self._metrics = workers, metrics
         self.reconciler = Reconciler(store, engine, proof, workers, metrics, capacity)
@@ -138,10 +144,13 @@ class Residency:
 
     @contextmanager
     def lease(self, reference: str | None, pictures: bool = False, key: str | None = None) -> Iterator[Lease]:
-        """The version that answers for a reference, whose files are fetched from now on and stay until the block ends.
+        """The Lease of the version that a reference leads to, until the block ends; its files begin to be fetched.
+
+        `reference` is NAME, NAME@ALIAS, NAME@VERSION or None, the base; `pictures` says whether the question has any;
+        questions with the same `key` get the same version.
 
         Raises:
-            AdapterNotFound: it is not served; the message lists what is, or says why it was refused.
+            AdapterNotFound: it is not served; the message says why, or which are.
             AdapterUnavailable, StoreUnavailable: it failed when it was last tried, and is tried again later.
         """
         lease = Lease(self, reference, pictures, key)
@@ -151,7 +160,7 @@ class Residency:
             lease.end()
 
     async def start(self) -> None:
-        """Take over what was proven before, read the store, and load what is pinned; a store that fails is told of."""
+        """Read the verdicts of earlier runs, then the store, and load what is pinned; a store that fails is logged."""
         key = self._proof.key(self._engine.build)
         await self._workers.run(self._remember, key)
         try:
@@ -163,7 +172,10 @@ class Residency:
         await self._settled()
 
     async def reconcile(self) -> None:
-        """Follow the store and wait until every version that is sought serves, or cannot."""
+        """Read the store, and wait until all versions that are to be loaded serve or failed.
+
+        Raises: what `refresh` raises.
+        """
         await self.refresh()
         await self._settled()
 
@@ -188,7 +200,7 @@ class Residency:
             await self._tidy()
 
     async def follow(self, every_s: float) -> None:
-        """Read the store again and again; never returns."""
+        """Read the store every `every_s` seconds, or less often where reading takes long, until cancelled."""
         pause_s = every_s
         while True:
             self._metrics.store_poll.set(pause_s)
@@ -203,11 +215,11 @@ class Residency:
             pause_s = max(every_s, _PAUSE_PER_LOOK * (time.monotonic() - began))
 
     async def forget(self) -> None:
-        """Take note that the engine is lost, and with it every adapter that was loaded."""
+        """Take note that the engine is lost, and with it all adapters that were loaded."""
         self._lost |= self.reconciler.forget()
 
     async def restore(self) -> None:
-        """Load in another engine what was lost with the last one, as far as that can be done now."""
+        """Load in the new engine the versions that the last one had; those that fail are left out."""
         await asyncio.gather(*map(self.prove, self._lost), return_exceptions=True)
         self._lost = frozenset()
         self._seek()
@@ -216,8 +228,8 @@ class Residency:
         """Load a version and have it answer its probes, whether or not an alias names it.
 
         Raises:
-            AdapterRefused: it must not serve.
-            AdapterUnavailable, StoreUnavailable, EngineUnavailable: it cannot be loaded now.
+            AdapterRefused: it must not serve, or could not be loaded.
+            StoreUnavailable, EngineUnavailable: it cannot be loaded now.
         """
         with self.reconciler.hold(adapter) as version:
             try:
@@ -227,7 +239,10 @@ class Residency:
                 raise AdapterRefused(version.status.reason or "engine", version.status.message or str(error)) from error
 
     def resolve(self, reference: str, pictures: bool, key: str | None) -> tuple[Adapter, Release]:
-        """The version that answers for a reference now, and by what; `lease` has what this raises."""
+        """The version that a reference leads to now, and what chose it.
+
+        Raises: what `lease` raises.
+        """
         try:
             name, chosen, release = route(self.served, reference, pictures, key)
             adapter = self.at(name, chosen)
@@ -244,7 +259,7 @@ class Residency:
         return adapter, release
 
     def plain(self, reference: str, adapter: Adapter) -> str | None:
-        """What a router may know a version by: NAME, or NAME@ALIAS; None where it was asked by its digest."""
+        """The name that a load balancer knows a version by: NAME or NAME@ALIAS; None where it was named by digest."""
         alias = reference.partition("@")[2]
         if not alias:
             return adapter.name
@@ -252,11 +267,11 @@ class Residency:
         return f"{adapter.name}@{alias}" if shelf and alias in shelf.aliases.named else None
 
     def at(self, name: str, version: str) -> Adapter:
-        """A version of the catalog."""
+        """The Adapter of a name and a version, which need not be in the catalog."""
         return self._store.at(name, version)
 
     def status(self, adapter: Adapter) -> Status:
-        """Where a version stands in this replica."""
+        """The state of a version in this replica, and why."""
         version = self.reconciler.versions.get(adapter)
         if version is not None:
             return version.status
@@ -266,7 +281,7 @@ class Residency:
         return Status(State.REFUSED, verdict.reason, verdict.message)
 
     def verdict(self, adapter: Adapter) -> Verdict | None:
-        """What was found of a version, once it was judged."""
+        """The verdict on a version; None: it was not judged yet."""
         version = self.reconciler.versions.get(adapter)
         return version.verdict if version else self.reconciler.verdicts.get(adapter.version)
 
@@ -276,14 +291,14 @@ class Residency:
         return version.calibrated if version else None
 
     def standing(self, adapter: Adapter) -> Standing:
-        """What is known of a version as one to serve."""
+        """Whether a version is proven, is known to be bad, or neither."""
         verdict, state = self.verdict(adapter), self.status(adapter).state
         if state in (State.REFUSED, State.FAILED):
             return Standing.BAD
         return Standing.PROVEN if verdict is not None else Standing.UNKNOWN
 
     def changed(self, name: str) -> datetime | None:
-        """When an alias of an adapter was last moved or given another share, as far as that is served here."""
+        """When an alias of an adapter was last moved or given another share, by what is served here; None: unknown."""
         shelf = self.served.shelves.get(name)
         return shelf.aliases.changed if shelf else None
 
@@ -292,17 +307,17 @@ class Residency:
         return [(version.adapter.name, version.adapter.version) for version in self._serving()]
 
     def pinned(self) -> list[Adapter]:
-        """The versions in service of pinned adapters; as many stay loaded as leave room for any other version."""
+        """The versions that serve of pinned adapters, sorted; `Reconciler.fitting` says how many stay loaded."""
         names = sorted(self.wanted.pinned)
         return [self.at(name, version) for name in names for version in sorted(self.served.named(name))]
 
     async def close(self) -> None:
-        """End what is under way; the engine is stopped already, so that nothing waits for it."""
+        """Cancel what is under way and unlock the copies; call it after the engine was stopped."""
         await self.reconciler.close()
         await self._workers.run(self._store.close)
 
     def _residents(self) -> list[Resident]:
-        """What is loaded just now, for its series; called from the thread that serves --metrics-port too."""
+        """The versions that are loaded now, for metrics; also called on the thread that serves --metrics-port."""
         return [self._resident(version) for version in self._serving()]
 
     def _serving(self) -> list[Version]:
@@ -326,7 +341,7 @@ class Residency:
             log.warning("nowhere to keep verdicts, the next start proves adapters again: %s", error)
 
     def _tell_outage(self, error: Exception | None) -> None:
-        """Say once that the store fails, and once that it is back."""
+        """Log once that the store fails, and once that it can be read again."""
         self._metrics.store_up.set(0 if error else 1)
         said = str(error) if error else None
         if said and said != self._outage:
@@ -355,12 +370,12 @@ class Residency:
         self._serve()
 
     def _hear(self, adapter: Adapter) -> None:
-        """Something changed for a version: perhaps another is to be served now."""
+        """Decide anew what is served of an adapter, since a version of it has changed its state."""
         if adapter.name in self.wanted.shelves and self._decide(adapter.name):
             self._serve()
 
     def _decide(self, name: str) -> bool:
-        """What is served of an adapter; returns whether that changed."""
+        """Decide which versions are served of an adapter; returns whether that changed."""
         wanted, before = self.wanted.shelves[name], self.served.shelves.get(name)
         named = before.aliases.named if before else {}
         versions = {alias.version for alias in wanted.aliases.named.values()}
@@ -387,7 +402,7 @@ class Residency:
         return version is not None and (version.holders > 0 or version.state in IN_ENGINE)
 
     def _seek(self) -> None:
-        """Have in the engine what is pinned, and what an alias waits for that stays with another meanwhile."""
+        """Have pinned versions loaded, and versions that an alias waits to move to."""
         pinned = self.reconciler.fitting(self.pinned())
         awaited = {
             self.at(name, version)
@@ -416,7 +431,7 @@ class Residency:
 
 
 def _without(catalog: Catalog, base: str) -> Catalog:
-    """A catalog less what goes by the base's own name, which would be asked for by one face and not by another."""
+    """A catalog without an adapter or router of the base's own name: by that name the base is asked."""
     if base not in catalog.shelves.keys() | catalog.routers.keys():
         return catalog
     why = Fault("name", f"{base!r} is the base's own name: publish the adapter under another")

@@ -1,4 +1,4 @@
-"""Finds the version that answers for the adapter that a question names. Pure: catalog and reference in, version out."""
+"""Finds the version that a question's adapter name leads to, in a catalog. Pure but for a random draw."""
 
 import hashlib
 import json
@@ -16,13 +16,13 @@ from service.errors import AdapterNotFound, AdapterUnknown
 from service.types import Release
 
 MOST_TOLD = 10  # names in the message of a 404
-PREFIX = 8  # digits of a version that are enough to name it, where they are unique
-HISTORY = 8  # versions an alias pointed at before that are tried, newest first, when its own is refused
+PREFIX = 8  # a version may be named by so many of its first digits or more, where they are unique
+HISTORY = 8  # former versions of an alias that are tried, newest first, when its own is refused
 
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """One adapter: its versions, and the names they go by."""
+    """One adapter of a catalog: its versions and its aliases."""
 
     aliases: Aliases
     versions: frozenset[str]
@@ -41,13 +41,13 @@ class Router(BaseModel):
         """Read `{"image": "shapes", "text": "facts@canary"}`.
 
         Raises:
-            ValueError: it says something else.
+            ValueError: `text` has another form.
         """
         return cls.model_validate(json.loads(text))
 
 
 class Standing(Enum):
-    """What is known of a version as one to serve."""
+    """Whether a version may serve: it was proven, was not judged yet, or was refused or failed."""
 
     PROVEN = "proven"
     UNKNOWN = "unknown"
@@ -56,7 +56,7 @@ class Standing(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why an entry of the store is no adapter that can be asked: a short word, and a sentence with the way out."""
+    """Why an entry of the store is no adapter that can be asked: `reason` for programs, `message` with what to do."""
 
     reason: str
     message: str
@@ -64,7 +64,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Catalog:
-    """Everything that can be named; `faults` says why an entry cannot be, `deleted` whose files wait to go."""
+    """The entries of a store by name: adapters (`shelves`), routers, and why an entry is neither (`faults`).
+
+    `deleted` are adapters that were deleted, whose files are still there.
+    """
 
     shelves: Mapping[str, Shelf] = field(default_factory=dict)
     routers: Mapping[str, Router] = field(default_factory=dict)
@@ -73,7 +76,7 @@ class Catalog:
 
     @cached_property
     def every(self) -> tuple[str, ...]:
-        """Every name there is something to say of, sorted."""
+        """The names of all entries but deleted ones, sorted."""
         return tuple(sorted(self.shelves.keys() | self.routers.keys() | self.faults.keys()))
 
     @cached_property
@@ -82,12 +85,12 @@ class Catalog:
         return frozenset(name for name, shelf in self.shelves.items() if shelf.aliases.pinned)
 
     def held(self) -> int:
-        """How many adapters and routers the store has, with those that cannot be read just now."""
+        """How many adapters and routers the store has, counting those that cannot be read now."""
         unread = (fault for fault in self.faults.values() if fault.reason in ("store", "aliases"))
         return len(self.shelves) + len(self.routers) + sum(1 for _ in unread)
 
     def names(self) -> list[str]:
-        """What may stand in a question's `adapter`, sorted."""
+        """The names that a question's `adapter` may have, sorted."""
         return [name for name in self.every if name in self.routers or self._serves(name)]
 
     def named(self, name: str) -> set[str]:
@@ -100,7 +103,7 @@ class Catalog:
 
 
 class Route(NamedTuple):
-    """What a reference leads to: an adapter, its version, and by what that was chosen."""
+    """What a reference leads to: an adapter's name, its version, and what chose the version."""
 
     name: str
     version: str
@@ -110,7 +113,8 @@ class Route(NamedTuple):
 def route(catalog: Catalog, reference: str, pictures: bool, key: str | None) -> Route:
     """The adapter and version that `NAME`, `NAME@ALIAS` or `NAME@VERSION` (eight digits or more of it) means.
 
-    A bare name is shared out between its stable version and its weighted aliases by `key`, or by chance without one.
+    A name alone leads to stable or to an alias with a weight, by a hash of `key`, or at random where it is None. For a
+    router's name, `pictures` says which of its two adapters is taken.
 
     Raises:
         AdapterNotFound: nothing goes by that name.
@@ -132,16 +136,16 @@ def route(catalog: Catalog, reference: str, pictures: bool, key: str | None) -> 
 
 
 def some(names: Sequence[str]) -> str:
-    """The first of many names for a sentence, and how many more there are."""
+    """The first MOST_TOLD names, separated by commas for a message, and how many more there are."""
     more = f" and {len(names) - MOST_TOLD:,} more: GET /v1/models lists them" if len(names) > MOST_TOLD else ""
     return f"{', '.join(names[:MOST_TOLD])}{more}"
 
 
 def version_of(name: str, shelf: Shelf, wanted: str) -> str:
-    """The version of one adapter that an alias, or the front of a version, means.
+    """The version that `wanted` names: an alias, or the first digits of a version (PREFIX or more).
 
     Raises:
-        AdapterNotFound: none, or several.
+        AdapterNotFound: it names no version, or several.
     """
     if alias := shelf.aliases.named.get(wanted):
         return alias.version
@@ -159,11 +163,12 @@ def version_of(name: str, shelf: Shelf, wanted: str) -> str:
 def serve(
     wanted: Shelf, before: Mapping[str, Alias], standing: Callable[[str], Standing], in_use: Callable[[str], bool]
 ) -> Shelf:
-    """What to serve of one adapter: what the store wants, save that an alias keeps off a version that is not proven.
+    """One adapter as it is served: as the store has it, but with aliases led away from versions that are not proven.
 
-    An alias moves to its new version once that is proven, and meanwhile stays with the one `before`, if someone uses
-    that here; if nobody does, it moves at once, and who asks first has the new version proven. A version that failed or
-    was refused is passed over: for the one before, or else the last of the store's history that was not.
+    An alias moves to its new version once that is proven. Until then it stays with the version `before`, if that is in
+    use here; if not, it moves at once, and its next question has the new version proven first. Where the new version
+    failed or was refused, the alias leads to the one before, else to the last of its former versions that did not. An
+    alias for which there is none is left out. `standing` and `in_use` tell of a version's digest.
     """
     named: dict[str, Alias] = {}
     for alias, wish in wanted.aliases.named.items():

@@ -4,11 +4,11 @@
     ROOT/NAME/versions/DIGEST/{image, text}/{adapter_config.json, adapter_model.safetensors}         of a mixture
     ROOT/NAME/aliases.json            {"stable": DIGEST, "canary": {"version": DIGEST, "weight": 0.05}}
     ROOT/NAME/deleted.json            the aliases of an adapter that was deleted, while its files wait to be removed
-    ROOT/NAME/collected.json          {DIGEST: Unix time}: versions that nothing names, and that wait to be removed
+    ROOT/NAME/collected.json          {DIGEST: Unix time}: versions that nothing names, and that are to be removed
     ROOT/NAME/router.json             {"image": "shapes", "text": "facts"}: a name for other adapters, instead of one
 
-Knows the layout and nothing of what the files mean. A name or version that comes from outside is matched against what
-is here, never joined to a path.
+Knows the layout and nothing of what the files mean. A name or version that a caller sends is looked up in the catalog,
+and not joined to a path.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ _NAME = re.compile(aliases.NAME)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _CACHE = Path(tempfile.gettempdir()) / "manylens-adapters"
 _CACHE_BYTES = 20_000_000_000
-# The largest file of names that is read; one with a thousand versions has 80 KB.
+# Bytes of the largest aliases.json, router.json or collected.json that is read; one of a thousand versions has 80 KB.
 _MOST_NAMES = 1_000_000
 
 _ALIASES, _ROUTER, _DELETED, _COLLECTED = "aliases.json", "router.json", "deleted.json", "collected.json"
@@ -43,9 +43,10 @@ _Entry = Shelf | Router | Fault | None
 
 
 class Store:
-    """Adapters at one path or fsspec URL. Every method blocks and reads anew: other processes write to the store too.
+    """Adapters at one path or fsspec URL. Methods block, and read the store anew: other processes write to it too.
 
-    All may raise StoreUnavailable: the store cannot be read or written now.
+    Methods that read or write the store raise StoreUnavailable where it cannot be read or written now. `cache` is the
+    directory for copies of a store at a URL, of `cache_bytes` at most.
     """
 
     def __init__(self, root: str | Path, cache: Path | None = None, cache_bytes: int = _CACHE_BYTES) -> None:
@@ -62,8 +63,8 @@ class Store:
         An entry that cannot be read is among the faults and disturbs no other.
 
         Raises:
-            StoreUnavailable: also where the store is empty though nothing was deleted from it by name, since a disk
-                that is not mounted looks like that.
+            StoreUnavailable: also where the store is empty and was not before, though its adapters were not deleted by
+                `delete`: a disk that is not mounted looks like that.
         """
         with self._looking:
             found = self._files.look()
@@ -83,11 +84,14 @@ class Store:
             return self._last
 
     def names(self) -> list[str]:
-        """Every adapter that has a stable version, and every router, sorted."""
+        """The names of adapters that have a stable version, and of routers, sorted."""
         return self.catalog().names()
 
     def stable(self, name: str) -> Adapter:
-        """The version that the alias `stable` names; see `named`."""
+        """The version that the alias `stable` names, its files on this machine.
+
+        Raises: what `named` raises.
+        """
         return self.named(name, STABLE)
 
     def named(self, name: str, alias: str) -> Adapter:
@@ -107,15 +111,15 @@ class Store:
         return adapter
 
     def at(self, name: str, version: str) -> Adapter:
-        """A version as `catalog` gives it, and where `fetch` leaves its files."""
+        """The Adapter of a name and a version of `catalog`; its path is where `fetch` leaves its files."""
         return Adapter(name, version, self._files.local_path(f"{name}/{VERSIONS}/{version}"))
 
     def fetch(self, adapter: Adapter, whole: bool = False) -> None:
-        """Copy a version's files to this machine and check that they are what was published, unless known `whole`.
+        """Copy a version's files to this machine and check their digest, unless they are known to be `whole`.
 
         Raises:
-            AdapterRefused: reason `corrupt`: they are not.
-            StoreUnavailable: they cannot be had now, or are not there yet.
+            AdapterRefused: reason `corrupt`: their digest is another.
+            StoreUnavailable: they cannot be read now, or are not there yet.
         """
         whole = whole and adapter.path.is_dir()
         self._files.fetch(_folder(adapter))
@@ -129,10 +133,11 @@ class Store:
             self.verify(adapter)
 
     def verify(self, adapter: Adapter) -> None:
-        """Check that a version's content still is what its name says.
+        """Check that the digest of a version's local files is its name.
 
         Raises:
-            AdapterRefused: something in the directory changed after it was published.
+            AdapterRefused: reason `corrupt`: a file was changed, added or removed after it was published.
+            StoreUnavailable: a file cannot be read.
         """
         try:
             sums = {name: _sum(file) for name, file in files_of(adapter.path).items()}
@@ -146,21 +151,21 @@ class Store:
         return self._files.stamp(_folder(adapter))
 
     def release(self, adapter: Adapter) -> None:
-        """Free the local copy of a version, where the store is elsewhere."""
+        """Remove the local copy of a version of a store at a URL."""
         self._files.release(_folder(adapter))
 
     def trim(self, used: frozenset[Adapter]) -> None:
-        """Free local copies that are over the bound in bytes, those used longest ago first, and never one of `used`."""
+        """Remove local copies, those used longest ago first, until they are within the bound; none of `used`."""
         self._files.trim(frozenset(map(_folder, used)))
 
     def publish(self, name: str, files: Mapping[str, bytes], canary: float | None = None) -> Adapter:
-        """Add a version made of `files` and point the alias `stable` at it; killed at any moment, none or all is seen.
+        """Add a version made of `files` and point the alias `stable` at it, in this order; returns it.
 
-        With `canary` it is the alias `canary` with that share of the questions, and stable stays where it is; the
-        first version of a name is stable whatever that says.
+        If the process is killed before the alias is written, no alias names the version. With `canary` it is the alias
+        `canary` that gets it, with that share (0 to 1) of the questions; the first version of a name is stable anyway.
 
         Raises:
-            ValueError: a name that is no adapter name.
+            ValueError: `name` is no adapter name.
         """
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no adapter name: {_NAMES}")
@@ -177,10 +182,10 @@ class Store:
         return adapter
 
     def change(self, name: str, change: Callable[[Aliases], Aliases]) -> None:
-        """Change an adapter's aliases.
+        """Replace an adapter's aliases by what `change` returns for them; what it raises is raised.
 
         Raises:
-            AdapterNotFound: it has none.
+            AdapterNotFound: there is no such adapter.
         """
         with self._files.locked():
             old = self._aliases(name)
@@ -189,7 +194,7 @@ class Store:
             self._point(name, change(old))
 
     def delete(self, name: str) -> None:
-        """Take an adapter's aliases away, so that no one finds it; `free` removes its files."""
+        """Remove an adapter's aliases, so that no request finds it; `free` removes its files."""
         with self._files.locked():
             self._files.put(f"{name}/{_DELETED}", (self._aliases(name) or Aliases()).dump())
             self._files.remove(f"{name}/{_ALIASES}")
@@ -201,10 +206,11 @@ class Store:
                 self._files.remove(name)
 
     def collect(self, name: str, keep: int, age_s: float, now: float) -> tuple[frozenset[str], frozenset[str]]:
-        """Mark an adapter's versions that no alias names, nor its last `keep` before, and remove those marked for long.
+        """Mark an adapter's versions that no alias names, and none named among its last `keep`; remove old marked ones.
 
-        Returns the versions marked and those removed. A marked one is found by no request that begins after that was
-        seen, and loses its mark when an alias names it again.
+        Versions marked `age_s` seconds before `now` (Unix time) or longer are removed. Returns those marked and those
+        removed. Requests no longer find a marked version once their replica has read the mark; an alias that names it
+        removes the mark. `catalog` must have been called before.
         """
         with self._files.locked():
             named, folder = self._aliases(name), self._known[name][0] if name in self._known else Folder()
@@ -231,16 +237,16 @@ class Store:
             return frozenset(waiting), old
 
     def close(self) -> None:
-        """Unlock the directory of copies and verdicts, so that another service may take it over."""
+        """Unlock the directory of copies and verdicts, so that another process may use it."""
         self.own.close()
 
     def _stale(self, name: str, folder: Folder) -> bool:
-        """Whether a folder must be read: it is another than before, or could not be read."""
+        """Whether a folder must be read again: it has changed, or could not be read the last time."""
         before, entry = self._known.get(name, (None, None))
         return folder != before or (isinstance(entry, Fault) and entry.reason == "store")
 
     def _read(self, folders: Mapping[str, Folder]) -> dict[str, _Entry]:
-        """What the names in each of these folders say."""
+        """The entries of these folders, read from the files among their marks."""
         named = {name: folder for name, folder in folders.items() if folder.fault is None and _NAME.fullmatch(name)}
         paths = [f"{name}/{mark}" for name, folder in named.items() for mark in _worth_reading(folder)]
         texts = self._files.read(paths, _MOST_NAMES)
@@ -272,7 +278,7 @@ _NAMES = "use up to 64 of a-z 0-9 . _ - and start with a letter or digit"
 
 
 def digest(files: Mapping[str, bytes]) -> str:
-    """SHA-256 over the sorted names and contents of a version's files, in hex; what is hidden or foreign is no part."""
+    """SHA-256, in hex, over the sorted names and contents of a version's files, hidden and foreign ones left out."""
     return _digest({name: hashlib.sha256(content).hexdigest() for name, content in files.items() if counts(name)})
 
 
@@ -303,7 +309,7 @@ def _worth_reading(folder: Folder) -> list[str]:
 
 
 def _entry(name: str, folder: Folder, texts: Mapping[str, bytes | Exception]) -> _Entry:
-    """What a folder is; None: nothing that anybody could have meant for an adapter, or a deleted one."""
+    """The entry of a folder: an adapter, a router, or why it is neither; None: a deleted adapter."""
     if folder.fault is not None:
         return Fault("store", folder.fault)
     if not _NAME.fullmatch(name):

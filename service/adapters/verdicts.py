@@ -1,7 +1,7 @@
-"""Verdicts on versions (may serve, or refused and why), kept on disk so that a start does not prove them again.
+"""Verdicts on versions (may serve, or refused and why), kept on disk so that the next start need not prove them again.
 
-A verdict says something of a version's content alone, so it holds for ever, for one base, prompt and engine build: each
-of those has a file of its own, a line a verdict.
+A version's content does not change, so a verdict on it stays true for the same base, prompt and engine build. Each
+combination of these has a file of its own, with one verdict on a line.
 """
 
 import logging
@@ -26,14 +26,14 @@ class Verdict(BaseModel):
 
 
 class Verdicts:
-    """Verdicts by version. Methods that touch the disk block; one that fails is told and changes nothing else."""
+    """Verdicts by version. `remember` and `keep` block; where the disk fails they log it and raise nothing."""
 
     def __init__(self) -> None:
         self._by_version: dict[str, Verdict] = {}
         self._file: Path | None = None
 
     def remember(self, directory: Path, key: str) -> None:
-        """Take over what was found under the same `key`, and keep there what will be."""
+        """Read the verdicts of earlier runs with the same `key` (Proof.key) in `directory`; keep new ones there."""
         self._file = directory / f"verdicts-{key[:16]}.jsonl"
         try:
             lines = self._file.read_text().splitlines() if self._file.exists() else []
@@ -48,11 +48,11 @@ class Verdicts:
             self._by_version[verdict.version] = verdict
 
     def get(self, version: str) -> Verdict | None:
-        """What was found of a version, if it was judged; asks no disk."""
+        """The verdict on a version, from memory; None: it was not judged."""
         return self._by_version.get(version)
 
     def keep(self, verdict: Verdict) -> None:
-        """Know a verdict from now on, and write it down."""
+        """Keep a verdict in memory, and append it to the file."""
         self._by_version[verdict.version] = verdict
         if self._file is None:
             return

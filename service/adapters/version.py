@@ -1,6 +1,6 @@
-"""The record of one version: its state, why, when to try again, who uses it, where it lies. Data; nothing moves here.
+"""The record of one version: its state and why, when it is tried again, how many requests use it. Data only.
 
-`__init__.py` draws the machine, `reconciler.py` alone moves a record through it.
+`__init__.py` draws the states, `reconciler.py` alone changes a record.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from service.types import Adapter
 
 
 class State(StrEnum):
-    """Where a version stands in this replica."""
+    """The state of a version in this replica, as the drawing in `__init__.py` has them."""
 
     STORED = "stored"
     FETCHING = "fetching"
@@ -28,7 +28,7 @@ class State(StrEnum):
     REFUSED = "refused"
 
 
-# Where each state may lead; anything else is a fault of ours.
+# The states that may follow each state; another would be a fault of the reconciler's.
 MOVES: dict[State, frozenset[State]] = {
     State.STORED: frozenset({State.FETCHING}),
     State.FETCHING: frozenset({State.HERE, State.STORED, State.UNREACHABLE, State.REFUSED}),
@@ -49,7 +49,10 @@ IN_ENGINE = frozenset({State.QUEUED, State.LOADING, State.SERVING, State.LEAVING
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is said of a version: for a condition `retry_at` is when it is tried again, on the event loop's clock."""
+    """A version's state, and why: `reason` for programs, `message` for people.
+
+    `retry_at` is when an unreachable or failed one is tried again, in seconds on the event loop's clock.
+    """
 
     state: State = State.STORED
     reason: str | None = None
@@ -61,12 +64,13 @@ class Status:
 class Version:
     """One version in this replica; only the reconciler changes it.
 
-    `holders` requests need its files, `users` of them have it in the engine, `waiting` ones will. `sought`: the
-    service itself wants it in the engine, for a pin or for an alias that waits to move to it. `stamp` is that of the
-    files when they were last read, `whole` that with which they were what was published; `verdict` is None until its
-    probes were answered, now or before the last start; `places` are those it takes in the engine, of a mixture two, and
-    `calibration` what it says of its confidences, both known once its files were on this machine, as `whole` tells;
-    `engine` counts the engine lost last before they were.
+    `holders` counts the requests that need its files, `users` those that have it in the engine; `waiting` has a future
+    for each that waits for that. `sought`: the service itself wants it in the engine, since it is pinned or an alias
+    waits to move to it. `stamp` is the stamp of its files when they were last read, `whole` the stamp at which their
+    digest was right. `verdict` is None until it was judged, in this run or an earlier one; `engine` is the number of
+    engines lost before it was proven. `places` is how many it takes in the engine (a mixture two), and `calibration`
+    its calibration if it has one, both known once `whole` is set. `used` orders versions by their last use, and
+    `failures` counts those in a row.
     """
 
     adapter: Adapter
@@ -88,7 +92,7 @@ class Version:
 
     @property
     def state(self) -> State:
-        """Where it stands."""
+        """Its state."""
         return self.status.state
 
     @property
@@ -98,7 +102,7 @@ class Version:
 
     @property
     def proven(self) -> bool:
-        """Whether it may serve: its content was judged, and its probes were answered as recorded."""
+        """Whether it may serve: its verdict says so."""
         return self.verdict is not None and self.verdict.reason is None
 
     @property
@@ -107,7 +111,7 @@ class Version:
         return bool(self.waiting) or self.sought
 
     def error(self, now: float) -> ServiceError:
-        """The error of a request for a version that failed or was refused; `now` is on the event loop's clock."""
+        """The error for a request to a version that failed or was refused; `now` is on the event loop's clock."""
         name, why = self.adapter.name, self.status.message or ""
         retry_s = max(1, round((self.status.retry_at or now) - now))
         if self.state is State.REFUSED:
