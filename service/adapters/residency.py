@@ -110,7 +110,7 @@ class Lease:
 
 
 class Residency:
-    """The adapters of one replica: `wanted` is the catalog as the store has it, `served` the one that routes questions."""
+    """The adapters of one replica: `wanted` is the catalog as the store has it, `served` as it routes questions."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Encoded bytes -> the one RGB picture the model sees; knows neither HTTP nor the engine.
 
-The trainer imports this too: an adapter is trained on exactly the pixels it will be served.
+The trainer imports this too, so that an adapter is trained on the pixels that it gets when it is served.
 """
 
 from service.images.decode import ImageLimits, decode

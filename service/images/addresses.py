@@ -1,7 +1,7 @@
 """Which internet addresses an image may be fetched from; knows addresses only, no names and no sockets.
 
-The lists are written out from IANA's special-purpose registries, because `ipaddress.is_global` differs between versions
-of Python and calls some addresses global that reach the local network.
+The lists are those of IANA's special-purpose address registries (IPv4 and IPv6) and clouds' metadata services.
+`ipaddress.is_global` differs between versions of Python, and calls some addresses global that reach the local network.
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -11,12 +11,12 @@ def _networks(*texts: str) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(text) for text in texts)
 
 
-# What a closed cluster may open: loopback, RFC 1918, carrier-grade NAT, unique local.
+# Networks that `private` opens, as in a closed cluster: loopback, RFC 1918, carrier-grade NAT, unique local.
 _PRIVATE = _networks(
     "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"
 )
-# What nobody may open: this-network, link-local and clouds' metadata, protocol assignments, documentation, 6to4 relays,
-# benchmarks, multicast, reserved.
+# Networks that nothing opens: this-network, link-local and clouds' metadata, protocol assignments, documentation, 6to4
+# relays, benchmarks, multicast, reserved.
 _NEVER = _networks(
     "0.0.0.0/8",
     "100.100.100.200/32",  # Alibaba's metadata
@@ -39,12 +39,12 @@ _NEVER = _networks(
     "2620:4f:8000::/48",
     "3fff::/20",
 )
-# Everything else of IPv6 is unassigned or carries another address within (IPv4-mapped, -compatible, NAT64).
+# The rest of IPv6 is unassigned, or has addresses that contain another (IPv4-mapped, IPv4-compatible, NAT64).
 _IPV6_UNICAST = IPv6Network("2000::/3")
 
 
 def literal(host: str) -> IPv4Address | IPv6Address | None:
-    """The address `host` writes out, or None for a name."""
+    """The address that `host` is, or None where it is a name."""
     try:
         return ip_address(host)
     except ValueError:
@@ -52,7 +52,10 @@ def literal(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def may_connect(address: IPv4Address | IPv6Address, private: bool) -> bool:
-    """Whether `address` is public, or private where `private` opens those; metadata services never are."""
+    """Whether an image may be fetched from `address`: it is public, or in a private network and `private` is set.
+
+    An address with a zone (fe80::1%eth0), and those of clouds' metadata services, may not either way.
+    """
     if isinstance(address, IPv6Address) and address.scope_id is not None:
         return False
     if any(address in network for network in _NEVER):

@@ -1,28 +1,28 @@
-"""The size that an AVIF's pixels really have, by the AV1 streams within: the container may claim a smaller one.
+"""The size that an AVIF's picture has by the AV1 streams in it, since the container may claim a smaller one.
 
-Pillow judges by the container; libavif decodes what the streams hold, whatever its size, and scales it down afterwards.
+Pillow tells the container's size; libavif decodes the streams at their own size, and scales the picture afterwards.
 """
 
 from collections.abc import Iterator
 
 from service.errors import ImageBroken
 
-# Boxes, items and pieces of one file: a picture of tiles has an item for each tile, some hundreds.
+# The most boxes, items and pieces of one file: a picture of tiles has an item for each tile, some hundreds.
 _PARTS = 4096
 _SEQUENCE_HEADER = 1
 _BROKEN = "the image is an AVIF whose parts do not fit together: the file is truncated or corrupt"
 
 
 def still(data: bytes) -> bytes:
-    """The AVIF `data` as a file whose still picture is asked for; of an animated one that is its poster."""
+    """The AVIF file `data` with the brand of a still picture, so that of an animated one its poster is decoded."""
     return data[:8] + b"avif" + data[12:] if data[8:12] == b"avis" else data
 
 
 def pixels(data: bytes) -> int:
-    """Pixels of the largest frame that a stream of the AVIF `data` may have.
+    """Pixels of the largest frame that a stream of the AVIF file `data` may have; 0 where it has no AV1 stream.
 
     Raises:
-        ImageBroken: no file of boxes with items, or a stream in it that is none.
+        ImageBroken: its boxes, items or streams cannot be read.
     """
     try:
         return max((_frame(stream) for stream in _streams(data)), default=0)
@@ -31,13 +31,13 @@ def pixels(data: bytes) -> int:
 
 
 class _Reader:
-    """Whole numbers of a run of bytes, the highest bit first; past its end it raises IndexError."""
+    """Reads unsigned integers from bytes, the highest bit first; past the end it raises IndexError."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self.at = data, 0  # in bits
 
     def bits(self, count: int) -> int:
-        """The next `count` bits."""
+        """The integer of the next `count` bits."""
         begin, end = self.at // 8, -(-(self.at + count) // 8)
         if end > len(self._data):
             raise IndexError("past the end")
@@ -45,12 +45,15 @@ class _Reader:
         return (int.from_bytes(self._data[begin:end], "big") >> (8 * end - self.at)) & ((1 << count) - 1)
 
     def bytes(self, count: int) -> int:
-        """The next `count` bytes."""
+        """The integer of the next `count` bytes."""
         return self.bits(8 * count)
 
 
 def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """The kind of each box between `at` and `end`, and where its content lies (ISO/IEC 14496-12, 4.2)."""
+    """The kind of each box between the offsets `at` and `end`, and where its content begins and ends.
+
+    ISO/IEC 14496-12, 4.2.
+    """
     for _ in range(_PARTS):
         if at + 8 > end:
             return

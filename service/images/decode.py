@@ -1,13 +1,13 @@
-"""Bytes of an image file -> an RGB image, by a written rule; what it will cost is judged before a pixel is decoded.
+"""Bytes of an image file -> an RGB image; the cost of decoding is judged by the header, before a pixel is decoded.
 
-The kind of file is what its bytes say. The rule: the first frame of an animation, and what a viewer shows first of a
-file of several pictures; rotation (EXIF, or HEIC's and AVIF's own) is applied; a palette becomes its colours; 16-bit
-grey keeps its high byte; transparency lies on white; CMYK and every other mode become RGB as Pillow converts them;
-colour profiles are not applied. A JPEG whose longer side is at least four times the picture's is decoded at 1/2, 1/4 or
-1/8, whichever is the smallest that keeps it twice the picture's: its own transform gives that for a fraction of the
-work. Smaller images keep every pixel. A JPEG may lack its end marker where nothing else is missing.
+The kind of file is told by its bytes. How it becomes RGB: the first frame of an animation, and the main picture of a
+file of several; rotation (EXIF, or HEIC's and AVIF's own) is applied; a palette becomes its colours; 16-bit grey keeps
+its high byte; transparent pixels are laid on white; CMYK and every other mode become RGB as Pillow converts them;
+colour profiles are not applied. A JPEG whose longer side is at least four times the model's picture is decoded at 1/2,
+1/4 or 1/8 of its size, the smallest of these that is still twice the picture: JPEG's block transform gives that for a
+fraction of the work. Other images are decoded at full size. A JPEG may lack its end marker if nothing else is missing.
 
-docs/reference/images.md tells the limits and what they were measured to be worth.
+docs/reference/images.md has the limits, and measurements of what they save.
 """
 
 import hashlib
@@ -33,13 +33,13 @@ _ORIENTATIONS: dict[Any, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Pixels that change their mode at once: what that takes beside the image does not grow with it.
+# Pixels of a band, whose mode is converted at once: so the memory for that does not grow with the image.
 _BAND = 250_000
-# A BMP in run lengths is decoded by Pillow's Python code, a run at a time: a second or two for this many bytes.
+# BMP's two kinds of run-length coding, which Pillow decodes in Python: a second or two for this many bytes.
 _RUN_LENGTHS, _RUN_LENGTH_BYTES = (1, 2), 1_000_000
-# What follows a JPEG that lacks its end marker, to see whether a pixel depends on it.
+# Bytes put after a JPEG that lacks its end marker, to see whether a pixel depends on what would follow.
 _FILLER = b"\x55" * 64
-# Pillow's own guard warns first and raises only at twice its limit; ImageLimits is stricter and set per service.
+# Pillow's own limit only warns, and raises at twice its value; ImageLimits takes its place.
 Image.MAX_IMAGE_PIXELS = None
 # Pillow would decode each AVIF on as many threads as there are cores.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
@@ -47,9 +47,9 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What we are willing to decode: pixels of an image, its longer side over its shorter, images of one question.
+    """Limits: pixels of an image, `aspect` as its longer side over its shorter, `count` images of one question.
 
-    `memory` is what decoding one image may take, in bytes, all working copies together and its file aside.
+    `memory` is the most bytes that decoding one image may take, all working copies together, without its file.
     """
 
     pixels: int = 50_000_000
@@ -64,11 +64,12 @@ DEFAULT_LIMITS = ImageLimits()
 def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, side: int | None = None) -> Image.Image:
     """Decode the image file `data` to an RGB image of its own size.
 
-    Given `side`, what its longer side will be scaled to, a large JPEG comes smaller, yet twice that at least.
+    With `side`, the pixels that its longer side will be scaled to afterwards, a large JPEG is decoded at 1/2, 1/4 or
+    1/8 of its size, at least twice `side`.
 
     Raises:
         ImageTypeRefused: no kind of file that is decoded here, or HEIC where its decoder is not installed.
-        ImageTooLarge, ImageShapeRefused: over `limits`, by the header alone.
+        ImageTooLarge, ImageShapeRefused: over `limits`, by its header.
         ImageBroken: empty, truncated or corrupt.
     """
     if not data:
@@ -86,7 +87,7 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, side: int | Non
 
 
 def _prepared(kind: Kind, data: bytes, limits: ImageLimits) -> bytes:
-    """The file as Pillow gets it: without what costs and shows nothing."""
+    """The file as Pillow gets it: without parts that cost time or memory and do not change the picture."""
     if kind == "PNG":
         return png.still(data)
     if kind == "GIF":
@@ -101,7 +102,11 @@ def _prepared(kind: Kind, data: bytes, limits: ImageLimits) -> bytes:
 
 
 def know_heif() -> None:
-    """Have Pillow know HEIC; it stays known."""
+    """Register the decoder of HEIC with Pillow, for the whole process.
+
+    Raises:
+        ImageTypeRefused: it is not installed.
+    """
     try:
         import pillow_heif
     except ImportError as error:
@@ -116,7 +121,7 @@ def _decode_jpeg(data: bytes, limits: ImageLimits, side: int | None) -> Image.Im
     course = jpeg.judge(data)
     if course.ended:
         return _decode("JPEG", data, limits, side, course.coefficients)
-    # Without an end Pillow gives nothing. Whether only that is missing shows in what follows changing no pixel.
+    # Pillow decodes no file without an end marker. If only that is missing, other bytes before it change no pixel.
     data = data.rstrip(jpeg.END[:1])
     digest = _digest(_decode("JPEG", data + _FILLER + jpeg.END, limits, side, course.coefficients))
     image = _decode("JPEG", data + jpeg.END, limits, side, course.coefficients)
@@ -141,7 +146,7 @@ def _decode(
             _shrink(image, 2 * side)
         _judge_cost(kind, image, len(data), coefficients, limits)
         image.load()
-        # Pillow's own exif_transpose also writes the EXIF anew, and dies of odd ones.
+        # Pillow's own exif_transpose also rewrites the EXIF, and fails on some.
         transposed = _ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation))
         rgb = _to_rgb(image)
         if rgb is not image:
@@ -170,7 +175,7 @@ def _judge_cost(kind: Kind, image: ImageFile.ImageFile, size: int, coefficients:
 
 
 def _shrink(image: ImageFile.ImageFile, least: int) -> None:
-    """Have a JPEG decoded at 1/2, 1/4 or 1/8 where its longer side stays `least` at least; others are left alone."""
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size if its longer side is then `least` pixels or more."""
     factor = next((factor for factor in (8, 4, 2) if max(image.size) >= factor * least), 1)
     if factor > 1:
         width, height = image.size
@@ -189,7 +194,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """The image from top to bottom, some rows at a time, and where each begins."""
+    """The image in bands of some rows, from top to bottom, each with the row that it begins at."""
     height = max(1, _BAND // image.width)
     for top in range(0, image.height, height):
         yield top, image.crop((0, top, image.width, min(top + height, image.height)))

@@ -1,10 +1,10 @@
-"""An image's URL -> its bytes, asked of public addresses only; knows neither what the bytes are nor who wants them.
+"""An image's URL -> its bytes, downloaded from public addresses only; knows nothing of images or callers.
 
-A name is resolved once per hop, every address it has is judged, and the connection goes to that very address while TLS
-is verified against the name: what the name resolves to later changes nothing. Redirects are followed here and each is
-judged as the first URL was. No proxy, cookie, netrc or pooled connection is shared between callers.
+A name is resolved once for each request, all its addresses are judged, and the connection goes to one of these while
+TLS is verified against the name: so it does not matter what the name resolves to later. Redirects are followed here,
+and each is judged as the first URL was. No proxy, cookie, netrc or pooled connection is used.
 
-Not imported by `service.images` itself: the trainer has no use for the network.
+`service.images` does not import it: the trainer needs no network.
 """
 
 import asyncio
@@ -24,25 +24,25 @@ from service.tracing import hop
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 REDIRECTS = 3
-# Addresses of one name that are tried, and how long each may take to accept: a dead host is told fast.
+# The most addresses of one name that are tried, and seconds that each has to accept a connection.
 _ADDRESSES, _CONNECT_S = 3, 3.0
 _REDIRECT_STATUS = (301, 302, 303, 307, 308)
 _HEADERS = {"accept": "image/png, image/jpeg, image/webp, image/*;q=0.8, */*;q=0.5", "accept-encoding": "identity"}
-# Encodings that change a body. Other words are found in their place and mean none: S3 says aws-chunked, or nothing.
+# Values of content-encoding that change a body. Servers send others that do not: S3 sends aws-chunked, or an empty one.
 _ENCODED = {"br", "compress", "deflate", "gzip", "x-compress", "x-gzip", "zstd"}
-# Of 400 to 499 what another try may end: a slow request, too early, too many.
+# Of 400 to 499 those that another try may not get: request timeout, too early, too many requests.
 _AGAIN = (408, 425, 429)
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
-# Names whose last label is a number are IPv4 addresses in decimal, octal or hex, or short forms, to many resolvers.
+# Many resolvers read a name whose last label is a number as an IPv4 address, in decimal, octal, hex or a short form.
 _NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
 
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """What we are willing to fetch: bytes and seconds in all, from which hosts (none named: any public one).
+    """Limits of a fetch: `size` in bytes, seconds in all, hosts that may be fetched from (empty: any public one).
 
-    `private` opens loopback and private networks, for closed clusters. `contact` is told to the hosts: an address or a
-    page of who fetches.
+    `private` also opens loopback and private networks, for closed clusters. `contact` is an address or page of who runs
+    this service, sent to the hosts in the User-Agent.
     """
 
     size: int = 20_000_000
@@ -53,16 +53,20 @@ class FetchLimits:
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """Every address of `host` by the system's resolver, the preferred first.
+    """The addresses of `host` by the system's resolver, the preferred first.
 
-    It blocks on asyncio's own threads, so a slow name server never holds one that decodes.
+    The resolver blocks a thread of asyncio's own pool, so that a slow name server holds none of the threads that
+    decode.
+
+    Raises:
+        socket.gaierror: it has no address.
     """
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
 
 
 class Fetcher:
-    """Fetches images under one set of limits."""
+    """Downloads images by HTTP within one set of limits; `resolve` gives a host's addresses."""
 
     def __init__(self, limits: FetchLimits, resolve: Resolve = resolve) -> None:
         self._limits, self._resolve = limits, resolve
@@ -73,18 +77,18 @@ class Fetcher:
 
     @property
     def most(self) -> int:
-        """Bytes that one image may have."""
+        """The most bytes that one image may have."""
         return self._limits.size
 
     async def fetch(self, url: str) -> bytes:
         """The bytes behind `url`.
 
         Raises:
-            UrlRefused: a scheme, host or address we do not fetch from, at the first hop or a later one.
-            ImageNotThere: the host says with 400 to 499 that it will not give it.
-            FetchFailed: no address, no connection, or anything else than a plain 200 at its end.
-            FetchTimeout: not all there in time.
-            ImageTooLarge: over the limit; nothing beyond it was read.
+            UrlRefused: a scheme, host or address that is not fetched from, of the URL or of a redirect.
+            ImageNotThere: the host answered with a status of 400 to 499, except for those of _AGAIN.
+            FetchFailed: the host has no address or accepts no connection, or what it sent is no uncompressed 200.
+            FetchTimeout: not all of it came in time.
+            ImageTooLarge: it has more bytes than the limit; reading ended there.
         """
         with hop("fetch"):
             try:
@@ -148,7 +152,7 @@ class Fetcher:
         except socket.gaierror as error:
             raise FetchFailed(f"the image's host {host!r} has no address") from error
         found = [literal(text) for text in dict.fromkeys(texts)]
-        # One forbidden address condemns the name: an honest public host has none.
+        # One forbidden address is enough to refuse the name: a public host has none.
         if not all(address and may_connect(address, self._limits.private) for address in found):
             raise UrlRefused(f"the image's host {host!r} is not on the public internet: send the image's bytes")
         return [str(address) for address in found[:_ADDRESSES]]
@@ -163,7 +167,7 @@ class Fetcher:
             raise FetchFailed(f"the image's URL answered {status}")
         encodings = {word.strip().lower() for word in response.headers.get("content-encoding", "").split(",")}
         if encodings & _ENCODED:
-            # Asked for none. Decoding would let a small body grow without bound.
+            # None was asked for, and a small body could decompress to any size.
             raise FetchFailed("the image's URL answered in a compressed encoding nobody asked for")
         if int(response.headers.get("content-length", 0)) > self._limits.size:
             raise self._too_large()
@@ -179,5 +183,5 @@ class Fetcher:
 
 
 def _host(url: httpx.URL) -> str:
-    """The host in the one spelling that is judged, resolved and verified by TLS."""
+    """The host as it is judged, resolved and verified by TLS: in ASCII, without a dot at its end."""
     return url.raw_host.decode("ascii").removesuffix(".")

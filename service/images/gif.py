@@ -1,17 +1,18 @@
-"""A GIF file from its first frame on, without what concerns later frames only, and without notes.
+"""A GIF file without what stands before its first frame and does not change it: comments, and how frames are disposed.
 
-Pillow reads notes block by block, and on opening a file makes what shall cover its first frame later, of any size.
+Pillow reads comments block by block, and on opening a file makes the image that is to replace its first frame later, of
+whatever size the file says.
 """
 
 from service.errors import ImageBroken, ImageTooLarge
 
-# Blocks before the first frame: a note of 16 MB.
+# The most blocks before the first frame: with 255 bytes each, a comment of 16 MB.
 _BLOCKS = 65_536
 _TRUNCATED = "the image is a GIF without a frame: the file is truncated or corrupt"
 
 
 def first_frame(data: bytes) -> bytes:
-    """The screen of the GIF `data`, what says which colour of its first frame is clear, and that frame and the rest.
+    """The GIF file `data` with only two things before its first frame: its screen, and which colour is transparent.
 
     Raises:
         ImageBroken: it has no frame.
@@ -32,19 +33,19 @@ def first_frame(data: bytes) -> bytes:
 
 
 def _colours_end(data: bytes) -> int:
-    """Where the logical screen ends, its colours included (GIF89a, 18 and 19)."""
+    """The offset at which the logical screen descriptor and the global colours end (GIF89a, 18 and 19)."""
     if len(data) < 13:
         raise ImageBroken(_TRUNCATED)
     return 13 + (3 << (data[10] & 7) + 1 if data[10] & 128 else 0)
 
 
 def _clear_colour(control: bytes) -> bytes:
-    """A graphic control extension that says only which colour is clear, if one is (GIF89a, 23)."""
+    """A graphic control extension that has only the transparent colour, if there is one (GIF89a, 23)."""
     return control[:3] + bytes([control[3] & 1]) + control[4:] if len(control) > 3 else b""
 
 
 def _blocks_end(data: bytes, at: int) -> int:
-    """Where the sub-blocks that begin at `at` end: each says its length first, the last has none."""
+    """The offset at which the sub-blocks that begin at `at` end: each begins with its length, the last has 0."""
     for _ in range(_BLOCKS):
         length = data[at : at + 1]
         if not length:

@@ -1,7 +1,7 @@
 """What a JPEG will cost and whether it ends, read from its markers before anything is decoded (ITU-T T.81, annex B).
 
-A progressive JPEG may have any number of scans, each of which walks all of the picture's blocks, in a few bytes where
-it changes none of them; and its coefficients are kept for the whole picture, at full size, until the last scan came.
+A progressive JPEG may have any number of scans. Each makes the decoder go through all of the picture's blocks, though
+it may be a few bytes long; and the coefficients of the whole picture are kept in memory until the last scan was read.
 """
 
 import re
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from service.errors import ImageBroken, ImageTooLarge
 
-# Encoders write some 10 scans (libjpeg's own script), 30 at most. Pixels times scans: what some 4 s of one core decode.
+# The most scans: encoders write some 10 (libjpeg's default), 30 at most. And pixels times scans: some 4 s of one core.
 SCANS, SCANNED_PIXELS = 64, 1_000_000_000
-# Markers of one file: 255 of a colour profile, a few hundred of Photoshop's, four to a scan. A decoder reads each in
-# turn, and what is between two of them byte by byte.
+# The most markers of one file: 255 of a colour profile, a few hundred of Photoshop's, four to a scan. And the most
+# bytes between markers, which a decoder reads one by one.
 _MARKERS, _BETWEEN = 2000, 65_536
 END = b"\xff\xd9"
 
@@ -26,18 +26,18 @@ _SCAN, _EOI, _PROGRESSIVE = 0xDA, 0xD9, (0xC2, 0xC6, 0xCA, 0xCE)
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What the markers of a JPEG tell: whether its end marker is there, and bytes of coefficients its decoder keeps."""
+    """What a JPEG's markers tell: whether it has an end marker, and bytes of coefficients that a decoder keeps."""
 
     ended: bool
     coefficients: int
 
 
 def judge(data: bytes) -> Course:
-    """Read the markers of `data`.
+    """Read the markers of the JPEG file `data`.
 
     Raises:
-        ImageTooLarge: more scans, or more of anything, than an encoder writes.
-        ImageBroken: what is between its parts is no JPEG.
+        ImageTooLarge: it has more scans, pixels times scans, or markers than the limits above.
+        ImageBroken: it has over 64 KiB of other data between its markers.
     """
     at, scans, between, pixels, samples, progressive = 2, 0, 0, 0, 0.0, False
     ended, find = False, _MARKER
@@ -78,7 +78,7 @@ def _judge_scans(scans: int, pixels: int) -> None:
 
 
 def _size(frame: bytes) -> tuple[int, float]:
-    """Pixels of a frame, and its samples for each of them, by its header (T.81, B.2.2)."""
+    """A frame's pixels, and its samples for each pixel (3 without subsampling), by its header (T.81, B.2.2)."""
     height, width, components = int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[5:7], "big"), frame[7:8]
     factors = [(byte >> 4, byte & 15) for byte in frame[9 : 8 + 3 * sum(components) : 3]]
     across, down = (max((factor[axis] for factor in factors), default=1) or 1 for axis in (0, 1))

@@ -1,4 +1,4 @@
-"""Tells the kind of an image file by its first bytes; names, content types and data URLs' types are not looked at."""
+"""Tells the kind of an image file by its first bytes; file names and content types are not looked at."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from service.errors import ImageTypeRefused
 
 Kind = Literal["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF", "HEIF"]
 
-# For errors and documents.
+# The kinds as errors and documentation name them.
 NAMES = "PNG, JPEG, WebP, GIF, BMP, AVIF or HEIC"
 _BEGINNINGS: dict[bytes, Kind] = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -14,7 +14,7 @@ _BEGINNINGS: dict[bytes, Kind] = {
     b"GIF87a": "GIF",
     b"GIF89a": "GIF",
 }
-# Lengths of a BMP's second header, by which its versions are told apart; "BM" alone begins many a text.
+# Lengths that a BMP's second header may have; to begin with "BM" is not enough, as texts do.
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 _AVIF = {b"avif", b"avis"}
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
@@ -35,10 +35,10 @@ def kind_of(data: bytes) -> Kind | None:
 
 
 def known_kind(data: bytes) -> Kind:
-    """`kind_of`, where it has to be one.
+    """The kind of image file that `data` is.
 
     Raises:
-        ImageTypeRefused: it is none.
+        ImageTypeRefused: it is none of them.
     """
     if (kind := kind_of(data)) is None:
         raise ImageTypeRefused(f"the image is not a {NAMES} file: convert it to one of these")
@@ -46,7 +46,7 @@ def known_kind(data: bytes) -> Kind:
 
 
 def _by_brands(data: bytes) -> Kind | None:
-    """ISO/IEC 14496-12: a file of boxes names its brand first, then, after a version, those it goes by as well."""
+    """AVIF or HEIF by a file's brands (ISO/IEC 14496-12): the major one, and after a version the compatible ones."""
     box = data[: min(int.from_bytes(data[:4], "big"), 256)]
     brands = {box[8:12], *(box[at : at + 4] for at in range(16, len(box), 4))}
     if brands & _AVIF:

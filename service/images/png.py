@@ -1,6 +1,6 @@
-"""A PNG file without what no pixel of its still picture needs: notes, colour profiles, later frames.
+"""A PNG file without the chunks that its still picture does not need: texts, colour profiles, later frames.
 
-Pillow unpacks notes and profiles before it comes to the pixels, and refuses the file where one is over 1 MB.
+Pillow decompresses texts and profiles before it reads the pixels, and refuses a file where one has over 1 MB.
 """
 
 import zlib
@@ -8,20 +8,21 @@ from collections.abc import Iterator
 
 from service.errors import ImageTooLarge
 
-# Chunks of one file: an encoder that writes its pixels in pieces of 4 KB comes to 5,000 in 20 MB.
+# The most chunks of one file: an encoder that writes its pixels in pieces of 4 KB comes to 5,000 in 20 MB.
 _CHUNKS = 65_536
 _NOTES, _DROPPED = (b"tEXt", b"zTXt", b"iTXt"), (b"iCCP", b"acTL", b"fcTL", b"fdAT")
-# The two notes that may tell of a rotation (ImageMagick's EXIF, and XMP), and the most bytes of one, unpacked too.
+# How the two texts begin that may have an orientation (ImageMagick's EXIF, and XMP), and the most bytes that one may
+# have, packed and unpacked.
 _ROTATING, _NOTE = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"), 65_536
 
 
 def still(data: bytes) -> bytes:
-    """The still picture of the PNG `data`; of an animated one its default image, nearly always the first frame.
+    """The PNG file `data` with its still picture alone; of an animated one that is its default image.
 
-    A file that has nothing to drop comes back as it is.
+    A file without such chunks is returned as it is.
 
     Raises:
-        ImageTooLarge: of more chunks than an encoder writes.
+        ImageTooLarge: it has over 65,536 chunks.
     """
     view, stays, begin = memoryview(data), [], 0
     for kind, at, end in _chunks(data):
@@ -32,7 +33,7 @@ def still(data: bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The kind of each chunk, and where it begins and ends (PNG specification, 5.3)."""
+    """The kind of each chunk but the last, and the offsets where it begins and ends (PNG specification, 5.3)."""
     at = 8
     for _ in range(_CHUNKS):
         kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
@@ -44,7 +45,10 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _may_rotate(kind: bytes, note: bytes) -> bool:
-    """Whether a note, cut after what one may have, is one that Pillow reads a rotation from, and small."""
+    """Whether a text is one that Pillow reads an orientation from, and has at most _NOTE bytes, unpacked too.
+
+    `note` is the chunk's content, cut after _NOTE + 1 bytes.
+    """
     if len(note) > _NOTE or not note.startswith(_ROTATING):
         return False
     text = note.partition(b"\0")[2]

@@ -1,8 +1,8 @@
-"""An RGB image -> the square picture the base model's processor would otherwise have to crop.
+"""An RGB image -> a square picture of the size that the base model sees, padded with the mean colour.
 
 transformers' LLaVA processor scales the shorter side and crops the centre, which cuts wide charts; LLaVA-1.5 itself
-pads to a square with the mean colour (`image_aspect_ratio: pad`). We pad, so the processor's own resize and crop find
-nothing left to do and only normalise.
+pads (`image_aspect_ratio: pad` in its configuration), and so does this. The processor then has nothing to resize or
+crop, and only normalises.
 """
 
 import hashlib
@@ -19,17 +19,21 @@ from service.types import Picture
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """How a base wants its pictures: the side in pixels, and the RGB colour of the padding."""
+    """How a base's pictures are prepared: their side in pixels, the padding's RGB colour (0 to 255), and the method."""
 
     size: int
     colour: tuple[int, int, int]
-    # The scaled decode of large JPEGs came without a new name: it changes no bit of a PNG, a WebP, or a JPEG under four
-    # times `size`, and no adapter had been published from anything else.
+    # The scaled decode of large JPEGs (decode.py) was added under the same name: it changes no bit of a PNG, a WebP, or
+    # a JPEG under four times `size`, and no adapter had been published that was trained on anything else.
     method: str = "pad-bicubic-1"
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> "Preparation":
-        """Read the side and the mean colour from a llava-hf checkpoint's processor files."""
+        """Read the side and the mean colour from a llava-hf checkpoint's processor files.
+
+        Raises:
+            FileNotFoundError: it has none.
+        """
         config = _image_processor_config(checkpoint)
         crop = config.get("crop_size") or config["size"]
         side = crop if isinstance(crop, int) else crop.get("height") or crop["shortest_edge"]
@@ -37,10 +41,10 @@ class Preparation:
         return cls(side, (red, green, blue))
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """Scale `image` to fit a square of `size` (bicubic) and centre it on the padding colour."""
+        """A copy of `image`, scaled (bicubic) to fit a square of `size` pixels and centred in it on the padding."""
         scale = self.size / max(image.size)
         width, height = (max(1, round(side * scale)) for side in image.size)
-        # A copy at least: an opened file keeps its notes and profiles.
+        # A copy in any case: an image that was opened from a file keeps that file's texts and profiles.
         same = image.size == (width, height)
         image = image.copy() if same else image.resize((width, height), Image.Resampling.BICUBIC)
         if width == height:
@@ -51,7 +55,7 @@ class Preparation:
 
 
 def picture(data: bytes, preparation: Preparation, limits: ImageLimits = DEFAULT_LIMITS) -> Picture:
-    """Decode an image file's bytes and prepare it; the digest covers the pixels and how they were made.
+    """Decode an image file's bytes and prepare it; the digest is SHA-256 over the preparation and the pixels.
 
     Raises: what `decode` raises.
     """
