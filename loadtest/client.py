@@ -17,20 +17,21 @@ from dataclasses import dataclass, field
 import httpx
 import uvloop
 
-# select(2) knows no more files than 1,024; who waits for one of these is charged for it.
+# select(2) takes at most 1,024 files. A request that waits for a free connection is charged for the wait.
 _CONNECTIONS = 900
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
-# An error among the answers of a batch or the events of a stream; an event that carries text, of /v1/vqa or of chat.
+# Finds an error among the answers of a batch or the events of a stream, and events with text, of /v1/vqa or of chat.
 _ERROR = re.compile(rb'"error": ?\{')
 _TOKEN = re.compile(rb'"(?:delta|content)": ?"(?!")')
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What came of one request: the adapter it named, its status (0: none came), seconds from due to answered.
+    """The outcome of one request: its status (0: no answer came), and seconds from when it was due to its answer.
 
-    `at` is when it was due, in seconds from the start; `again` is whether its answer had a Retry-After. Of a stream,
-    `tokens` are the events that carried text, `first` and `last` seconds from due to the first and last of them.
+    `flow` is the adapter or tenant that it counts for, `at` when it was due, in seconds from the start; `again` says
+    whether its answer had a Retry-After. Of a stream, `tokens` is the number of events with text, `first` and `last`
+    the seconds from due to the first and the last of them.
     """
 
     flow: str
@@ -45,7 +46,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A request to send, encoded, in seconds from the start."""
+    """A request, encoded, that is to be sent `at` seconds from the start; `flow` is what it counts for."""
 
     at: float
     flow: str
@@ -69,7 +70,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What was answered within a time: seconds each unit took, statuses of its requests, and how long it was."""
+    """What was answered within a time of `seconds`: the seconds that each unit took, and all requests' statuses."""
 
     took: list[float]
     statuses: list[int]
@@ -77,25 +78,25 @@ class Window:
 
 
 def encode(request: httpx.Request) -> bytes:
-    """A request as it goes over the wire."""
+    """The bytes of a request as HTTP/1.1 sends them."""
     lines = [f"{request.method} {request.url.raw_path.decode()} HTTP/1.1".encode()]
     lines += [name + b": " + value for name, value in request.headers.raw]
     return b"\r\n".join(lines) + b"\r\n\r\n" + request.read()
 
 
 def post(path: str, content_type: str, body: bytes) -> bytes:
-    """A POST as it goes over the wire; made thousands of times a second, which `encode` is too slow for."""
+    """The bytes of a POST as HTTP/1.1 sends them; faster than `encode`, for thousands of them a second."""
     head = f"POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
 def with_key(request: bytes, key: str) -> bytes:
-    """The same request from whoever has this key."""
+    """The same request with the header `Authorization: Bearer KEY`."""
     return request.replace(b"\r\n", f"\r\nauthorization: Bearer {key}\r\n".encode(), 1)
 
 
 def send_all(url: str, requests: Iterable[Due]) -> list[Sent]:
-    """Send each request when it is due, and return what came of them once all have been answered."""
+    """Send each request when it is due, whether or not others were answered; return all outcomes."""
     # select(2) wakes to the microsecond, epoll to the millisecond.
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
         return runner.run(_send_all(url, requests))
@@ -109,10 +110,10 @@ def keep_asking(
     seconds: float,
     at_edge: Callable[[], object] = lambda: None,
 ) -> Window:
-    """So many clients each send a unit of requests at once, await all answers, and send the next.
+    """Have `clients` clients each send the requests of a unit at once, await all answers, and send the next unit.
 
-    What ends in the first `warm_s` seconds is not counted, what ends in the `seconds` after it is. `at_edge` is called
-    as the counted time begins and as it ends. Returns when the last request that was sent is answered.
+    Units that end in the first `warm_s` seconds are not counted, those that end in the `seconds` after are. `at_edge`
+    is called when the counted time begins and when it ends. Returns when all requests that were sent are answered.
     """
     return uvloop.run(_keep_asking(url, clients, make, warm_s, seconds, at_edge))
 
@@ -170,7 +171,7 @@ class Connections:
 
 
 async def _read_chunks(reader: asyncio.StreamReader, reply: Reply) -> None:
-    """A body in chunks, as streams have it."""
+    """Read a body in chunks, as streams have one, with the times of its events."""
     while size := int(await reader.readuntil(b"\r\n"), 16):
         chunk = (await reader.readexactly(size + 2))[:-2]
         reply.tokens += [time.perf_counter()] * len(_TOKEN.findall(chunk))
@@ -228,5 +229,5 @@ async def _keep_asking(
 
 
 def percentile(sorted_: list[float], percent: float) -> float:
-    """The least value that `percent` of them do not exceed."""
+    """The least of the sorted values that `percent` (0 to 100) per cent of them do not exceed."""
     return sorted_[max(0, math.ceil(percent / 100 * len(sorted_)) - 1)]

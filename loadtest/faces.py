@@ -1,4 +1,4 @@
-"""Requests about a picture as each server takes them, encoded, and the answers in what it replies.
+"""Requests about a picture in the form that each server takes, as bytes, and the answers in its replies.
 
 A unit is what one client sends at once: a request, or several whose answers it needs all.
 """
@@ -62,10 +62,10 @@ def chats(picture: bytes, model: str, questions: Sequence[str]) -> Unit:
 
 
 def answers(body: bytes) -> list[str]:
-    """The answers in a reply of any of these, trimmed.
+    """The answers in the body of a reply to any of these, without blanks around them.
 
     Raises:
-        ValueError: it is an error, or nothing that any of these replies.
+        ValueError: it is an error, or no such reply.
     """
     found = json.loads(body)
     if "results" in found:

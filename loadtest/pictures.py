@@ -1,4 +1,4 @@
-"""Pictures to ask about, as bytes, no two of them alike: what was asked before would be found in a cache."""
+"""Pictures to ask about, as bytes; each number gives another picture, since a server would find the same in a cache."""
 
 import functools
 import io
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 _SIDE = 64
 _CAMERA = (4032, 3024)
 _COLOURS = ("red", "green", "blue", "black", "orange", "purple", "navy", "gray")
-_GRAIN = 6.0  # of 256, as a camera's at a middling light
+_GRAIN = 6.0  # standard deviation of the noise, of 256 levels, as a camera's in medium light
 _RESTARTS = [bytes((0xFF, 0xD0 + number)) for number in range(8)]
 
 
@@ -25,10 +25,10 @@ def small(number: int) -> bytes:
 
 
 def photo(number: int, size: tuple[int, int] = _CAMERA) -> bytes:
-    """A JPEG as a telephone makes them, 12 megapixels in 3 MB, for the cost of a copy.
+    """A JPEG like a phone's, of 12 megapixels and 3 MB, for the cost of a copy.
 
-    The number decides the order of the upper third of its rows of blocks, each of which is coded by itself: of small
-    ones there are few orders, 5,040 at 336 pixels.
+    The number decides the order of the upper third of its rows of blocks, each of which is coded by itself. A small one
+    has few orders: 5,040 at 336 pixels.
     """
     head, rows, end = _photograph(size)
     order = [*range(len(rows))]

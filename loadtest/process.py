@@ -1,4 +1,4 @@
-"""A service in a process of its own, for those who measure it from outside."""
+"""A service in a process of its own, to be measured from outside."""
 
 import math
 import subprocess
@@ -14,7 +14,7 @@ import httpx
 def serving(
     module: str, port: int, *options: str, stderr: int | None = None, ready_s: float = math.inf
 ) -> Iterator[str]:
-    """The URL of `python -m module` on that port, ready to answer; stopped afterwards. `stderr` is subprocess's.
+    """Run `python -m module` on `port` until the block ends; yields its URL once it is ready. `stderr` is subprocess's.
 
     Raises:
         SystemExit: it ended before it was ready, or was not within `ready_s` seconds.
@@ -36,7 +36,7 @@ def serving(
 
 
 def fake_service(port: int, *options: str) -> AbstractContextManager[str]:
-    """`serving` on the fake engine; its log lines are written, as they would be, and read by nobody."""
+    """`serving` the service on the fake engine; its log goes to /dev/null, so that writing it costs what it would."""
     return serving("loadtest.service.fake_service", port, *options, stderr=subprocess.DEVNULL)
 
 

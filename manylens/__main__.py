@@ -1,6 +1,7 @@
-"""`manylens serve` is `python -m service`; every other command is one of `python -m trainer`. Knows no more of either.
+"""`manylens serve` is `python -m service`; every other command is one of `python -m trainer`.
 
-Imports nothing heavy at module level: multiprocessing runs the console script again in each of vLLM's processes.
+Imports nothing heavy at module level, since multiprocessing imports the console script again in each of vLLM's
+processes.
 """
 
 import sys

@@ -1,8 +1,9 @@
 """`make bench`: Manylens side by side with stock `vllm serve`, a server written by hand, and the engine in process.
 
-All are asked the same about the same pictures by the same client, in turn, round after round; who is not asked stands
-still. Writes a JSON line for each case to --output and prints its goals with what was reached: the median over rounds,
-the least and the most. A table and a picture of them lie beside it. `--case '["small-16"]'` runs one.
+All are asked the same about the same pictures by the same client, one after the other, round after round; the processes
+of the others are paused meanwhile. Writes a JSON line for each case to --output and prints its goals with what was
+reached: the median over rounds, the least and the most. A table and a picture of them lie beside it. `--case
+'["small-16"]'` runs one.
 """
 
 import json
@@ -23,7 +24,7 @@ from loadtest.bench.results import Figures, figures, line, reached, table, told
 from loadtest.servers import folder_of_measurement
 from loadtest.store.manystore import copy_here
 
-# Answers that sides are compared by, before time is taken; every adapter in use is asked once.
+# Questions whose answers are compared between sides, before time is taken; every adapter in use is asked once.
 _COMPARED = 8
 
 
@@ -51,7 +52,7 @@ class Bench(BaseSettings):
 
 
 def main(arguments: list[str]) -> int:
-    """Measure and print; returns 1 where a goal was missed."""
+    """Measure and print; returns the exit status: 1 where a goal was missed, 2 for an unknown case."""
     options = CliApp.run(Bench, cli_args=arguments)
     known = cases(options.model)
     names = [*(case.name for case in known), gateway.NAME]
@@ -85,7 +86,7 @@ def _peers(options: Bench, folder: Path) -> Peers:
 
 
 def _run(peers: Peers, case: Case, options: Bench) -> dict[str, Any]:
-    """The line of a case: each side's figures, goals, whether all gave the same answers, and what was not 200."""
+    """A case's line: each side's figures, the goals, how many answers were alike, and statuses other than 200."""
     said, memory, errors = dict[str, list[str]](), Counter[str](), Counter[str]()
     for side in case.sides:
         with peers.alone(side.server) as peer:
@@ -94,7 +95,7 @@ def _run(peers: Peers, case: Case, options: Bench) -> dict[str, Any]:
     rounds = list[dict[str, Figures]]()
     for number in range(options.rounds):
         found = dict[str, Figures]()
-        # Who goes first goes last in the next round.
+        # The order is reversed in every other round.
         for side in case.sides if number % 2 == 0 else case.sides[::-1]:
             with peers.alone(side.server) as peer:
                 window, cpu = peer.measure(side, case.clients, options.warm_s, options.seconds * (1 + side.slow))

@@ -1,4 +1,4 @@
-"""What is compared with what, and what ours must reach. Each case asks the same of several servers in turn."""
+"""The cases: what is compared with what, and the goals. Each case asks several servers the same."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ _QUESTIONS = (
     "is there a green shape?", "is there a black shape?",
 )  # fmt: skip
 ADAPTERS, USED = 24, 8
-# Those in use lie across the store.
+# The adapters in use are spread over the store.
 _NAMES = [f"a{number * (ADAPTERS // USED):05}" for number in range(USED)]
 FEW = [f"a{number:05}" for number in range(USED)]
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of those compared: its name in results, the server asked (`servers` has them), what is sent for a number.
+    """One of those compared: its name in results, its server's name in peers.py, and the unit to send for a number.
 
-    `slow` servers are watched for twice as long; `make` of the engine in process is None.
+    A `slow` one is measured for twice as long. `make` is None for the engine in process, which makes its own requests.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound on a figure of `of` over that of `over`, round by round; without a bound it is told, and no more."""
+    """A bound on the ratio of a figure of side `of` to that of side `over`; without a bound it is only printed."""
 
     of: str
     over: str
@@ -45,7 +45,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: so many clients, each of which sends a unit, waits for all its answers, and sends the next."""
+    """One comparison, by `clients` clients that each send a unit, wait for all its answers, and send the next."""
 
     name: str
     clients: int
@@ -54,7 +54,7 @@ class Case:
 
 
 def cases(model: str) -> list[Case]:
-    """All of them, in the order in which they are run; `model` is what stock calls the base."""
+    """All cases, in the order in which they are run; `model` is the base's name at stock vLLM."""
     return [
         *(_small(clients, model) for clients in (1, 4, 16, 64)),
         _adapters(),

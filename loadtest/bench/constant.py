@@ -1,4 +1,4 @@
-"""FastAPI under uvicorn, set as our service sets it, that reads a body and answers with a constant."""
+"""A FastAPI app under uvicorn that reads and parses a body, and answers with a constant: the framework's own cost."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ app = FastAPI()
 
 @app.post("/v1/vqa")
 async def ask(request: Request) -> dict[str, Any]:
-    """Whatever was asked, in JSON or in a form, which is parsed."""
+    """Parse the body, JSON or a form, and answer ANSWER."""
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         async with request.form() as form:
             form.get("question")
@@ -25,7 +25,7 @@ async def ask(request: Request) -> dict[str, Any]:
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """It serves."""
+    """Answer that it serves."""
     return {"status": "ok"}
 
 

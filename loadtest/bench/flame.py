@@ -1,6 +1,6 @@
 """`make bench-flame`: a flame graph of the gateway at 200 requests a second, on the engine that takes no time.
 
-py-spy looks at the service from outside, 250 times a second. Threads that wait for work show as `_worker`.
+py-spy samples the service's stacks from outside, 250 times a second. Threads that wait for work show as `_worker`.
 """
 
 import argparse

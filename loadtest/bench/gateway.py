@@ -1,7 +1,7 @@
 """The gateway's own time for a request, on an engine that takes none, beside a constant answer by the same framework.
 
-Requests come at a constant rate, to our service on the fake engine and to a FastAPI app under uvicorn that reads the
-same body and answers with a constant: what the framework, the socket and the client take is in both.
+Requests are sent at a constant rate to our service on the fake engine, and to a FastAPI app under uvicorn that reads
+the same body and answers with a constant. The time of framework, socket and client is in both.
 """
 
 import sys
@@ -20,7 +20,7 @@ _ABSOLUTE = (("p50_ms", 2.0), ("p99_ms", 10.0))
 
 
 def measure(rounds: int, seconds: float, port: int) -> dict[str, Any]:
-    """A JSON line as the other cases have it; each goal is told for JSON and for forms."""
+    """Measure `rounds` rounds of `seconds` each; returns a line as of other cases, with goals for JSON and forms."""
     found = list[dict[str, Figures]]()
     with _both(port) as urls:
         for number in range(rounds + 1):

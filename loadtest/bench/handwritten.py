@@ -1,4 +1,4 @@
-"""The server that people write by hand: FastAPI, transformers and PEFT, as fast as these are without an engine.
+"""A server as people write one by hand: FastAPI, transformers and PEFT, as fast as these are without vLLM.
 
 Requests that come while a batch runs make the next one, of at most `--batch` rows, padded on the left. Pictures are
 decoded and processed on threads while the model runs. A batch has the rows of one adapter, which `set_adapter` makes
@@ -29,7 +29,7 @@ from service.adapters.store import Store
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One request: what the processor made of its picture, its prompt, its adapter, and where its answer goes."""
+    """One request: its picture's pixels (3, side, side), prompt and adapter, and the future of its answer."""
 
     pixels: torch.Tensor
     prompt: str
@@ -55,7 +55,7 @@ class Model:
         self._dtype, self.mixed = dtype, mixed
 
     def prepare(self, picture: bytes, question: str) -> tuple[torch.Tensor, str]:
-        """Pixels (3, side, side) and the prompt."""
+        """The picture's pixels (3, side, side) and the prompt's text, with one image token."""
         with Image.open(io.BytesIO(picture)) as image:
             pixels = self.processor.image_processor(image.convert("RGB"), return_tensors="pt").pixel_values[0]
         content = [{"type": "image"}, {"type": "text", "text": question}]
@@ -64,7 +64,7 @@ class Model:
 
     @torch.inference_mode()
     def answer(self, rows: list[Row]) -> list[str]:
-        """An answer for each row, by one batch; of one adapter, unless they may be mixed."""
+        """Each row's answer, from one batch; unless `mixed`, all rows are of one adapter."""
         image, tokenizer = self.processor.image_token, self.processor.tokenizer
         count = self._model.config.image_seq_length
         texts = [row.prompt.replace(image, image * count) for row in rows]
@@ -94,7 +94,7 @@ class Batches:
         self._came = asyncio.Event()
 
     async def ask(self, picture: bytes, question: str, adapter: str, max_tokens: int) -> str:
-        """The answer, once a batch had it."""
+        """Queue a question; returns its answer once a batch has it."""
         pixels, prompt = await asyncio.to_thread(self._model.prepare, picture, question)
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting.append(Row(pixels, prompt, adapter, max_tokens, answer))
@@ -102,7 +102,7 @@ class Batches:
         return await answer
 
     async def run(self) -> None:
-        """Run batch after batch."""
+        """Run batch after batch until cancelled; what the model raises goes to the batch's requests."""
         while True:
             await self._came.wait()
             rows = self._take()
@@ -116,7 +116,7 @@ class Batches:
                 row.answer.set_result(answer)
 
     def _take(self) -> list[Row]:
-        """The next batch: of all who wait, or of those who want what the first one wants, in order of arrival."""
+        """The next batch, in order of arrival: of all rows, or, unless mixed, of those with the first one's adapter."""
         first = self._waiting[0]
         rows = [row for row in self._waiting if self._model.mixed or row.adapter == first.adapter][: self._most]
         for row in rows:
@@ -127,7 +127,7 @@ class Batches:
 
 
 def create_app(batches: Batches) -> FastAPI:
-    """POST /ask takes a form as our service does; GET /health."""
+    """The app: POST /ask takes a form as our /v1/vqa does; GET /health answers once it serves."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -1,7 +1,7 @@
 """vLLM called in process, without HTTP and without our service: the most that anything in front of it can reach.
 
-Reads a JSON line for each time that is to be measured and writes what came of it as one: see `Measure`. The engine is
-started with the arguments that our service starts it with. Its process prints one line when it is ready.
+For each line of JSON on stdin (a `Measure`) it measures, and prints the result as a line of JSON (a `Measured`). The
+engine is started with the arguments that our service starts it with. A line READY is printed first, when it is ready.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class Measure:
-    """So many clients for so long, as `loadtest.client.keep_asking`; pictures have the numbers from `first` on.
+    """What to measure: `clients` for so long, as `loadtest.client.keep_asking`; pictures are numbered from `first`.
 
-    `pids` are the processes whose CPU time is told.
+    `pids` are the processes whose CPU time is measured.
     """
 
     clients: int
@@ -35,7 +35,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of each answer within the time, CPU seconds of the processes in it, and an answer to compare."""
+    """Seconds of each answer in the counted time, the processes' CPU seconds in it, and one answer to compare."""
 
     took: list[float]
     cpu_s: float
@@ -43,7 +43,7 @@ class Measured:
 
 
 async def serve(model: str, options: dict[str, Any]) -> None:
-    """Start the engine and measure as told until stdin ends."""
+    """Start the engine on the checkpoint `model` with `options` of the service, and measure until stdin ends."""
     from service.engine.vllm import VLLMEngine
     from service.prompt import Prompt
     from service.settings import Settings
@@ -78,7 +78,7 @@ async def _measure(engine: Any, prompt: Any, wanted: Measure) -> Measured:
             number = next(numbers)
             with Image.open(io.BytesIO(small(number))) as file:
                 asked = {"prompt_token_ids": tokens, "multi_modal_data": {"image": file.convert("RGB")}}
-            # On vLLM's thread, as its own server does it; `generate` alone would do it in the event loop.
+            # Rendered on vLLM's thread, as vLLM's own server does; `generate` would do it on the event loop.
             (rendered,) = await llm.renderer.render_cmpl_async([parse_model_prompt(llm.model_config, asked)])
             async for output in llm.generate(rendered, parameters, f"limit-{number}"):
                 answers[0] = output.outputs[0].text.strip()

@@ -23,17 +23,18 @@ from service.types import Adapter
 
 # As many adapter slots as adapters in use, on every side.
 _ADAPTER_SLOTS = ("--max-loras", str(USED))
-# A service that was paused would find that its engine has not said a word for long.
+# A service that was paused would take its engine for silent, and restart it: so the engine is not asked for a sign of
+# life for a day.
 _OURS = (*_ADAPTER_SLOTS, "--engine-canary-s", "86400", "--log-level", "warning")
 _STARTING_S = 600.0
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all serve: the checkpoint, the same for transformers, copies of one adapter in stores made in `folder`.
+    """What all servers serve: the checkpoint `model` (transformers: `peer_model`), and copies of an adapter, `source`.
 
-    `gpu_share` is the share of a GPU that each may take, since all are there at once; `dtype` is that of vLLM's
-    activations, where it is not the checkpoint's.
+    Stores of these are made in `folder`. `gpu_share` is the share of a GPU that each server may take, since all are in
+    memory at once; `dtype` is that of vLLM's activations, where it is not the checkpoint's.
     """
 
     model: str
@@ -48,7 +49,7 @@ class Peers:
     """All servers by the names that cases give them."""
 
     def __init__(self, setting: Setting, port: int, tell: Callable[[str], None]) -> None:
-        """Ports are taken from `port` on; `tell` is told of starts."""
+        """Servers get the ports from `port` on; `tell` is called with a sentence for each start."""
         self._setting, self._port, self._tell = setting, port, tell
         self._stack, self._running = ExitStack(), dict[str, _Peer]()
 
@@ -65,7 +66,7 @@ class Peers:
 
     @contextmanager
     def alone(self, name: str) -> Iterator["_Peer"]:
-        """The server of that name, going; all others stand still."""
+        """The server of that name, running until the block ends; all others are paused."""
         if name not in self._running:
             self._running[name] = self._start(name)
         peer = self._running[name]
@@ -118,7 +119,7 @@ class Peers:
 
 
 class _Peer:
-    """A server that runs."""
+    """A server that was started."""
 
     def __init__(self, server: Server, port: int, close: Callable[[], None]) -> None:
         self.server, self.port, self.close = server, port, close
@@ -126,14 +127,18 @@ class _Peer:
         self._url = f"http://127.0.0.1:{port}"
 
     def ask(self, side: Side, numbers: range) -> list[str]:
-        """The answers to units with these numbers, one after the other: all is loaded, and can be compared."""
+        """The answers to units of these numbers, asked one after the other; loads adapters, and serves to compare.
+
+        Raises:
+            ValueError: a reply has no answer.
+        """
         if side.make is None:
             return []
         replies = exchange_all(self._url, [content for number in numbers for content in side.make(number)])
         return [answer for reply in replies for answer in answers(reply.body)]
 
     def measure(self, side: Side, clients: int, warm_s: float, seconds: float) -> tuple[Window, float]:
-        """What was answered in a time, and the CPU seconds of the server in it."""
+        """What was answered in `seconds` after `warm_s` others, and the server's CPU seconds in that time."""
         pids = self.server.pids()
         if side.make is None:
             found = self._measure_in_process(Measure(clients, warm_s, seconds, next(self._numbers) * 100_000, pids))
@@ -153,7 +158,7 @@ class _Peer:
 
 
 def _await_line(server: Server) -> str:
-    """The next line that the process in which the engine is has for us; libraries may print others."""
+    """The next line of READY or JSON from the process with the engine; others, which libraries print, are skipped."""
     pipe: Any = server.process.stdout
     while True:
         line = pipe.readline().decode()

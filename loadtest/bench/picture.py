@@ -1,4 +1,4 @@
-"""The picture of a run: for each case, what ours did over each that it was compared with, and the goal."""
+"""The chart of a run: for each case, our throughput over that of each server compared, and the goal."""
 
 from collections.abc import Sequence
 from pathlib import Path

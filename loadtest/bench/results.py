@@ -1,4 +1,4 @@
-"""From what each side took in each round to medians, ratios and goals."""
+"""Figures of each side in each round -> medians, ratios and goals."""
 
 import os
 import statistics
@@ -9,11 +9,11 @@ from loadtest.bench.cases import Goal
 from loadtest.client import Window, percentile
 
 Figures = dict[str, float]
-"""rate (units a second), p50_ms, p95_ms, p99_ms of a unit, cpu_ms: the server's CPU time for one."""
+"""By name: rate (units a second), p50_ms, p95_ms, p99_ms of a unit, and cpu_ms, the server's CPU time for one unit."""
 
 
 def figures(window: Window, cpu_s: float) -> Figures:
-    """What one side took in one round."""
+    """The figures of one side in one round; `cpu_s` is its server's CPU seconds in the round."""
     took = sorted(1000 * each for each in window.took) or [float("nan")]
     return {
         "rate": round(len(window.took) / window.seconds, 2),

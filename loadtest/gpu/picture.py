@@ -1,4 +1,4 @@
-"""WORK/gpu.png: what was measured, drawn from the JSON lines."""
+"""WORK/gpu.png: a chart of the results, drawn from the JSON lines."""
 
 from typing import TYPE_CHECKING, Any
 

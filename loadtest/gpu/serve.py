@@ -22,7 +22,7 @@ _ALONE = 8
 
 
 def measure(recipe: "Recipe", precision: str) -> dict[str, Any]:
-    """Start the service with its default sizes and ask it; INT4 is asked through adapters as well.
+    """Start the service with its default sizes and measure it; the INT4 replica through adapters as well.
 
     Goals on an H100: first token within 150 ms, 100 tokens/s for one client, 0.9 of the base's throughput with eight
     adapters in a batch.
@@ -52,7 +52,7 @@ def measure(recipe: "Recipe", precision: str) -> dict[str, Any]:
 
 
 def _alone(client: httpx.Client, recipe: "Recipe") -> dict[str, float]:
-    """One question after the other, no two about the same picture; medians, the first two left out."""
+    """Medians over questions asked one after the other, each about another picture, the first two left out."""
     replies = [_ask(client, recipe, number, None) for number in range(_ALONE + 2)][2:]
     first = [reply["timing"]["first_token_s"] for reply in replies]
     rates = [_rate(reply["usage"]["completion_tokens"], reply["timing"]) for reply in replies]
@@ -63,12 +63,12 @@ def _alone(client: httpx.Client, recipe: "Recipe") -> dict[str, float]:
 
 
 def _rate(tokens: int, timing: dict[str, float]) -> float:
-    """Tokens a second after the first."""
+    """Tokens per second after the first token."""
     return (tokens - 1) / max(1e-9, timing["total_s"] - timing["first_token_s"])
 
 
 def _together(client: httpx.Client, recipe: "Recipe") -> dict[str, Any]:
-    """Output tokens a second of the base and of all adapters in turn, each client asking at once."""
+    """Output tokens per second with all clients at once: of the base and, in the same round, of all adapters mixed."""
     names = [f"random-{number}" for number in range(recipe.adapters)]
     _throughput(client, recipe, names, 1000)  # every adapter is loaded before time is taken
     rates: dict[str, list[float]] = {"base": [], "adapters": []}
@@ -106,7 +106,7 @@ def _ask(client: httpx.Client, recipe: "Recipe", number: int, adapter: str | Non
 
 
 def _picture(number: int) -> bytes:
-    """A picture of LLaVA's size; another number, another picture."""
+    """A PNG of LLaVA's 336 x 336 pixels, in a colour that the number decides."""
     image = Image.new("RGB", (336, 336), (number % 256, number // 256 % 256, 128))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")

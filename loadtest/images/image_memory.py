@@ -1,8 +1,8 @@
-"""The most memory that decoding one image takes, by kind of file, beside what `service.images.memory` says it may.
+"""The most memory that decoding one image takes, by kind of file; service/images/memory.py is made from it.
 
 python -m loadtest.images.image_memory [side]        # of square images, 4000: 16 megapixels
 
-Each image is decoded in a process of its own, whose high-water mark of memory is read before and after.
+Each image is decoded in a process of its own, whose peak of resident memory is read before and after.
 """
 
 import io
@@ -77,7 +77,7 @@ FILES = {
 
 
 def _reset_peak() -> int:
-    """Forget the high-water mark of this process's memory, which begins as its parent's; the bytes in use now."""
+    """Reset the peak of this process's resident memory, which begins as its parent's; returns the bytes in use now."""
     Path("/proc/self/clear_refs").write_text("5")
     return _peak()
 
@@ -88,18 +88,18 @@ def _peak() -> int:
 
 
 def _child(name: str) -> None:
-    """Decode what comes in, and print the bytes of memory and seconds of CPU that took, and what was said of both."""
+    """Decode the image on stdin, and print the bytes of memory and the CPU seconds that it took."""
     if name.startswith("HEIC"):
         know_heif()
     preparation, data = Preparation(336, (123, 117, 104)), sys.stdin.buffer.read()
-    picture(FILES[name](64), preparation)  # what a decoder does only once
+    picture(FILES[name](64), preparation)  # so that what a decoder does only once does not count
     before, began = _reset_peak(), time.process_time()
     picture(data, preparation, DEFAULT_LIMITS)
     print(_peak() - before, time.process_time() - began)
 
 
 def measure(name: str, side: int) -> tuple[int, float]:
-    """Bytes of memory and seconds of CPU that the image of that name takes, made a square of `side`."""
+    """Bytes of memory and CPU seconds that decoding the image `name` of FILES takes, at `side` x `side` pixels."""
     command = [sys.executable, "-m", "loadtest.images.image_memory", "--child", name]
     told = subprocess.run(command, input=FILES[name](side), stdout=subprocess.PIPE, check=True).stdout.split()
     return int(told[0]), float(told[1])

@@ -1,7 +1,8 @@
 """`make parity`: what the scaled decode of a 12-megapixel JPEG changes in greedy answers of the running service.
 
-Each JPEG is asked about as it is, and as a PNG of the picture that a full decode prepares; nobody scales that again.
-As a control it is asked about with the same differences shuffled over its pixels: what any noise as small changes.
+Each JPEG is asked about as it is, and as a PNG of the picture that a full decode of it prepares, which is not scaled
+again. As a control, the differences between the two are shuffled over the picture's pixels: so it shows what noise of
+the same size changes.
 Half the set are crops of scikit-learn's two photographs, half are easy-VQA's test pictures, all enlarged and grainy.
 Prints a JSON line for each half.
 """
@@ -25,7 +26,7 @@ from loadtest.process import serving
 from service.images import Preparation, decode
 
 _SIZE, _CROP = (4032, 3024), (320, 240)
-_GRAIN = 6.0  # of 256, as a camera's at a middling light
+_GRAIN = 6.0  # standard deviation of the noise, of 256 levels, as a camera's in medium light
 ASKS = (
     "what color is the shape?", "what shape is in the image?", "is there a circle?", "is there no red shape?",
     "what is in the picture?",
@@ -75,14 +76,14 @@ def _drawn(options: Parity) -> Iterator[Image.Image]:
 
 
 def _enlarged(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """At a camera's size, with a grain of its own for each pixel."""
+    """The image scaled to _SIZE, with independent noise on each pixel."""
     pixels = np.asarray(image.resize(_SIZE, Image.Resampling.BICUBIC), dtype=np.float32)
     grain = rng.standard_normal(pixels.shape[:2], dtype=np.float32)[..., None] * _GRAIN
     return Image.fromarray((pixels + grain).clip(0, 255).astype(np.uint8))
 
 
 def _ways(image: Image.Image, preparation: Preparation) -> tuple[bytes, bytes, bytes]:
-    """A JPEG, the picture that all of its pixels make, and that with the decode's differences shuffled over it."""
+    """Three files: the JPEG; the picture of its full decode; and that with the scaled decode's differences shuffled."""
     jpeg = _file(image, "JPEG", quality=90)
     full = preparation.apply(decode(jpeg))
     scaled = preparation.apply(decode(jpeg, side=preparation.size))

@@ -1,9 +1,9 @@
 """`python -m loadtest.lmms`: lmms-eval's scores of a served adapter beside the trainer's, on the same rows.
 
-Writes two small data sets, trains an adapter that answers with letters (unless build/lmms-eval/adapters has it of the
-same options and rows), serves it beside `digits` on the embedded model and lets lmms-eval ask both by the OpenAI face,
-through its own code for ScienceQA and ChartQA. Then `trainer evaluate` asks `/v1/vqa` the prompts that lmms-eval has
-logged. Prints a JSON line for each task, with the answers that differ.
+Writes two small data sets, and trains an adapter that answers with letters, unless build/lmms-eval/adapters has one
+that was trained with the same options on the same rows. Serves it and `digits` on the embedded model, and has lmms-eval
+ask both through OpenAI's routes, with its own code for ScienceQA and ChartQA. Then `trainer evaluate` asks `/v1/vqa`
+the prompts that lmms-eval logged. Prints a JSON line for each task, with the answers that differ.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ from trainer.config.evaluation import EvaluateOptions
 from trainer.evaluation.result import Evaluation
 from trainer.metrics import METRICS
 
-# The tasks of loadtest/lmms/tasks name it.
+# The files of loadtest/lmms/tasks contain this path.
 FOLDER = Path("build/lmms-eval")
 _SETS, _STORE = FOLDER / "sets", FOLDER / "adapters"
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task of lmms-eval, which adapter it asks, lmms-eval's metric and the trainer's for the same thing."""
+    """A task of lmms-eval: its pictures, the adapter that is asked, and the metric's name there and at the trainer."""
 
     name: str
     images: Path
@@ -65,7 +65,7 @@ class Lmms(BaseSettings):
 
 
 def main(arguments: list[str]) -> int:
-    """Train, serve, ask, print; returns 1 where a score of lmms-eval's is not the trainer's."""
+    """Train, serve, ask, print; returns the exit status: 1 where a score of lmms-eval's is not the trainer's."""
     options = CliApp.run(Lmms, cli_args=arguments)
     sets.write_scienceqa(options.data / "shapes", _SETS / "scienceqa", options.rows, options.training_rows)
     sets.write_chartqa(options.data / "digits", _SETS / "chartqa", options.rows)
@@ -83,9 +83,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _publish(options: Lmms) -> None:
-    """A store with the repository's `digits` and with `letters`, trained unless that is there of the same training.
+    """Make the store: the repository's `digits`, and `letters`, trained unless the same training made it before.
 
-    What it was trained by, the command and its rows, lies beside the store in letters.json.
+    The command that trained it and the digest of its rows are in letters.json beside the store.
     """
     shutil.copytree("models/adapters/digits", _STORE / "digits", dirs_exist_ok=True)
     rows, made = _SETS / "scienceqa/train.jsonl", _STORE.with_name("letters.json")
@@ -105,10 +105,11 @@ def _publish(options: Lmms) -> None:
 
 
 def _ask_by_lmms_eval(options: Lmms, url: str, task: Task) -> list[dict[str, Any]]:
-    """What lmms-eval logs of each row: `input`, `target`, `filtered_resps` and its metric.
+    """Run a task of lmms-eval; returns what it logs of each row: `input`, `target`, `filtered_resps` and its metric.
 
     Raises:
-        SystemExit: it left no log; it ends with 0 even where it failed, and says why on stderr.
+        SystemExit: it left no log. lmms-eval ends with 0 though it failed, and writes the reason to stderr.
+        subprocess.CalledProcessError: it ended with another status.
     """
     out = FOLDER / "out" / task.name
     shutil.rmtree(out, ignore_errors=True)
@@ -130,7 +131,7 @@ def _ask_by_lmms_eval(options: Lmms, url: str, task: Task) -> list[dict[str, Any
 
 
 def _ask_by_trainer(url: str, task: Task, samples: list[dict[str, Any]]) -> Evaluation:
-    """The prompts and right answers that lmms-eval logged, asked by `trainer evaluate` with the same pictures."""
+    """`trainer evaluate` on the prompts and right answers that lmms-eval logged, with the same pictures."""
     names = [json.loads(line)["file_name"] for line in (task.images / "metadata.jsonl").read_text().splitlines()]
     rows = [
         {"id": str(sample["doc_id"]), "image": names[sample["doc_id"]], "question": sample["input"]}

@@ -14,15 +14,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-# What questions of build/data/shapes for a shape can be answered with, in the order in which it is offered. The order
-# never changes: a small adapter then learns in minutes which letter stands for which shape.
+# The answers to questions for a shape in build/data/shapes, in the order of the lettered choices. The order is the same
+# in all questions, so that a small adapter learns in minutes which letter stands for which shape.
 _CHOICES = ["circle", "rectangle", "triangle"]
 # What lmms-eval's task `scienceqa_img` puts behind the choices.
 _INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
 
 def write_scienceqa(shapes: Path, folder: Path, rows: int, training_rows: int, seed: int = 0) -> None:
-    """`rows` held-out questions on shapes with lettered choices, and `training_rows` others to train on."""
+    """Write `rows` held-out questions on shapes with lettered choices, and `training_rows` others to train on."""
     draw = random.Random(seed)
     _write(folder, shapes / "images", map(_lettered, _sample(shapes / "test.jsonl", rows, draw)))
     lines = (_to_train(_lettered(row)) for row in _sample(shapes / "train.jsonl", training_rows, draw))
@@ -30,7 +30,7 @@ def write_scienceqa(shapes: Path, folder: Path, rows: int, training_rows: int, s
 
 
 def write_chartqa(digits: Path, folder: Path, rows: int, seed: int = 0) -> None:
-    """`rows` held-out handwritten digits, each a question whose answer is a number."""
+    """Write questions about `rows` held-out handwritten digits, whose answers are numbers."""
     draw = random.Random(seed)
     _write(
         folder,
@@ -59,8 +59,8 @@ def _sample(file: Path, count: int, draw: random.Random) -> list[dict[str, Any]]
     return draw.sample([row for row in rows if row["category"] in ("shape", "digit")], count)
 
 
-def _said(row: Mapping[str, Any], turn: int) -> str:
-    return str(row["conversations"][turn]["value"]).removeprefix("<image>\n")
+def _said(row: Mapping[str, Any], message: int) -> str:
+    return str(row["conversations"][message]["value"]).removeprefix("<image>\n")
 
 
 def _write(folder: Path, images: Path, rows: Iterable[Mapping[str, Any]]) -> None:

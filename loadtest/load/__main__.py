@@ -1,8 +1,8 @@
-"""`make bench-load`: every scenario at random arrivals, at shares of what the service answers when it is full.
+"""`make bench-load`: every scenario at random arrivals, at shares of the service's capacity.
 
-Starts the service over a store of as many adapters as the scenarios need, finds its capacity for each scenario by a
-short closed loop, then lets requests come by Poisson's law at each share of it. Prints and writes a JSON line for each.
-With --url it asks a service that runs already, over its own adapters; CPU time and memory are not told then.
+Starts the service on a store of --adapters adapters, finds its capacity for each scenario by a short closed loop, then
+sends requests as a Poisson process at each share of it. Prints and writes a JSON line for each. With --url it asks a
+service that runs already through its own adapters; CPU time and memory are not measured then.
 """
 
 import json
@@ -40,7 +40,7 @@ class Load(BaseSettings):
 
 
 def main(arguments: list[str]) -> int:
-    """Measure and print; returns the exit status."""
+    """Measure and print; returns the exit status: 2 for an unknown scenario."""
     options = CliApp.run(Load, cli_args=arguments)
     names = _served(options.url) if options.url else [f"a{number:05}" for number in range(options.adapters)]
     known = scenarios(names)
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
         return 2
     options.output.parent.mkdir(parents=True, exist_ok=True)
     chosen = [each for each in known.values() if each.name in (options.scenario or known)]
-    # Those with keys come last: they have a service of their own.
+    # Scenarios with keys come last, as they need a service that has keys.
     for keys in (False, True):
         if some := [each for each in chosen if each.keys == keys]:
             _run(options, some, keys)

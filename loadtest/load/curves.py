@@ -1,8 +1,8 @@
 """`make bench-curves`: what a request costs as it grows: clients at once, adapters, picture size, questions.
 
-One service, one closed loop for each point, points of all curves in turn, round after round. Writes a JSON line a point
-and a picture of all curves. Adapters have random weights: speed does not depend on what weights say. How
-long answers are is not among what grows: the embedded model's have two tokens, and so have these adapters'.
+One service; a closed loop for each point; the points of all curves one after the other, round after round. Writes a
+JSON line for each point and a chart of all curves. Adapters have random weights, for speed does not depend on their
+values. The length of answers is not varied: the embedded model's have two tokens, and so have these adapters'.
 """
 
 import itertools
@@ -31,9 +31,9 @@ _CLIENTS, _ADAPTERS, _RANK = 16, 24, 16
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a curve: what grows and how large it is, clients at once, what each sends, and what one answer has.
+    """One point of a curve: `curve` is what grows, `at` its size, `make` the unit that each of `clients` clients sends.
 
-    A unit of `units` answers counts as that many.
+    A unit has `units` answers, and counts as that many.
     """
 
     curve: str

@@ -1,13 +1,13 @@
-"""`make fleet`: a fleet of replicas on paper: routing by adapter against round robin, and autoscaling with its lag.
+"""`make fleet`: a simulated fleet of replicas: routing by adapter against round robin, and autoscaling with its lag.
 
-Requests come by Poisson's law, their adapters by Zipf's. A replica works on so many at once, in order of arrival; each
-takes a time that is exponential about a mean, and first waits for its adapter where that is not among the ones the
-replica has loaded, of which the least recently used goes. Three ways to choose a replica: `robin`, one after the other;
-`least`, the one with the fewest requests of two picked at random; `affinity`, where the adapter's hash says, or the
-next on the ring whose requests are under 1.25 times the fleet's mean (consistent hashing with bounded loads: Mirrokni,
-Thorup and Zadimoghaddam, SODA 2018).
+Requests come as a Poisson process, their adapters by Zipf's law. A replica works on `slots` of them at once, in order
+of arrival. Each takes an exponentially distributed time, and first waits for its adapter to be loaded, in place of the
+one used longest ago, where the replica does not have it loaded. Three ways to choose a replica: `robin`, one after the
+other; `least`, the one with the fewest requests of two picked at random; `affinity`, where the adapter's hash says, or
+the next on the ring whose requests are under 1.25 times the fleet's mean (consistent hashing with bounded loads:
+Mirrokni, Thorup and Zadimoghaddam, SODA 2018).
 
-What it leaves out: that a busy engine is slower for each request and that adapters load in the engine's loop.
+It leaves out that a busy engine is slower for each request, and that loading an adapter holds up the engine's steps.
 """
 
 import argparse
@@ -33,9 +33,10 @@ _BOUND = 1.25
 class Fleet:
     """Replicas and their load; times are in seconds.
 
-    `busy` is the load as a share of what `replicas` can do where no adapter has to be loaded. With `surge` the rate is
-    so many times as high from a third of the time on, and the scaler asks for replicas every `scale_s`, which serve
-    `start_s` later; 0: there is none.
+    `busy` is the load as a share of what `replicas` can do where no adapter has to be loaded; `service_s` is the mean
+    of a request's time in a slot. A replica has `loaded` adapters loaded, and takes `load_s` to load one; `skew` is the
+    exponent of Zipf's law. From a third of the time on the rate is `surge` times as high. Every `scale_s` the scaler
+    asks for replicas, which serve `start_s` later; with `start_s` 0 there is no scaler.
     """
 
     replicas: int
@@ -61,7 +62,10 @@ class Fleet:
 
 @dataclass
 class Replica:
-    """When its slots come free, the ends of what it has, and its loaded adapters, the one used last at the end."""
+    """One replica: `free` are the times at which its slots come free, `ends` those at which its requests end.
+
+    `has` are its loaded adapters, the one used last at the end; it serves from the time `from_` on.
+    """
 
     slots: int
     from_: float = 0.0
@@ -73,13 +77,13 @@ class Replica:
         self.free = [self.from_] * self.slots
 
     def count(self, now: float) -> int:
-        """Requests that it has, waiting or worked on."""
+        """The requests that it has at `now`, waiting or in a slot; `now` may not go back."""
         while self.ends and self.ends[0] <= now:
             heapq.heappop(self.ends)
         return len(self.ends)
 
     def take(self, now: float, adapter: int, work: float, fleet: Fleet) -> tuple[float, bool]:
-        """When the request's work begins, its adapter loaded, and whether that was there."""
+        """Take a request of `work` seconds; returns when its work begins, and whether its adapter was loaded."""
         hit = adapter in self.has
         self.has[adapter] = None
         self.has.move_to_end(adapter)
@@ -93,10 +97,10 @@ class Replica:
 
 @dataclass(frozen=True)
 class Found:
-    """What came of it: share of requests whose adapter was there, percentiles of the time before work begins.
+    """Results: `hit` is the share of requests whose adapter was loaded, the percentiles are of the wait before work.
 
-    `late` are requests that waited longer than their patience (they are answered all the same), `loads_per_s` is of one
-    replica, `most` replicas there were.
+    `late` is the share of requests that waited over `patience_s` (they are answered all the same), `loads_per_s` the
+    adapters that one replica loads in a second, `most` the number of replicas at the end.
     """
 
     hit: float
@@ -112,7 +116,7 @@ Choose = Callable[[Sequence[Replica], float, int, int], Replica]
 
 
 def simulate(fleet: Fleet, seed: int = 0) -> Found:
-    """Run the fleet; the first fifth of the requests only fills it."""
+    """Simulate the fleet; the first fifth of the requests fills it and is not counted."""
     dice = random.Random(seed)
     replicas = [Replica(fleet.slots) for _ in range(fleet.replicas)]
     choose, waits, hits, misses = _chooser(fleet.routing, dice), list[float](), 0, 0

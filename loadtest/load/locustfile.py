@@ -1,9 +1,9 @@
-"""For exploring by hand with Locust: the scenarios as kinds of users, each of which asks, waits and asks again.
+"""For exploring by hand with Locust: the scenarios as tasks of a user, who asks, waits up to 0.2 s, and asks again.
 
     make explore                                  # web page at http://127.0.0.1:8089, asks http://127.0.0.1:8000
     locust -f loadtest/load/locustfile.py --host http://127.0.0.1:8000 --headless -u 16 -t 30s --tags small ten
 
-Its latencies are of a closed loop in Python: for figures use `make bench-load`.
+Its latencies are of a closed loop in a slow client: for figures use `make bench-load`.
 """
 
 import itertools
@@ -18,7 +18,7 @@ _numbers = itertools.count(random.randrange(1 << 20))
 
 
 class Caller(FastHttpUser):
-    """Asks one of the scenarios after the other."""
+    """A user that asks questions of the scenarios, drawn by their tasks' weights."""
 
     wait_time = between(0.0, 0.2)
 
@@ -55,7 +55,7 @@ class Caller(FastHttpUser):
     @tag("stream")
     @task(2)
     def stream(self) -> None:
-        """The answer as it comes."""
+        """One small picture, the answer streamed."""
         self._ask("stream")
 
     def _ask(self, name: str) -> None:

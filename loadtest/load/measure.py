@@ -1,4 +1,4 @@
-"""An open loop: requests come at random times at a given rate, whatever came of those before, and what came of them."""
+"""An open loop: requests are sent at random times at a given rate, however slow the answers are; and its results."""
 
 import random
 import time
@@ -18,7 +18,7 @@ _FULL, _LEAST_S = 16, 3.0
 
 
 def capacity(url: str, scenario: Scenario, seconds: float) -> float:
-    """Requests a second that are answered while 16 are always asked, found in `seconds` and half as many before."""
+    """Requests per second that are answered to 16 clients in a closed loop, over `seconds` after half as many."""
     numbers, dice = iter(range(1_000_000, 2_000_000)), random.Random(0)
     seconds = max(_LEAST_S, seconds)
     window = keep_asking(url, _FULL, lambda: (scenario.make(next(numbers), dice).content,), seconds / 2, seconds)
@@ -26,7 +26,7 @@ def capacity(url: str, scenario: Scenario, seconds: float) -> float:
 
 
 def ask_first(url: str, scenario: Scenario) -> dict[str, float]:
-    """Ask what comes before the measurement, one after the other; the median of what it took, where there is any."""
+    """Send a scenario's `first` requests one after the other; returns their median time in ms, if there are any."""
     took = list[float]()
     for content in tqdm(scenario.first, desc=f"{scenario.name}: first asked", disable=len(scenario.first) < 10):
         began = time.perf_counter()
@@ -36,7 +36,7 @@ def ask_first(url: str, scenario: Scenario) -> dict[str, float]:
 
 
 def arrivals(scenario: Scenario, rate: float, seconds: float, seed: int) -> Iterator[Due]:
-    """Poisson arrivals: intervals are exponential of mean 1/rate seconds. Each is made as it is sent."""
+    """A Poisson process: intervals are exponential, of mean 1/rate seconds. A request is made when it is sent."""
     dice, at, number = random.Random(seed), 0.0, seed * 100_000
     while (at := at + dice.expovariate(rate)) < seconds:
         asked, number = scenario.make(number, dice), number + 1
@@ -46,7 +46,7 @@ def arrivals(scenario: Scenario, rate: float, seconds: float, seed: int) -> Iter
 def measure(
     url: str, scenario: Scenario, rate: float, seconds: float, seed: int = 1, server: Server | None = None
 ) -> dict[str, Any]:
-    """What came of a scenario at a rate; `server`, where it is ours to look at, tells CPU time and memory."""
+    """The results of a scenario at `rate` requests per second for `seconds`; with `server`, its CPU and memory too."""
     pids = server.pids() if server else []
     if server:
         server.forget_peak()

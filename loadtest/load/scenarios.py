@@ -1,4 +1,4 @@
-"""What is asked in each scenario. Used by the generator, by Locust and by the recipe for a GPU."""
+"""The scenarios: which requests are sent. Used by `make bench-load`, by Locust and by the recipe for a GPU."""
 
 import hashlib
 import random
@@ -16,7 +16,7 @@ TENANTS = {"shop": "key-of-shop", "lab": "key-of-lab", "archive": "key-of-archiv
 
 @dataclass(frozen=True)
 class WireRequest:
-    """One request as it goes over the wire, and whose it is in the results: an adapter, a tenant, or nobody."""
+    """The bytes of one request, and the adapter or tenant that it counts for in the results (empty: neither)."""
 
     content: bytes
     flow: str = ""
@@ -24,9 +24,10 @@ class WireRequest:
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is asked: `make` takes a request's number and dice, and says what it is; `bound_s` is a good latency.
+    """One scenario: `make` makes a request of its number and a random generator.
 
-    `first` is asked once before anything is measured: an adapter is proven when somebody first asks it.
+    Answers within `bound_s` seconds count as goodput. With `keys` it needs a service with the keys of `keys_file`.
+    `first` are requests sent once before the measurement, since an adapter is proven when it is first asked.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Scenario:
 
 
 def scenarios(names: Sequence[str] = ("shapes",)) -> dict[str, Scenario]:
-    """All scenarios; `names` are the adapters of the store, and those that need more of them are left out."""
+    """All scenarios by name; `names` are the store's adapters. Scenarios that need more adapters are left out."""
     found = [
         Scenario("small", "one small picture, the base", lambda n, _: WireRequest(faces.vqa(pictures.small(n))[0])),
         Scenario(
@@ -64,7 +65,7 @@ def scenarios(names: Sequence[str] = ("shapes",)) -> dict[str, Scenario]:
 
 
 def keys_file() -> str:
-    """The tenants of the scenario that has some, as the service reads them."""
+    """The file of keys (--keys) with the tenants of the scenario `tenants`, as JSON."""
     entries = (f'"{name}": {{"keys": ["{hashlib.sha256(key.encode()).hexdigest()}"]}}' for name, key in TENANTS.items())
     return "{" + ", ".join(entries) + "}"
 

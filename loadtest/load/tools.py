@@ -1,7 +1,7 @@
-"""`make bench-tools`: other people's load tools ask our OpenAI face: `vllm bench serve`, and NVIDIA's AIPerf.
+"""`make bench-tools`: other people's load tools ask our OpenAI routes: `vllm bench serve`, and NVIDIA's AIPerf.
 
 Both make their own requests (vLLM's random-mm data set, AIPerf's synthetic pictures), stream the answers and count
-tokens by themselves; a request that they could not read would be told as failed. Prints a JSON line for each.
+tokens by themselves; an answer that they could not read would count as failed. Prints a JSON line for each.
 
 vLLM's random texts are random tokens, and one in a hundred of the embedded model's holds a NUL, which the service
 refuses as no text (400): so many may fail. vLLM's `ignore_eos`, which it sends with random data, is switched off.
@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 from loadtest.servers import as_package, folder_of_measurement, ours
 
-# Of random texts, those that hold a NUL.
+# The share of requests that may fail: random texts that hold a NUL, with a margin.
 _REFUSED = 0.04
 
 

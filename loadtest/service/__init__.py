@@ -1,1 +1,1 @@
-"""The service: start, accuracy over HTTP, fairness, hostile bodies, the true size, and the fake engine behind it."""
+"""The service: start, accuracy over HTTP, fairness, hostile bodies, LLaVA-1.5's true size; and it on a fake engine."""

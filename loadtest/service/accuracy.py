@@ -1,6 +1,6 @@
-"""`python -m loadtest.service.accuracy`: INT4 and bf16 served in turn, every held-out question asked over HTTP.
+"""`python -m loadtest.service.accuracy`: INT4 and bf16 served one after the other, all held-out questions over HTTP.
 
-Prints the right answers of the base and of each adapter on the same rows, and what INT4 costs against bf16.
+Prints the right answers of the base and of each adapter on the same rows, and how many points INT4 loses against bf16.
 """
 
 import json
@@ -60,7 +60,7 @@ def _ask(options: Accuracy, url: str, adapter: str) -> Evaluation:
 
 
 def _verdict(adapter: str, results: list[Evaluation]) -> dict[str, object]:
-    """The figures of one adapter as first served, and the points it gains where it is served otherwise."""
+    """The figures of one adapter on the first model, and the percentage points that other models have over it."""
     first = results[0].total
     shares = {result.source.precision: 100 * result.total.adapter / result.total.rows for result in results}
     return {

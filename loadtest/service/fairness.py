@@ -1,8 +1,8 @@
 """`make bench-fairness`: what one adapter at ten times its share costs the others, over HTTP, on a fake engine.
 
-The engine takes so long for a word, and so few requests are worked on at once, that slots are what all compete for.
-Each of the others offers 95% of its share of them, at random times, without the flood and with it, in turn. Prints a
-JSON line: the 95th percentile of the others' requests, from due to answered, the median over rounds.
+The engine takes so long for a word, and there are so few slots, that all adapters compete for slots. Each of the others
+offers 95% of its share of them, at random times, without the flood and with it by turns. Prints a JSON line: the 95th
+percentile of the time that the others' requests take from due to answered, as the median over rounds.
 """
 
 import json
@@ -19,7 +19,7 @@ from loadtest.client import Due, Sent, encode, percentile, send_all
 from loadtest.process import fake_service
 
 _HOT, _LOAD = "shapes", 0.95
-_FULL = 128  # requests at once by which the capacity is measured
+_FULL = 128  # requests sent at once to measure the capacity
 
 
 class Fairness(BaseSettings):
@@ -60,12 +60,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _others(url: str, rates: dict[str, float], options: Fairness, seed: int) -> list[Sent]:
-    """What came of all requests but the flood's; `rates` are requests a second by adapter."""
+    """The outcomes of all requests but the flood's; `rates` are requests per second by adapter."""
     return [each for each in send_all(url, _arrivals(url, rates, options.seconds, seed)) if each.flow != _HOT]
 
 
 def _capacity(url: str, names: list[str]) -> float:
-    """Requests a second that the service answers when it is full."""
+    """Requests per second that the service answers with _FULL requests at once."""
     sent = send_all(url, [Due(0.0, "", _request(url, names[number % len(names)], number)) for number in range(_FULL)])
     return _FULL / max(each.seconds for each in sent)
 

@@ -1,4 +1,4 @@
-"""The whole service in a process of its own on the fake engine: what is left to measure is our own work.
+"""The whole service on the fake engine, in a process of its own: so that the gateway's own work is measured.
 
 python -m loadtest.service.fake_service [--port 8198] [any other option of the service]
 """
@@ -34,7 +34,7 @@ class FakeSettings(Settings):
 
 
 def main(arguments: list[str]) -> int:
-    """Serve a store's adapters, proven anew by what the fake engine says; returns the exit status."""
+    """Serve a copy of the store, its probes answered by the fake engine; returns the exit status."""
     given = CliApp.run(FakeSettings, cli_args=arguments)
     logs.configure(given.log_level, given.log_format)
     checkpoint = Path(given.model)
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 def _serve(settings: FakeSettings, checkpoint: Path) -> int:
     app = create_app(settings, checkpoint, FakeEngine(step_s=settings.step_s))
-    gc.freeze()  # as the real engine does once it stands
+    gc.freeze()  # as the real engine does once it has started
     return serve(app, settings)
 
 

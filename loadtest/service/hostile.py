@@ -1,12 +1,12 @@
-"""`make bench-hostile`: bodies made to hurt, four at a time, while another client asks small questions.
+"""`make bench-hostile`: hostile bodies, four at a time, while another client asks small questions.
 
-Of each body 200 are sent at least, and for ten seconds at least, so that there are questions enough for a percentile.
+Each body is sent 200 times or more, for ten seconds or more, so that there are enough questions for a percentile.
 
-The service is as `make serve` starts it, on the real engine. The bodies are sent from a process of their own, of the
-lowest priority: on a machine of their own their senders would take none of this one's processors. A quiet time comes
-first; then, for each body: what the other client's questions take, beside what they took in the quiet, how long
-`/healthz` takes, and what memory is left in use afterwards. Prints a table, writes JSON lines to --out, and ends with
-status 1 where a bound was broken.
+The service is as `make serve` starts it, on the real engine. The bodies are sent by a process of the lowest priority,
+so that sending takes little of the service's CPU: real senders would be on other machines. First comes a quiet time;
+then for each body is measured how long the other client's questions take, against the quiet time, how long `/healthz`
+takes, and how much memory is still in use afterwards. Prints a table, writes JSON lines to --out, and ends with status
+1 where a bound was broken.
 """
 
 import base64
@@ -35,7 +35,7 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from loadtest.client import percentile
 from loadtest.process import serving
 
-# What each body is held to.
+# The bounds: times the quiet p99 of questions, seconds of /healthz, and MB of memory left in use.
 _TIMES_QUIET, _HEALTH_S, _MEMORY_MB = 3.0, 0.1, 100.0
 _SIDE = 7000  # of large pictures: 49 million pixels, just under what is decoded
 
@@ -58,7 +58,7 @@ class Bench(BaseSettings):
 
 @dataclass(frozen=True)
 class Body:
-    """What is sent, where, and the headers beside its type."""
+    """A hostile body: the path it is sent to, its bytes, and headers beside its content-type."""
 
     path: str
     content: bytes
@@ -67,7 +67,7 @@ class Body:
 
 @dataclass
 class OthersLatency:
-    """Latencies of well-behaved clients while a hostile body is sent, in seconds; `failed` counts their errors."""
+    """Seconds that another client's questions and probes take; `failed` counts answers other than 200."""
 
     questions: list[float] = field(default_factory=list)
     probes: list[float] = field(default_factory=list)
@@ -108,7 +108,7 @@ def _measure(url: str, body: Body, options: Bench, usual: float) -> dict[str, ob
     answers, begin = context.Queue(), context.Event()
     hurting = context.Process(target=_hurt, args=(url, body, options, answers, begin))
     hurting.start()
-    answers.get()  # it has imported what it needs, which is none of the service's work
+    answers.get()  # the process has imported its modules, which takes CPU too
     before, began = _memory_mb(url), time.perf_counter()
     with _watching(url) as seen:
         begin.set()
@@ -132,7 +132,7 @@ def _measure(url: str, body: Body, options: Bench, usual: float) -> dict[str, ob
 
 @contextmanager
 def _watching(url: str) -> Iterator[OthersLatency]:
-    """What another client's small questions and the probe take while the block runs, a few of each a second."""
+    """Ask small questions and /healthz over and over while the block runs; yields their latencies."""
     seen, over = OthersLatency(), threading.Event()
 
     def ask() -> None:
@@ -166,7 +166,7 @@ def _watching(url: str) -> Iterator[OthersLatency]:
 
 
 def _hurt(url: str, body: Body, options: Bench, answers: "Queue[Counter[int]]", begin: Event) -> None:
-    """Send a body as often as `options` say, and tell how many were answered with which status; 0 is none."""
+    """Send a body as often as `options` say; puts the number of answers by status (0: none came) into `answers`."""
     os.nice(19)
     told, sent, lock = Counter[int](), itertools.count(), threading.Lock()
     answers.put(Counter())
@@ -208,7 +208,7 @@ def _memory_mb(url: str) -> float:
 
 
 def _settled_mb(url: str, before: float) -> float:
-    """What more memory is in use than before, within ten seconds."""
+    """MB of memory in use beyond `before`, once that is under half the bound, or after ten seconds."""
     for _ in range(20):
         if (left := _memory_mb(url) - before) <= _MEMORY_MB / 2:
             break
@@ -227,7 +227,7 @@ def _asked(image: bytes, **fields: object) -> bytes:
 
 
 def _many_scans() -> bytes:
-    """A progressive JPEG whose last scan comes again and again: each is a pass over all of its blocks."""
+    """A progressive JPEG that repeats its last scan: for each the decoder goes through all of its blocks."""
     data = _encoded(Image.new("RGB", (4000, 4000), "teal"), "JPEG", progressive=True)
     start = data.rindex(b"\xff\xda")
     scan = data[start:-2]

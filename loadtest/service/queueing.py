@@ -1,10 +1,11 @@
 """`python -m loadtest.service.queueing`: the table of docs/explanation/fairness.md, simulated.
 
-It sets our queue beside one that knows the flood.
+It compares our queue with one that knows which adapter floods.
 
-Slots are held for a unit of time on average. Every adapter but one offers 95% of its share; that one nothing for half
-of the time, and then either nothing or ten times its share. What came in the second half counts. A turn costs what its
-hold lasted, as in the service, and the queue is told when the hold ends.
+A request holds a slot for one unit of time on average. Every adapter but one offers 95% of its share. That one offers
+nothing for the first half of the time, and then either nothing or ten times its share. Requests that come in the second
+half are counted. A turn costs as much as its hold lasted, as in the service, which the queue is told when the hold
+ends.
 """
 
 import heapq
@@ -25,7 +26,7 @@ _CASES = ((32, 4), (32, 8), (32, 16), (32, 64), (8, 4), (8, 8), (8, 16), (8, 64)
 
 
 class _Queue(Protocol):
-    """What hands out turns: see service/turns.py."""
+    """The methods of service.turns.FairQueue that are used here."""
 
     def __len__(self) -> int: ...
     def push(self, ticket: Ticket) -> None: ...
@@ -35,7 +36,7 @@ class _Queue(Protocol):
 
 
 class Last:
-    """The flood stands last whatever happens, all others in order of arrival."""
+    """A queue that knows the flood: its tickets go after all others, which go in order of arrival."""
 
     def __init__(self) -> None:
         self._others, self._flood = deque[Ticket](), deque[Ticket]()
@@ -52,7 +53,7 @@ class Last:
         return (self._others or self._flood).popleft()
 
     def settle(self, ticket: Ticket, cost: float) -> None:
-        """See FairQueue; it knows who floods and needs no bill."""
+        """Do nothing: costs play no part in this order."""
 
     def drop(self, newcomer: Ticket) -> Ticket:  # noqa: ARG002 - the flood gives way
         """See FairQueue."""
@@ -61,21 +62,21 @@ class Last:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """95th percentiles of the others: of the wait alone, and of the whole request."""
+    """95th percentiles of the requests of all adapters but the flood's: of the wait, and of wait and hold."""
 
     wait: float
     whole: float
 
 
 def p95(make: Callable[[], _Queue], adapters: int, slots: int, flood: float) -> Waits:
-    """What the others take, over all seeds."""
+    """The percentiles over all seeds, for a queue that `make` makes; the hot adapter offers `flood` times its share."""
     others = list(itertools.chain(*(_simulate(make(), adapters, slots, flood, seed) for seed in range(_SEEDS))))
     waits, wholes = sorted(wait for wait, _ in others), sorted(wait + hold for wait, hold in others)
     return Waits(percentile(waits, 95), percentile(wholes, 95))
 
 
 def _simulate(queue: _Queue, adapters: int, slots: int, flood: float, seed: int) -> list[tuple[float, float]]:
-    """The wait and the hold of each request of the others, once the flood is there."""
+    """The wait and the hold of each request of the others that comes once the flood has begun."""
     arrivals = _arrivals(adapters, slots, flood, seed)
     ends, free = list[tuple[float, int, Ticket, float]](), slots
     about, found = dict[Ticket, tuple[float, float]](), list[tuple[float, float, float]]()
@@ -103,7 +104,7 @@ def _hand_out(
     ends: list[tuple[float, int, Ticket, float]],
     found: list[tuple[float, float, float]],
 ) -> int:
-    """How many of the free slots were taken."""
+    """Give `free` slots to waiting tickets; returns how many were taken."""
     taken = min(free, len(queue))
     for _ in range(taken):
         ticket = queue.take()
@@ -127,12 +128,15 @@ def _arrivals(adapters: int, slots: int, flood: float, seed: int) -> list[tuple[
 
 
 def _half(slots: int) -> float:
-    """When the flood begins."""
+    """The time at which the flood begins."""
     return _TURNS / slots / 2
 
 
 def _erlang(slots: int, load: float) -> float:
-    """The probability that all slots are taken, of `slots` that are busy `load` of the time, where nobody floods."""
+    """Erlang's C: the probability that all of `slots` slots are taken, where they are busy `load` (0 to 1) of the time.
+
+    The recurrence is Erlang's B for 1, 2 ... slots, from which C follows.
+    """
     blocked = 1.0
     for number in range(1, slots + 1):
         blocked = slots * load * blocked / (number + slots * load * blocked)

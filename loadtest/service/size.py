@@ -1,9 +1,9 @@
 """`make bench-7b`: a replica of LLaVA-1.5-7B in INT4 on this machine, served with two adapters of rank 64.
 
-Every step is the command that people use: `models.replica`, `trainer publish` for each adapter, `python -m service`
-with its default sizes, and a picture asked of the base and of both adapters over HTTP. Prints a JSON line for each
-step, with seconds and the memory of its processes. Weights and adapters are random: speed and memory do not depend on
-their values, and nothing here says how well a model answers.
+The steps are the commands that users run: `models.replica`, `trainer publish` for each adapter, `python -m service`
+with its default sizes, and a question about a picture to the base and to both adapters over HTTP. Prints a JSON line
+for each step, with seconds and the memory of its processes. Weights and adapters are random: speed and memory do not
+depend on their values, and nothing here measures how well a model answers.
 """
 
 import json
@@ -53,7 +53,7 @@ class Size(BaseSettings):
 
 @dataclass
 class Step:
-    """The largest memory of one step's processes in bytes, and what else there is to say."""
+    """The most memory of one step's processes at once, in bytes, and further fields of its JSON line."""
 
     memory: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
 
 
 def measure(options: Size, tell: Callable[[dict[str, Any]], None]) -> None:
-    """Run every step and `tell` each as it ends."""
+    """Run every step, and call `tell` with each one's line when it ends."""
     model, store = options.work / "model", options.work / "store"
     with _step("replica", options, tell) as step:
         if not model.exists():
@@ -97,7 +97,7 @@ def measure(options: Size, tell: Callable[[dict[str, Any]], None]) -> None:
 
 
 def ask(url: str, adapter: str | None, max_tokens: int) -> dict[str, Any]:
-    """The picture asked of the base or an adapter over HTTP: answer, tokens and seconds, or the error it was given."""
+    """Ask an adapter (None: the base) about PICTURE over HTTP; returns answer, tokens and seconds, or the error."""
     form = {"question": QUESTION, "max_tokens": str(max_tokens), "deadline_s": "600"}
     if adapter:
         form["adapter"] = adapter
@@ -118,9 +118,9 @@ def ask(url: str, adapter: str | None, max_tokens: int) -> dict[str, Any]:
 
 
 def write_adapter(model: Path, folder: Path, rank: int, seed: int) -> None:
-    """A random LoRA on every linear of the language model, in PEFT's files; strong enough to change every answer.
+    """Write a random LoRA on every linear of the language model to `folder`, in PEFT's files.
 
-    What it adds to a linear's outputs is as large as the linear's inputs.
+    What it adds to a linear's outputs is on average as large as the linear's inputs, so that it changes answers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
@@ -142,7 +142,7 @@ def _run(module: str, *arguments: str) -> None:
 
 @contextmanager
 def _step(name: str, options: Size, tell: Callable[[dict[str, Any]], None]) -> Iterator[Step]:
-    """Time a block, and watch the memory of the processes that it starts."""
+    """Time a block, and sample the memory of the processes that it starts every two seconds."""
     step, over = Step(), threading.Event()
     spent = _cpu_seconds()
 
@@ -168,13 +168,13 @@ def _step(name: str, options: Size, tell: Callable[[dict[str, Any]], None]) -> I
 
 
 def _cpu_seconds() -> float:
-    """Processor time of all processes that came from this one and have ended; others' load adds nothing to it."""
+    """CPU seconds of this process's children, and theirs, that have ended and were waited for."""
     times = os.times()
     return times.children_user + times.children_system
 
 
 def children_bytes() -> int:
-    """Resident bytes of all processes that come from this one, pages that they share counted once."""
+    """Resident bytes of all descendants of this process, pages that several share counted once."""
     return sum(_resident(pid) for pid in _descendants(os.getpid()))
 
 

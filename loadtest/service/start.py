@@ -1,4 +1,4 @@
-"""A cold start of the service beside stock `vllm serve` with the same model and adapters, in turn, round after round.
+"""Cold starts of the service and of stock `vllm serve` with the same model and adapters, by turns, over some rounds.
 
 python -m loadtest.service.start [--rounds 5] [--model models/tiny-llava-int4]
 
@@ -35,12 +35,12 @@ class Start:
 
     @classmethod
     def of(cls, server: Server) -> "Start":
-        """What the start of a server that is ready now took."""
+        """The times of the start of a server that has just become ready."""
         return cls(server.ready_s, cpu_s(server.pids()))
 
 
 def main(arguments: list[str]) -> None:
-    """Start both, in turn."""
+    """Start both by turns, and print."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.service.start", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="starts of each")
     parser.add_argument("--model", default="models/tiny-llava-int4", help="checkpoint of both")
@@ -59,9 +59,9 @@ def main(arguments: list[str]) -> None:
                 f"round {number + 1}: service {_told(mine[-1])}, back {back[-1]:.1f} s; vllm serve {_told(theirs[-1])}"
             )
     for name, field in (("seconds to ready", "ready_s"), ("CPU seconds", "cpu_s")):
-        here, there = [getattr(each, field) for each in mine], [getattr(each, field) for each in theirs]
-        ratio = statistics.median(here) / statistics.median(there)
-        print(f"{name}: service {_spread(here)}, vllm serve {_spread(there)}, ratio of medians {ratio:.2f}")
+        service, stock_ = [getattr(each, field) for each in mine], [getattr(each, field) for each in theirs]
+        ratio = statistics.median(service) / statistics.median(stock_)
+        print(f"{name}: service {_spread(service)}, vllm serve {_spread(stock_)}, ratio of medians {ratio:.2f}")
     share = statistics.median(back) / statistics.median(each.ready_s for each in mine)
     print(f"engine killed, ready again after {_spread(back)} s: {share:.2f} of a cold start")
 

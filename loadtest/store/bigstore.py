@@ -1,8 +1,9 @@
 """`make bench-store`: what ten thousand adapters in the store cost beside two; a JSON line for each measurement.
 
-The real engine serves the embedded model over a store of hard links. Told: seconds to ready, memory of the gateway, CPU
-of an idle second (polls included), the longest that GET /v1/adapters keeps another request waiting, answers lost while
-the store is moved away and back, and the requests of one look at the same store on an S3 API.
+The real engine serves the embedded model over a store of hard links. Measured: seconds to ready, the gateway's memory,
+its CPU in an idle second (polls included), the longest that reading all pages of GET /v1/adapters keeps another request
+waiting, answers lost while the store is moved away and back, and the requests that one read of the same store on an S3
+API takes.
 """
 
 import asyncio
@@ -85,7 +86,7 @@ def _measure(options: BigStore, count: int, root: Path, cache: Path) -> dict[str
 
 
 def _listener() -> int:
-    """The process that listens there: the newest child of ours that serves."""
+    """The id of the service's process: the newest child of this one."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     return int(children[-1])
 
@@ -112,7 +113,7 @@ async def _ask_once(url: str) -> None:
 
 
 async def _list_all(url: str) -> tuple[float, float]:
-    """Seconds to read every page, and the longest that another's smallest request took meanwhile."""
+    """Seconds to read every page, the mean of five times, and the longest that GET /healthz took meanwhile."""
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         waits: list[float] = []
 
@@ -135,7 +136,7 @@ async def _list_all(url: str) -> tuple[float, float]:
 
 
 async def _move_away(url: str, root: Path) -> tuple[int, int]:
-    """Answers, and answers lost, of two adapters that serve while their store is moved away and back."""
+    """How many questions to two adapters were answered, and how many not, while their store was moved away and back."""
     counts = {True: 0, False: 0}
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         with _moving(root) as move:

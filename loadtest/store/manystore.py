@@ -11,7 +11,7 @@ from service.types import Adapter
 
 
 def versions_of(source: Adapter, count: int) -> Iterator[tuple[str, str, dict[str, bytes]]]:
-    """(name, version, the one file that is its own) of adapters that differ from `source` by their card."""
+    """(name, version, the one file that differs) of `count` adapters like `source` but for their README.md."""
     sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in source.path.iterdir()}
     for number in range(count):
         card = {"README.md": f"copy {number}\n".encode()}
@@ -21,7 +21,11 @@ def versions_of(source: Adapter, count: int) -> Iterator[tuple[str, str, dict[st
 
 
 def fill(root: Path, source: Adapter, count: int) -> None:
-    """Make a store of `count` adapters by hard links."""
+    """Make a store of `count` adapters below `root`, by hard links to the files of `source`.
+
+    Raises:
+        OSError: `root` and `source` are on different disks, for one.
+    """
     for name, version, own in versions_of(source, count):
         folder = root / name / "versions" / version
         folder.mkdir(parents=True)
@@ -34,7 +38,7 @@ def fill(root: Path, source: Adapter, count: int) -> None:
 
 
 def copy_here(store: Path, name: str, folder: Path) -> Adapter:
-    """A version of a store on the disk of `folder`, so that it can be linked to."""
+    """Copy an adapter's stable version to a directory in `folder`, so that hard links can be made to it there."""
     found = Store(store).stable(name)
     files = {file.name: file.read_bytes() for file in found.path.iterdir()}
     copy = folder / digest(files)

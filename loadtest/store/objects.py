@@ -1,4 +1,4 @@
-"""A real S3 API on this machine (moto's server, extra `s3`), filled without going through it, its requests counted."""
+"""An S3 API on this machine (moto's server, extra `s3`), filled directly in its backend, with its requests counted."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ class _Counting(logging.Handler):
 
 @dataclass
 class Objects:
-    """The server; `lines` are its log's, one a request."""
+    """The server; `lines` are its log lines, one for each request."""
 
     url: str
     lines: list[str]
@@ -33,7 +33,7 @@ class Objects:
     keys: list[str] = field(default_factory=list)
 
     def put(self, key: str, content: bytes) -> None:
-        """Make an object, uncounted."""
+        """Make an object without a request that counts."""
         self.backend.put_object(BUCKET, key, content)
         self.keys.append(key)
 
@@ -54,7 +54,7 @@ class Objects:
 
 @contextmanager
 def objects() -> Iterator[Objects]:
-    """A server with one empty bucket; fsspec finds it by the environment."""
+    """A server with one empty bucket, BUCKET, until the block ends; fsspec finds it by environment variables."""
     from moto.s3.models import s3_backends
     from moto.server import ThreadedMotoServer
 
@@ -75,7 +75,7 @@ def objects() -> Iterator[Objects]:
         yield Objects(names["AWS_ENDPOINT_URL"], counting.lines, backend)
     finally:
         server.stop()
-        backend.reset()  # what it holds would outlive its server
+        backend.reset()  # moto keeps its objects after the server has stopped
         log.removeHandler(counting)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,4 +1,4 @@
-"""One service's adapters over a store, on a fake engine of its own: what is swapped and deleted under load."""
+"""One service's adapters over a store, on a fake engine of its own, for tests and measurements without HTTP."""
 
 import itertools
 from collections.abc import AsyncGenerator
@@ -29,7 +29,7 @@ class Replica:
         self.build(Workers(2))
 
     def build(self, workers: Workers) -> None:
-        """Put the parts together, over `engine` as it is now."""
+        """Make the parts anew over `engine`, as a restart of the service would; `workers` read the store."""
         self.metrics = Metrics()
         self.residency = Residency(
             self._store, self.engine, self._proof, workers, self.metrics, self._capacity, self._grace_s
@@ -52,7 +52,7 @@ class Replica:
         return adapter, text.split()[0]
 
     def metric(self, name: str, **labels: str) -> float:
-        """A series' value; 0 where there is none."""
+        """The value of a metric's series; 0 where there is none."""
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
 

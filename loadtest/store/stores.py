@@ -22,7 +22,10 @@ def files_of(adapter: Adapter) -> dict[str, bytes]:
 
 
 async def record_probes(source: Path, target: Path, prompt: Prompt, checkpoint: Path) -> Path:
-    """Copy a store with its probes' answers replaced by what the fake engine says."""
+    """Publish the stable versions of `source` to `target`, with the fake engine's answers in their probes.
+
+    Returns `target`.
+    """
     engine = FakeEngine()
     await engine.start()
     proof = Proof.for_checkpoint(checkpoint, Base.of_checkpoint(checkpoint), prompt, 64)
@@ -37,7 +40,7 @@ async def record_probes(source: Path, target: Path, prompt: Prompt, checkpoint: 
 
 
 class Maker:
-    """Makes versions that the fake engine proves, each with weights of its own, known by `sign`."""
+    """Makes versions that the fake engine proves, each of other weights, which the first word of its answers tells."""
 
     def __init__(self, source: Adapter, proof: Proof) -> None:
         self.proof = proof
@@ -47,10 +50,10 @@ class Maker:
         self._manifest = Manifest.model_validate_json(self._files[FILE])
         self.made: dict[str, dict[str, bytes]] = {}
         self.sign: dict[str, str] = {}
-        """What the fake engine's answers start with, by version."""
+        """The first word of the fake engine's answers, by version."""
 
     async def make(self, label: str) -> dict[str, bytes]:
-        """A version's files; another label, another version."""
+        """The files of a version; each label has a version of its own, the same each time."""
         if label not in self.made:
             self.made[label] = await self._make(label)
             self.sign[digest(self.made[label])] = sign(self.made[label][WEIGHTS])

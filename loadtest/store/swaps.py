@@ -1,7 +1,8 @@
 """`make bench-swaps`: more adapters than may be loaded at once, asked while they are swapped and deleted.
 
-Prints one JSON line. What must be 0: `wrong` (another's answer), `lost` (none, or a refusal of an adapter that nobody
-deleted) and `untyped` (an error that is not ours). tests/test_adapters_residency.py runs the small case.
+Prints one JSON line. Three counts must be 0: `wrong` (the answer of another adapter or version), `lost` (no answer, of
+an adapter that was not deleted) and `untyped` (an error that is no ServiceError). tests/test_adapters_residency.py runs
+a small case.
 """
 
 import asyncio
@@ -46,7 +47,7 @@ class Swaps(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Swapped:
-    """How the requests ended, most adapters loaded at once, loads in all, and the version each swapped one ended as."""
+    """How the requests ended, the most adapters loaded at once, all loads, and each swapped adapter's last version."""
 
     ends: Counter[str]
     most: int
@@ -83,7 +84,7 @@ async def swap(store: Store, proof: Proof, maker: Maker, options: Swaps) -> Swap
 
 
 class _Load:
-    """What is asked and what is changed: every other adapter is swapped, every sixth deleted."""
+    """The requests and the changes: every other adapter is swapped, every sixth deleted."""
 
     def __init__(self, store: Store, maker: Maker, options: Swaps) -> None:
         self._store, self._maker, self._options = store, maker, options
@@ -117,7 +118,7 @@ class _Load:
             await replica.releases.delete(name)
 
     async def ask_all(self, replica: Replica) -> Counter[str]:
-        """How the requests ended."""
+        """Send all requests at random times; returns how many ended in which way."""
         dice = random.Random(7)
         arrivals = [(dice.choice(self._names), dice.random()) for _ in range(self._options.requests)]
         return Counter(await asyncio.gather(*[self._ask(replica, name, when) for name, when in arrivals]))
