@@ -83,10 +83,11 @@ def _reclaimable(stat: Path) -> int:
 
 def _gpus() -> tuple[Gpu, ...]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves; none where there is no nvidia-smi or it fails."""
-    if shutil.which("nvidia-smi") is None:
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if seen == "" or shutil.which("nvidia-smi") is None:
         return ()
     command = ["nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits"]
-    if seen := os.environ.get("CUDA_VISIBLE_DEVICES"):
+    if seen is not None:
         command.append(f"--id={seen}")
     try:
         said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout

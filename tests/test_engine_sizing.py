@@ -84,6 +84,17 @@ def test_a_gpu_that_others_use_is_shared() -> None:
     assert sizes(memory=memory, gpu_memory_utilization=0.3).gpu_memory_utilization == 0.3
 
 
+@pytest.mark.parametrize("cpu_build", [True, False])
+def test_a_cpu_build_of_vllm_takes_its_sizes_from_the_host_though_there_is_a_gpu(
+    cpu_build: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.engine.sizing.on_cpu", lambda: cpu_build)
+    monkeypatch.setattr(Memory, "now", lambda: on(22, 24))
+    found = Sizes.of(CHECKPOINT, Settings())
+    assert (found.kv_cache > 0) == cpu_build
+    assert ("GPU memory" in found.story) != cpu_build
+
+
 def test_two_gpus_hold_what_one_does_not() -> None:
     big = replace(THIRTEEN, weights=26 * GIB)
     with pytest.raises(DoesNotFit, match=r"its weights are 26.00 GiB"):

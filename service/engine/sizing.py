@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from service.environment import without_avx512
+from service.environment import on_cpu, without_avx512
 from service.memory import GIB, Memory
 from service.settings import Settings
 
@@ -138,6 +138,8 @@ class Sizes:
             DoesNotFit, and what `Shape.of_checkpoint` raises.
         """
         shape, memory = Shape.of_checkpoint(checkpoint), Memory.now()
+        if on_cpu():  # vLLM's CPU build uses no GPU, though the machine may have one
+            memory = replace(memory, gpus=())
         if not memory.gpus and without_avx512():
             shape = shape.in_float32()
         return fit(shape, memory, settings)
