@@ -175,3 +175,18 @@ async def test_a_picture_is_read_from_the_day_s_own_folder_alone(keeping: Runnin
     file.write_text(json.dumps(row) + "\n")
     (answer,) = (await listed(keeping))["answers"]
     assert answer["image"] is None
+
+
+@pytest.mark.parametrize(
+    "broken", ['{"tenant": "", "request": "vqa-2"', '{"tenant": ""}', '["tenant", {"tenant": ""}]']
+)
+async def test_a_line_that_is_no_row_is_left_out(keeping: Running, kept: Path, tmp_path: Path, broken: str) -> None:
+    fill(kept, {"vqa-1": 0.5, "vqa-3": 0.6})
+    found = Files(kept, days=30, size=10**9).find("vqa-3", "")
+    assert found is not None
+    Files(kept, days=30, size=10**9).save(found.corrected("a dog", None))
+    for kind in ("questions", "corrections"):
+        (file,) = files(kept, f"{kind}-*.jsonl")
+        file.write_text(f"{broken}\n{file.read_text()}")
+    assert [each["id"] for each in (await listed(keeping))["answers"]] == ["vqa-1"]
+    assert [row["answer"] for row in await rows_of(keeping, tmp_path / "rows")] == ["a dog"]

@@ -8,11 +8,13 @@ reads too.
 import base64
 import heapq
 import json
+import logging
 import re
 import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +24,8 @@ from service.capture.files import Record, days_in, record_of
 LINES = 50_000
 ARCHIVE_ROWS, ARCHIVE_BYTES = 5_000, 256_000_000
 _IMAGE = re.compile(r"[0-9a-f]{64}\.png")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +124,18 @@ def _rows(folder: Path, kind: str, tenant: str, budget: _Budget) -> Iterator[dic
                     budget.whole = False
                     return
                 budget.left -= 1
-                if marked in line and (row := json.loads(line))["tenant"] == tenant:
+                if marked in line and (row := _row(line, file)) is not None and row["tenant"] == tenant:
                     yield row
+
+
+def _row(line: bytes, file: Path) -> dict[str, Any] | None:
+    """A row of a file; None where the line is none, as an editor may have left it."""
+    with suppress(ValueError):
+        row = json.loads(line)
+        if isinstance(row, dict) and {"tenant", "request", "question", "answer", "confidence"} <= row.keys():
+            return row
+    log.warning("%s holds a line that is no row of ours: it is left out", file)
+    return None
 
 
 def _picture(folder: Path, name: str) -> bytes | None:
