@@ -309,7 +309,7 @@ class Metrics:
     def exposition(self, named: bool) -> bytes:
         """Prometheus text: our series, then the process's own, where vLLM puts `vllm:*`.
 
-        With `named` they are told by adapter, without as sums over all adapters.
+        With `named` series are told by adapter; without, as sums over all adapters.
         """
         return generate_latest(_Shown(self.registry, named))
 

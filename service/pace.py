@@ -36,7 +36,7 @@ class Pace:
     def canary_deadline_s(self) -> float:
         """Seconds that the engine has to answer its canary, a question for one token, before it is started again.
 
-        As set, or 30, or four times the first token's time, whichever of the two is more.
+        As set, or the larger of 30 and four times the first token's time.
         """
         return self.settings.engine_canary_deadline_s or max(_CANARY_S, _CANARY_TIMES * self.first_s)
 

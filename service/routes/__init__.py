@@ -1,1 +1,1 @@
-"""HTTP routes: each parses a request, calls the use case and words the answer. Knows no rule beyond that."""
+"""HTTP routes: each parses a request, calls the use case and words the answer. No rules about questions are here."""

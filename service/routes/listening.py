@@ -52,10 +52,10 @@ async def stream(
 ) -> StreamingResponse:
     """The response that sends what `said` yields as server-sent events, in the form that `write` gives them.
 
-    It is returned once `said` has yielded its first. An exception after that ends the stream with what `fail` writes.
+    It is returned once `said` has yielded the first. An exception after that ends the stream with what `fail` writes.
 
     Raises:
-        Cancelled: the client hung up before the first; and what `said` raises before it.
+        Cancelled: the client hung up before that; and what `said` raises before that.
     """
     first = await unless_gone(request.receive, _first(said))
 

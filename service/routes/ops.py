@@ -12,7 +12,7 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/healthz")
 async def healthz(service: Annotated[Service, Depends(get_service)]) -> dict[str, str]:
-    """Live: the process answers, and its engine runs or is started again; 503 once that took over --engine-lost-s."""
+    """Live: the process answers, and its engine runs or is started again; 503 after --engine-lost-s without one."""
     service.engine.check_restarts()
     return {"status": "live"}
 

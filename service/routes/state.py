@@ -51,7 +51,10 @@ class Service:
 
     @property
     def warm(self) -> asyncio.Event:
-        """Set once the engine answers, the store was read and pinned adapters are loaded; cleared with the engine."""
+        """Set once the engine answers, the store was read and pinned adapters are loaded.
+
+        Cleared when the engine is lost, until all of that holds again.
+        """
         return self.life.warm
 
     @property
