@@ -15,7 +15,7 @@ PROGRAM = "python -m service.canary"
 def main(arguments: list[str] | None = None) -> int:
     """Watch until interrupted, or look once; returns the exit status.
 
-    0: all was looked at, or help was printed; 1: a replica was away or refused; 2: an option is wrong.
+    0: all was looked at, or help was printed; 1: a replica was away, behind or refused; 2: an option is wrong.
     """
     given = sys.argv[1:] if arguments is None else arguments
     if usage.wants_help(given):

@@ -27,7 +27,7 @@ class Watcher:
     def run(self) -> int:
         """Look again and again, or once with --once; then returns the exit status.
 
-        0: all could be looked at; 1: a replica was away or refused.
+        0: all could be looked at; 1: a replica was away, behind the aliases, or refused.
         """
         while True:
             whole = self.look()
@@ -63,9 +63,8 @@ class Watcher:
         decision = decide(canary.seen, self.options)
         changes, undo = self._changes(canary, decision)
         acts, tag = bool(changes) and not self.options.dry_run, canary.tag
-        self._tell(
-            canary, decision, acts, undo
-        )  # before it is done, so that the log has it though the watcher is killed
+        # Before it is done, so that the log has it though the watcher is killed.
+        self._tell(canary, decision, acts, undo)
         for change in changes if acts else ():
             tag = self.replicas.change(name, change, tag)
         return canary.seen.away is None

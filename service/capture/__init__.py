@@ -48,15 +48,8 @@ class Capture:
         self._workers, self._metrics = workers, metrics
         self._writing: set[asyncio.Task[None]] = set()
         self._reading = asyncio.Lock()  # one reader at a time, for each may read LINES lines
-        for outcome in (
-            "kept",
-            "passed",
-            "capped",
-            "skipped",
-            "dropped",
-            "redacted",
-            "failed",
-        ):  # each series starts at 0, so that its first increase is seen
+        # Each series starts at 0, so that its first increase is seen.
+        for outcome in ("kept", "passed", "capped", "skipped", "dropped", "redacted", "failed"):
             metrics.captured.labels(outcome)
 
     def keep(
@@ -189,9 +182,8 @@ class Capture:
         return saved
 
     def _failed(self, error: Exception) -> None:
-        log.error(
-            "a question or correction was not kept: %s", type(error).__name__
-        )  # not its text, which may have secrets of the question
+        # The error's text is left out: it may have secrets of the question.
+        log.error("a question or correction was not kept: %s", type(error).__name__)
         self._count("failed")
 
     def _count(self, outcome: str) -> None:
