@@ -1,6 +1,7 @@
 """PEFT's two files, a manifest and a card -> an immutable version in the store."""
 
 import json
+import shlex
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -14,6 +15,7 @@ from service.adapters.manifest import Manifest
 from service.adapters.store import Store
 from service.calibration import FILE as CALIBRATION
 from service.calibration import Calibration
+from service.embedded import embedded
 from service.members import CONFIG, MEMBERS, MIXTURE, WEIGHTS, members
 from service.types import Adapter
 from trainer.adapter.card import card
@@ -50,6 +52,14 @@ def write_version(
     if calibration is not None:
         files[CALIBRATION] = _written(calibration)
     return Store(store).publish(manifest.name, files, canary)
+
+
+def how_to_serve(store: Path, model: str) -> str:
+    """The command that serves the versions in `store`, which were made for the base `model`."""
+    words = ["python", "-m", "service", "--adapters", str(store)]
+    if Path(model).resolve() != Path(embedded("tiny-llava")).resolve():  # whose INT4 is served where no other base is named
+        words += ["--model", model]
+    return f"a service over this store takes it over by itself; to start one: {shlex.join(words)}"
 
 
 def add_calibration(store: Path, adapter: Adapter, calibration: Calibration, alias: str) -> Adapter:

@@ -14,7 +14,7 @@ from trainer.adapter.foreign.folder import find
 from trainer.adapter.foreign.hub import fetch, is_id
 from trainer.adapter.local import LocalAdapter
 from trainer.adapter.tuners import to_lora, tuner_of
-from trainer.adapter.version import trainer_version, write_version
+from trainer.adapter.version import how_to_serve, trainer_version, write_version
 from trainer.config.evaluation import PublishOptions
 from trainer.data.forms.reading import Reading
 from trainer.data.row import asked
@@ -97,6 +97,7 @@ def publish(options: PublishOptions, command: Sequence[str]) -> Adapter:
             options.store, manifest, weights, shlex.join(command), canary=options.canary, calibration=calibration
         )
     log.info("published %s as %s", published.key, published.path)
+    log.info("%s", how_to_serve(options.store, options.model))
     return published
 
 

@@ -17,7 +17,7 @@ from trainer.adapter.local import LocalAdapter
 from trainer.adapter.lora import add_lora, without_lora
 from trainer.adapter.mixture import add_mixture, member_config
 from trainer.adapter.parent import Parent
-from trainer.adapter.version import plain_config, trainer_version, write_version
+from trainer.adapter.version import how_to_serve, plain_config, trainer_version, write_version
 from trainer.config.training import TrainOptions
 from trainer.data.digests import IMAGES, data_digest, image_list
 from trainer.data.forms.reading import Reading
@@ -129,6 +129,7 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
         trial.calibration(checkpoint.base.precision),
     )
     log.info("published %s as %s", published.key, published.path)
+    log.info("%s", how_to_serve(options.store, options.model))
     return published
 
 
