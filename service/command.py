@@ -1,7 +1,10 @@
 """The composition root: options -> checkpoint -> vLLM imported -> engine -> app -> server."""
 
+import errno
 import logging
+import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -26,6 +29,14 @@ _SWITCH_S = 0.0001
 log = logging.getLogger(__name__)
 
 
+class CannotListen(Exception):
+    """Why nothing can listen at the address that the options name; `option` is the one to change."""
+
+    def __init__(self, option: str, why: str) -> None:
+        super().__init__(why)
+        self.option = option
+
+
 def run(arguments: list[str], alone: bool = False, program: str = PROGRAM) -> int:
     """Serve until told to stop; returns the exit status: 2 where an option is wrong, else as `service.server.serve`.
 
@@ -47,7 +58,7 @@ def run(arguments: list[str], alone: bool = False, program: str = PROGRAM) -> in
         for fault in error.errors():
             option = "_".join(map(str, fault["loc"]))
             print(f"option {option} (VQA_{option.upper()}): {fault['msg']}", file=sys.stderr)
-    except DoesNotFit as error:
+    except (DoesNotFit, CannotListen) as error:
         print(f"option {error.option} (VQA_{error.option.upper()}): {error}", file=sys.stderr)
     except KeysFault as error:
         print(f"option keys (VQA_KEYS): {error}", file=sys.stderr)
@@ -57,6 +68,7 @@ def run(arguments: list[str], alone: bool = False, program: str = PROGRAM) -> in
 
 
 def _serve(settings: Settings, alone: bool) -> int:
+    _check_address(settings.host, settings.port)
     if alone and (downloads := not Path(settings.model).is_dir()):  # which starts threads: nothing is forked after it
         _import_and_fork()
     checkpoint = locate(settings.model)
@@ -77,6 +89,32 @@ def _serve(settings: Settings, alone: bool) -> int:
     return_large_blocks()  # of this process: the engine's were forked from it before
     app = create_app(settings, checkpoint, VLLMEngine(checkpoint, settings, sizes), sizes=sizes)
     return serve(app, settings, forking.abandon)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Find out before all that takes time whether this process may listen there; nothing listens yet.
+
+    Raises:
+        CannotListen: the port is taken or not allowed, or `host` is no address of this machine.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise CannotListen("host", f"{host!r} is not found: {error.strerror}") from error
+    for family, kind, protocol, _, address in found:
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            if family == socket.AF_INET6:
+                trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                trial.bind(address)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    way_out = f"end that one, or choose another port, as --port {port + 1 if port < 65535 else 8001}"
+                    raise CannotListen("port", f"{port} of {host} is taken by another process: {way_out}") from error
+                option = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
+                why = os.strerror(error.errno or 0)
+                raise CannotListen(option, f"cannot listen on {host}, port {port}: {why}") from error
 
 
 def _import_and_fork() -> None:

@@ -1,5 +1,7 @@
 """Options come from the environment and the command line; a bad one ends the start and is named."""
 
+import socket
+
 import pytest
 
 from service.__main__ import main
@@ -48,3 +50,18 @@ def test_the_word_that_sagemaker_starts_an_image_with_changes_nothing(capsys: py
     assert "option port" in capsys.readouterr().err
     assert main(["serve", "--model", "no/such-model"]) == 2
     assert "option model" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_imported(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["--port", str(port), "--model", "no/such-model"]) == 2
+    told = capsys.readouterr().err
+    assert f"option port (VQA_PORT): {port} of 127.0.0.1 is taken by another process" in told
+    assert "--port" in told
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_a_host_that_is_not_this_machine_is_named(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--host", host, "--anonymous", "true", "--model", "no/such-model"]) == 2
+    assert "option host (VQA_HOST): " in capsys.readouterr().err
