@@ -60,7 +60,9 @@ def test_an_adapter_that_gains_nothing_is_not_published(
     codes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(codes, tmp_path, "--epochs", "0.1", "--learning-rate", "1e-9", "--holdout", "0.2") == 2
-    assert "not published" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "not published" in told
+    assert f"while its held-out loss still falls ({tmp_path}/run/report.html), more --epochs" in told
     assert Store(tmp_path).names() == []
     assert "Worst errors" in (tmp_path / "run/report.html").read_text()
 

@@ -57,7 +57,9 @@ def write_version(
 def how_to_serve(store: Path, model: str) -> str:
     """The command that serves the versions in `store`, which were made for the base `model`."""
     words = ["python", "-m", "service", "--adapters", str(store)]
-    if Path(model).resolve() != Path(embedded("tiny-llava")).resolve():  # whose INT4 is served where no other base is named
+    if (
+        Path(model).resolve() != Path(embedded("tiny-llava")).resolve()
+    ):  # whose INT4 is served where no other base is named
         words += ["--model", model]
     return f"a service over this store takes it over by itself; to start one: {shlex.join(words)}"
 

@@ -40,6 +40,16 @@ from trainer.training.run import begin, facts, owned
 
 log = logging.getLogger(__name__)
 
+# The hidden size below which a base is small: adapters for it want larger learning rates than those for a 7B (4,096).
+_SMALL = 1024
+# What the embedded adapters were trained with, about.
+_RATE_OF_SMALL = 3e-3
+# What may make an adapter better than its base; {} is the page with the curves.
+_MORE = (
+    "while its held-out loss still falls ({}), more --epochs, fewer --rows-per-step or a higher --learning-rate teach"
+    " it more"
+)
+
 
 def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
     """Train, evaluate, publish; of several processes only the first evaluates and publishes, the others get None.
@@ -74,6 +84,7 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
         begun_from = parent.facts if parent else {}
         begin(output, options, begun_from | facts(options, sides, Base.of_checkpoint(path)), options.resume)
     checkpoint = Checkpoint.load(path, options.nf4, uses_bfloat16(options))
+    _check_rate(options, checkpoint)
     form: Form = "asked" if options.method == "sft" else "paired"
     learns = partial(add_lora if options.experts == "none" else add_mixture, options=options)
     lessons = prepare(checkpoint, rows, held_out, sides.digests, options, learns, form)
@@ -105,7 +116,7 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
         return None
     source = Source(options.model, checkpoint.base.id, checkpoint.base.precision)
     write_report(str(output / "report.html"), [replace(trial.evaluation(source, options.name), run=output)])
-    trial.check(f"it lies in {weights}")
+    trial.check(f"it lies in {weights}", _MORE.format(output / "report.html"))
     # 5. A version that says how it was made.
     manifest = manifest_of(
         options,
@@ -131,6 +142,15 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
     log.info("published %s as %s", published.key, published.path)
     log.info("%s", how_to_serve(options.store, options.model))
     return published
+
+
+def _check_rate(options: TrainOptions, checkpoint: Checkpoint) -> None:
+    """Warn of the default learning rate where the base is small."""
+    if checkpoint.hidden_size < _SMALL and "learning_rate" not in options.model_fields_set:
+        log.warning(
+            "--learning-rate %g is what a 7B wants; from it a base of hidden size %d learns next to nothing: try %g",
+            *(options.learning_rate, checkpoint.hidden_size, _RATE_OF_SMALL),
+        )
 
 
 def _check_both_kinds(rows: Sequence[Row], held_out: Sequence[Row]) -> None:

@@ -61,13 +61,15 @@ class Trial:
         """`score` by category."""
         return by_category(self.rows, *self.texts)
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, more: str = "") -> None:
         """Refuse an adapter that is no better than its base, or worse than it began; `where` says where it lies.
+
+        `more` says what may make it better than the base.
 
         Raises:
             NoGain: it is so by the measure, or of pairs its own answers are worse than the other's.
         """
-        check_gain(self.gate, len(self.rows), where)
+        check_gain(self.gate, len(self.rows), where, more)
         if self.gate.metric == PREFERENCE:
             check_answers(self.rows, self.texts, where)
         if self.begun is not None:

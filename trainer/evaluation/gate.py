@@ -47,8 +47,8 @@ def _mean(metric: str, rows: Sequence[Row], said: Sequence[str]) -> float:
     return sum(mark(metric, row, answer) for row, answer in zip(rows, said, strict=True)) / len(rows)
 
 
-def check_gain(gate: Gate, rows: int, where: str) -> None:
-    """Refuse an adapter that is no better than its base; `where` says where it lies.
+def check_gain(gate: Gate, rows: int, where: str, more: str = "") -> None:
+    """Refuse an adapter that is no better than its base; `where` says where it lies, `more` what may make it better.
 
     Raises:
         NoGain: it is not.
@@ -56,7 +56,7 @@ def check_gain(gate: Gate, rows: int, where: str) -> None:
     if not (gate.adapter < gate.base if gate.metric == LOSS else gate.adapter > gate.base):
         raise NoGain(
             f"on {rows} held-out rows the adapter has {gate.metric} {gate.adapter:.4g}, its base {gate.base:.4g}: no"
-            f" better, and not published; {where}; --gate chooses another measure"
+            f" better, and not published; {where}; {f'{more}; ' if more else ''}--gate chooses another measure"
         )
 
 

@@ -35,6 +35,8 @@ _SHARE = 0.85
 _LOOK = 1 / 3
 # Updates that are looked at for the largest forest.
 _UPDATES = 8
+# With fewer updates in all an adapter has hardly begun to learn.
+_FEW = 50
 
 
 def prepare(
@@ -59,8 +61,14 @@ def prepare(
     )
     bend = bend_of(checkpoint.hidden_size, checkpoint.model.device.type == "cuda")
     trees, budget, checkpointing, planned = _fitted(checkpoint, tokens, options, learns, bend)
+    order = updates_of(trees, options)
+    if (updates := _updates(order, options)) < _FEW:
+        log.warning(
+            "%d updates in all, of up to %d rows each, are few to learn from: more --epochs or fewer --rows-per-step"
+            " make more",
+            *(updates, options.rows_per_step),
+        )
     if options.plan:
-        order = updates_of(trees, options)
         shares = Shares(order, trees, budget, bend, blank(checkpoint), int(this_process().num_processes))
         _tell_time(checkpoint, options, learns, shares, checkpointing, held_out_tokens)
         return None
@@ -142,7 +150,7 @@ def _tell_time(
     if checkpointing:
         checkpoint.model.gradient_checkpointing_enable({"use_reentrant": False})
     each = seconds_an_update(checkpoint, model, shares, timed_optimizer(options, model))
-    updates = options.max_steps or round(len(shares.updates) * options.epochs)
+    updates = _updates(shares.updates, options)
     epochs = updates / len(shares.updates)
     looks = math.ceil(updates / options.save_steps if options.patience and options.save_steps else epochs)
     part = (
@@ -153,6 +161,11 @@ def _tell_time(
         "%d updates of %.2f s, as the first were, and %d looks at the held-out rows: %s; scoring comes behind",
         *(updates, each, looks, said(updates * each + looks * look)),
     )
+
+
+def _updates(order: Updates, options: LoopOptions) -> int:
+    """The updates of the whole training, where no patience ends it before."""
+    return options.max_steps or round(len(order) * options.epochs)
 
 
 def _longest(tokens: Tokens) -> int:

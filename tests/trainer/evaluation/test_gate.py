@@ -44,6 +44,8 @@ def test_a_lower_loss_and_a_higher_metric_are_better() -> None:
     assert gate == Gate(metric="f1", base=(0.5 + 1) / 2, adapter=0.5)
     with pytest.raises(NoGain, match=r"f1 0\.5, its base 0\.75.*it lies there; --gate"):
         check_gain(gate, 2, "it lies there")
+    with pytest.raises(NoGain, match="it lies there; learn more; --gate"):
+        check_gain(gate, 2, "it lies there", "learn more")
     check_gain(weigh(LOSS, rows, ([], []), (2.0, 1.0)), 2, "")
     with pytest.raises(NoGain, match=LOSS):
         check_gain(weigh(LOSS, rows, ([], []), (1.0, 1.0)), 2, "")

@@ -190,6 +190,18 @@ def test_a_plan_says_memory_and_time_and_leaves_an_earlier_run_as_it_is(
     assert re.search(r"features of \d+ images .*: \d+ s at most", caplog.text)
 
 
+def test_what_will_hardly_learn_is_told_before_it_is_tried(
+    codes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(codes, tmp_path, "--plan") == 0
+    assert re.search(r"\d updates in all, of up to 64 rows each, are few to learn from: more --epochs", caplog.text)
+    assert "--learning-rate 0.0002 is what a 7B wants" in caplog.text
+    caplog.clear()
+    assert run(codes, tmp_path, "--plan", "--epochs", "15", "--rows-per-step", "10", "--learning-rate", "3e-3") == 0
+    assert "few to learn from" not in caplog.text
+    assert "is what a 7B wants" not in caplog.text
+
+
 def checkpoint(folder: Path, step: int, whole: bool = True) -> Path:
     path = folder / f"checkpoints/checkpoint-{step}"
     path.mkdir(parents=True)
