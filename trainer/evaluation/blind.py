@@ -44,6 +44,8 @@ class Blind:
         """What that says of the adapter, in words."""
         if self.looks:
             return "it looks at the pictures"
+        if self.shown.mean == self.hidden.mean == 0:
+            return "whether it looks at the pictures cannot be told: no answer is right, with them or without"
         if self.gain.high <= 0:
             return "it does not look at the pictures: without them it is right as often"
         return "that it looks at the pictures is not shown: the interval of the difference includes zero"

@@ -38,6 +38,7 @@ def test_no_more_rows_than_asked_for_none_twice_all_with_an_image(kinds: list[tu
         (90, 10, 0.8, "it looks at the pictures"),
         (60, 60, 0.0, "it does not look at the pictures: without them it is right as often"),
         (10, 60, -0.5, "it does not look at the pictures: without them it is right as often"),
+        (0, 0, 0.0, "whether it looks at the pictures cannot be told: no answer is right, with them or without"),
         (61, 60, 0.01, "that it looks at the pictures is not shown: the interval of the difference includes zero"),
     ],
 )
