@@ -72,7 +72,17 @@ def read_sets(data: Sequence[tuple[str, str]], how: Reading) -> Sequence[Row]:
     Raises:
         DataError: faulty rows, or images are given and no row has one.
     """
-    parts = [RowFile(file, images, how) for file, images in data]
+    try:
+        parts = [RowFile(file, images, how) for file, images in data]
+    except DataError as error:
+        folders = {images for _, images in data}
+        if len(data) == 1 or len(folders) > 1:
+            raise
+        told = (
+            f"--images {folders.pop()}: is where the images of all {len(data)} sets are looked for; where a set's lie"
+            " elsewhere, give --images once for each, in the order of --data"
+        )
+        raise DataError([told, *error.faults]) from error
     for part in parts:
         log.info("%s: %s", part.source.file, part.source.said())
     blind = [fault for part in parts if (fault := part.source.blind())]

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import png
+from trainer.data.forms.reading import AUTO
 from trainer.data.row import Row
 from trainer.data.rows import read_rows
-from trainer.data.split import held_out, sample_of_both
+from trainer.data.split import held_out, read_sets, sample_of_both
 from trainer.data.stream import RowFile
 from trainer.data.write import Report, writing
 from trainer.errors import DataError
@@ -87,6 +88,23 @@ def test_an_image_s_name_that_no_file_can_have_is_named_with_its_line(tmp_path: 
     file = write(tmp_path, {"image": name, "question": "q", "answer": "a"})
     with pytest.raises(DataError, match=r"rows\.jsonl:1: image .* is not a file in"):
         read_rows(file, tmp_path)
+
+
+def test_one_folder_for_several_sets_is_named_where_an_image_is_not_in_it(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "kept/b.png").write_bytes(png("blue"))
+    rows, kept = tmp_path / "rows.jsonl", tmp_path / "kept/rows.jsonl"
+    rows.write_text('{"image": "a.png", "question": "q", "answer": "a"}')
+    kept.write_text('{"image": "b.png", "question": "q", "answer": "a"}')
+    folder, other = str(tmp_path), str(tmp_path / "kept")
+    with pytest.raises(
+        DataError, match=r"(?s)^--images .*once for each, in the order of --data.*'b\.png' is not a file"
+    ):
+        read_sets([(str(rows), folder), (str(kept), folder)], AUTO)
+    assert len(read_sets([(str(rows), folder), (str(kept), other)], AUTO)) == 2
+    with pytest.raises(DataError, match=r"^[^-].*'b\.png' is not a file"):
+        read_sets([(str(kept), folder)], AUTO)
 
 
 def test_a_file_that_is_missing_empty_or_not_utf8_is_named(tmp_path: Path) -> None:
