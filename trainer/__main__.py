@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, SettingsError, get_subcommand
 
 from service import usage
+from service.adapters.aliases import NAME
 from service.errors import ServiceError
 from trainer.adapter.unserved_options import refuse_options
 from trainer.config.checkpoints import MergeOptions, QuantizeOptions
@@ -70,6 +71,8 @@ _CONFIGURED: dict[str, type[BaseModel]] = {
 }
 
 
+# What pydantic says of an option, in words for who typed it.
+_WORDS = {"missing": "is needed"}
 # The options that are lists of numbers.
 _NUMBERS = ("--weight",)
 
@@ -115,7 +118,9 @@ def main(arguments: list[str] | None = None, program: str = PROGRAM, commands: t
 def _faults(error: ValidationError, arguments: Sequence[str]) -> Iterator[str]:
     commands = len(list(takewhile(lambda word: not word.startswith("-"), arguments)))
     for fault in error.errors(include_url=False):
-        words = fault["msg"].removeprefix("Value error, ")
+        words = _WORDS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+        if fault.get("ctx", {}).get("pattern") == f"^{NAME}$":
+            words = f"{fault['input']!r} is no name: lower-case letters, digits, '.', '_' and '-', 64 at most"
         if not (names := [str(name) for name in fault["loc"][commands:]]):
             yield words  # of several options, which it names
         else:

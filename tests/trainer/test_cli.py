@@ -196,7 +196,12 @@ def test_evaluate_without_a_service_says_what_to_do(codes: Path, capsys: pytest.
 @pytest.mark.parametrize("command", ["train", "base align", "evaluate", "data check"])
 def test_a_command_without_options_says_what_it_needs(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command.split()) == 2
-    assert "--data: Field required" in capsys.readouterr().err
+    assert "--data: is needed" in capsys.readouterr().err
+
+
+def test_a_name_that_cannot_be_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--name", "My welds", "--data", "rows.jsonl", "--images", "photos"]) == 2
+    assert "--name: 'My welds' is no name: lower-case letters, digits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
