@@ -234,6 +234,22 @@ async def test_several_questions_are_one_batch_and_differences_from_the_base_are
     await tab.page.context.close()
 
 
+async def test_answers_about_the_picture_before_say_so(world: World) -> None:
+    tab = await world.open_tab()
+    await tab.example(3)
+    await tab.ask(2)
+    assert await tab.page.query_selector(".about") is None
+    await tab.example(1)
+    assert await tab.page.inner_text(".about") == "These answers are about the picture before: seven.png."
+    await tab.judge("answers about the picture before")
+    await tab.page.click("text=as code >> nth=0")
+    assert "seven.png" in await tab.page.inner_text("dialog pre >> nth=0")
+    await tab.page.keyboard.press("Escape")
+    await tab.ask(6)
+    assert await tab.page.query_selector(".about") is None
+    await tab.page.context.close()
+
+
 async def test_choices_and_none_of_them_are_all_of_the_probability(world: World) -> None:
     tab = await world.open_tab()
     await tab.example(4)

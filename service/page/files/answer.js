@@ -71,7 +71,7 @@ function Verdict({ app, whole }) {
   const field = useRef();
   useEffect(() => { if (state === "asking") field.current?.focus(); }, [state]);
   if (!app.me?.keeps) {
-    return html`<span class="quiet" title="Start the service with --capture DIRECTORY to keep questions and corrections">No feedback: questions are not kept</span>`;
+    return html`<span class="quiet" title="Start the service with --capture DIRECTORY to keep questions and corrections">No feedback: started without --capture</span>`;
   }
   const send = async (right) => {
     setFailure(null);

@@ -21,8 +21,10 @@ export const withPicture = (picture) => (old) => {
 // Counts what was asked, so that no answer is drawn with the state (a correction, an open dialog) of an earlier one.
 let run = 0;
 
-/** Results of questions to be asked of `references`: [{question, answers: [{reference, text}]}]. */
-export const blank = (questions, references) => questions.map((question) => ({ question, answers: references.map((reference) => ({ reference, text: "" })) }));
+/** Results of questions about `picture` to be asked of `references`: [{question, picture, choices, answers: [{reference, text}]}]. */
+export const blank = ({ picture, questions, references, choices }) => questions.map((question) => ({
+  question, picture, choices, answers: references.map((reference) => ({ reference, text: "" })),
+}));
 
 /** Asks a batch of every question and reference; `say(row, column, answer)` gets each answer as soon as it is there. */
 export async function askBatch({ picture, questions, references, choices }, say, signal) {
@@ -49,7 +51,6 @@ export function Ask({ app }) {
   const change = (fields) => setAsking((old) => ({ ...old, ...fields }));
   const questions = lines(asking.questions), choices = lines(asking.choices);
   const references = asking.adapter === BASE || !asking.besideBase ? [asking.adapter] : [asking.adapter, BASE];
-  const asked = { file: asking.picture?.name, choices };
 
   const one = async (question, signal) => {
     const answers = references.map(async (reference, column) => {
@@ -86,7 +87,7 @@ export function Ask({ app }) {
     const { signal } = (abort.current = new AbortController());
     setBusy(true);
     run += 1;
-    put(blank(questions, references));
+    put(blank({ picture: asking.picture, questions, references, choices }));
     app.announce("Asked.");
     try {
       if (questions.length === 1) await one(questions[0], signal);
@@ -128,13 +129,22 @@ export function Ask({ app }) {
     <${Trouble} failure=${failure} onRetry=${failure?.request !== undefined && !["no_question", "one_choice", "too_many"].includes(failure?.code) ? ask : null} />
     <section class="results" aria-label="Answers">
       ${results.length === 0 && !failure && html`<p class="empty">Choose a picture or one of the six examples, then ask. Answers appear here.</p>`}
+      <${About} asked=${results[0]?.picture} shown=${asking.picture} any=${results.length > 0} />
       ${results.map((row, index) => html`<section class="result" key=${`${run}-${index}`}>
         <h2>${row.question}</h2>
         <div class="answers">${row.answers.map((answer, at) => html`<${Answer} key=${`${run}-${at}`} app=${app} answer=${answer}
-          asked=${{ ...asked, question: row.question }} other=${at === 0 ? row.answers[1] : null} />`)}</div>
+          asked=${{ file: row.picture?.name, choices: row.choices, question: row.question }} other=${at === 0 ? row.answers[1] : null} />`)}</div>
       </section>`)}
     </section>
   </div>`;
+}
+
+/** Says which picture answers are about, where another one has been chosen since they were asked. */
+export function About({ asked, shown, any }) {
+  if (!any || asked?.url === shown?.url) return null;
+  return html`<p class="about">${asked
+    ? html`<img src=${asked.url} alt=${asked.alt} /> These answers are about the picture before: ${asked.name}.`
+    : "These answers were asked without a picture."}</p>`;
 }
 
 /** What a screen reader is told when answers are complete. */

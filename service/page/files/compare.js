@@ -3,7 +3,7 @@
 import { html, useState } from "./vendor/htm-preact.js";
 import { Failure } from "./api.js";
 import { Answer, who } from "./answer.js";
-import { askBatch, blank, lines, replaced } from "./ask.js";
+import { About, askBatch, blank, lines, replaced } from "./ask.js";
 import { Picker, BASE } from "./picker.js";
 import { Picture } from "./picture.js";
 import { Trouble } from "./parts.js";
@@ -30,8 +30,8 @@ export function Compare({ app }) {
     setBusy(true);
     try {
       run += 1;
-      let found = blank(questions, references);
-      const show = () => setCompared((old) => ({ ...old, rows: found, asked: references, file: asking.picture?.name }));
+      let found = blank({ picture: asking.picture, questions, references, choices: [] });
+      const show = () => setCompared((old) => ({ ...old, rows: found, asked: references }));
       show();
       await askBatch({ picture: asking.picture, questions, references, choices: [] }, (...at) => { found = replaced(found, ...at); show(); });
       app.announce(`${found.filter(differ).length} of ${plural(found.length, "question")} answered differently.`);
@@ -64,12 +64,13 @@ export function Compare({ app }) {
     <${Trouble} failure=${failure} />
     <section class="results" aria-label="Answers">
       ${rows.length === 0 && !failure && html`<p class="empty">Choose two or three of the adapters, the base or versions of them, then compare what they say about one picture.</p>`}
+      <${About} asked=${rows[0]?.picture} shown=${asking.picture} any=${rows.length > 0} />
       ${rows.length > 0 && html`<p><strong>${rows.filter(differ).length} of ${plural(rows.length, "question")}</strong> answered differently.
         <span class="quiet"> Marked is what differs from ${who(compared.asked[0])}.</span></p>`}
       ${rows.map((row, index) => html`<section class=${`result ${differ(row) ? "different" : ""}`} key=${`${run}-${index}`}>
         <h2>${row.question}</h2>
         <div class="answers">${row.answers.map((answer, at) => html`<${Answer} key=${at} app=${app} answer=${answer}
-          asked=${{ file: compared.file, question: row.question, choices: [] }} other=${at > 0 ? row.answers[0] : null} />`)}</div>
+          asked=${{ file: row.picture?.name, question: row.question, choices: row.choices }} other=${at > 0 ? row.answers[0] : null} />`)}</div>
       </section>`)}
     </section>
   </div>`;
