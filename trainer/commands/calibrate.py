@@ -14,7 +14,7 @@ from trainer.adapter.version import add_calibration
 from trainer.config.evaluation import CalibrateOptions
 from trainer.data.forms.reading import Reading
 from trainer.data.index import image_digests
-from trainer.data.row import Row, asked
+from trainer.data.row import Row, per_question
 from trainer.data.split import read_sets, sample
 from trainer.data.stream import Chosen
 from trainer.disk import check_folder
@@ -44,7 +44,7 @@ def calibrate(options: CalibrateOptions) -> Adapter:
     name, _, alias = options.adapter.partition("@")
     adapter = Store(options.store).named(name, alias or STABLE)
     local = LocalAdapter(adapter.name, adapter.path, adapter.path)
-    rows = asked(sample(_unseen(options, local), options.score_rows, options.seed))
+    rows = per_question(sample(_unseen(options, local), options.score_rows, options.seed))
     # 2. What it answers, and how surely.
     said, precision = _said(options, adapter, local, rows)
     # 3. The same files and the calibration, as a version of their own.

@@ -5,7 +5,7 @@ import logging
 
 from trainer.config.evaluation import EvaluateOptions
 from trainer.data.forms.reading import Reading
-from trainer.data.row import asked
+from trainer.data.row import per_question
 from trainer.data.split import read_sets, sample
 from trainer.disk import check_file
 from trainer.errors import OptionError
@@ -31,7 +31,7 @@ def evaluate(options: EvaluateOptions) -> list[Evaluation]:
     if options.report:
         check_file("--report", options.report)
     found = read_sets([(options.data, options.images)], Reading.of(options))[: options.limit]
-    rows = asked(sample(found, options.score_rows, options.seed))
+    rows = per_question(sample(found, options.score_rows, options.seed))
     if options.model:
         from trainer.evaluation.in_process import ask_checkpoint  # torch: only where it is needed
 

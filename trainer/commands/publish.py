@@ -17,7 +17,7 @@ from trainer.adapter.tuners import to_lora, tuner_of
 from trainer.adapter.version import how_to_serve, trainer_version, write_version
 from trainer.config.evaluation import PublishOptions
 from trainer.data.forms.reading import Reading
-from trainer.data.row import asked
+from trainer.data.row import per_question
 from trainer.data.rows import read_rows
 from trainer.disk import check_file, check_folder
 from trainer.errors import OptionError
@@ -60,7 +60,7 @@ def publish(options: PublishOptions, command: Sequence[str]) -> Adapter:
             log.info("made for %s by PEFT %s; published for %s", converted.base, converted.peft, options.model)
         # 2. Rows to ask, those given or some of our own.
         held_out = (
-            asked(read_rows(options.data, options.images or "", Reading.of(options)))
+            per_question(read_rows(options.data, options.images or "", Reading.of(options)))
             if options.data
             else stock_rows(directory)
         )

@@ -12,7 +12,7 @@ from trainer.config.checkpoints import QuantizeOptions
 from trainer.data.files import read
 from trainer.data.forms.reading import Reading
 from trainer.data.index import DEFAULT
-from trainer.data.row import Row, asked
+from trainer.data.row import Row, per_question
 from trainer.data.split import read_sides
 from trainer.evaluation.generate import predict
 from trainer.evaluation.result import Evaluation, Source
@@ -49,13 +49,13 @@ def quantize(options: QuantizeOptions) -> Evaluation | None:
     if loss is not None:
         peak = round(peak_bytes() / 1e9, 2)
         print(json.dumps({"packed": options.output.name, "peak_gb": peak, **loss.summary()}), flush=True)
-    return _cost(source, asked(held_out), options) if held_out and _fits(source) else None
+    return _cost(source, per_question(held_out), options) if held_out and _fits(source) else None
 
 
 def _samples(rows: Sequence[Row], source: Path, count: int) -> list[Sample]:
     """At most `count` questions of the rows, at even steps, text rows among them as they lie."""
     preparation = Preparation.of_checkpoint(source)
-    chosen = _evenly(asked(_evenly(rows, count)), count)
+    chosen = _evenly(per_question(_evenly(rows, count)), count)
     return [
         Sample(
             prepared(read(row.image), row.place or row.id, row.image, preparation) if row.image else None,

@@ -31,7 +31,7 @@ from trainer.config.sweep import SweepOptions, combinations, training
 from trainer.config.training import TrainOptions
 from trainer.data.forms.reading import Reading
 from trainer.data.pages.pictures import logged
-from trainer.data.row import Row, asked
+from trainer.data.row import Row, per_question
 from trainer.data.split import read_sets, sample
 from trainer.disk import check_folder
 from trainer.errors import TrainerError
@@ -73,7 +73,7 @@ def sweep(options: SweepOptions) -> list[Standing]:
     check_folder("--output", folder)
     folder.mkdir(parents=True, exist_ok=True)
     _train_all(trainings, options.at_once)
-    rows = asked(_held_out(options))
+    rows = per_question(_held_out(options))
     found = standings(_asked(options, trainings, rows), rows)
     write_sweep(folder, found, rows)
     log.info("the report is %s", folder / "sweep.html")

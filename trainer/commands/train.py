@@ -21,7 +21,7 @@ from trainer.adapter.version import how_to_serve, plain_config, trainer_version,
 from trainer.config.training import TrainOptions
 from trainer.data.digests import IMAGES, data_digest, image_list
 from trainer.data.forms.reading import Reading
-from trainer.data.row import Row, asked
+from trainer.data.row import Row, per_question
 from trainer.data.split import read_sides, sample, sample_of_both
 from trainer.disk import check_folder
 from trainer.errors import OptionError
@@ -111,7 +111,7 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
     adapter, plain = LocalAdapter(options.name, weights, output), without_lora(checkpoint, model, options.nf4)
     how = options.gate, options.max_tokens, options.blind_rows, options.seed
     begun = parent.adapter if parent else None
-    trial = compare(adapter, plain, asked(held_out), lessons.sight, *how, begun=begun)
+    trial = compare(adapter, plain, per_question(held_out), lessons.sight, *how, begun=begun)
     if not this_process().is_main_process:
         return None
     source = Source(options.model, checkpoint.base.id, checkpoint.base.precision)

@@ -11,10 +11,10 @@ from trainer.config.fields import Options, Seed
 from trainer.config.reading import ReadingOptions
 
 Kind = Literal["pie", "funnel", "bar", "grouped", "line", "scatter"]
-Asked = Literal["value", "compare", "sum", "extreme", "trend", "count"]
+QuestionKind = Literal["value", "compare", "sum", "extreme", "trend", "count"]
 Refer = Literal["name", "place"]
 KINDS: tuple[Kind, ...] = ("pie", "funnel", "bar", "grouped", "line", "scatter")
-ASKED: tuple[Asked, ...] = ("value", "compare", "sum", "extreme", "trend", "count")
+QUESTION_KINDS: tuple[QuestionKind, ...] = ("value", "compare", "sum", "extreme", "trend", "count")
 
 
 class RowsOptions(ReadingOptions):
@@ -205,7 +205,9 @@ class ChartOptions(Options):
     output: str = Field(description="the folder to write, a path or URL: charts.jsonl, and the images in images/")
     charts: int = Field(100, gt=0, description="charts to draw")
     kinds: list[Kind] = Field(list(KINDS), min_length=1, description="kinds of chart, taken in turn")
-    ask: list[Asked] = Field(list(ASKED), min_length=1, description="kinds of question; each becomes a category")
+    ask: list[QuestionKind] = Field(
+        list(QUESTION_KINDS), min_length=1, description="kinds of question; each becomes a category"
+    )
     refer: list[Refer] = Field(
         ["name"],
         min_length=1,

@@ -1,4 +1,4 @@
-"""`data check`: every line and every image of a set judged; all faults at once, or a summary."""
+"""`data check`: every line and every image of a set is checked; all faults at once, or a summary."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from trainer.data import files
 from trainer.data.faults import Fault, Faults
 from trainer.data.forms.reading import Reading
 from trainer.data.image_facts import with_faults
-from trainer.data.progress import told
+from trainer.data.progress import with_progress
 from trainer.data.rows import Line, Source
 from trainer.data.survey import countable
 
@@ -20,7 +20,7 @@ def check(options: CheckOptions) -> str:
     """Read a whole set and count what it holds.
 
     Raises:
-        DataError: all faults, as file:line: fault.
+        DataError: all faults, as file:line: fault; of one kind the first 20, and how many more there are.
     """
     source = Source(options.data, options.images, Reading.of(options))
     faults = Faults()
@@ -28,10 +28,10 @@ def check(options: CheckOptions) -> str:
     answers: Counter[str] = Counter()
     ids = _Ids()
     images: dict[str, str | None] = {}
-    for line in with_faults(told(source.lines(), "check"), images_of, images, options.index):
+    for line in with_faults(with_progress(source.lines(), "check"), images_of, images, options.index):
         for fault in (*line.faults, *_row_faults(line, options, images)):
             faults.add(f"{options.data}:{line.where}", fault)
-        ids.see(line)
+        ids.count(line)
         categories.update(row.category for row in line.rows)
         answers.update(countable(row.answer) for row in line.rows)
     if not categories and not faults:
@@ -49,15 +49,15 @@ def images_of(line: Line) -> list[str]:
 
 
 class _Ids:
-    """Ids that rows give themselves; one that several have is no fault, and is said."""
+    """Ids that rows give themselves. That several rows have the same is no fault, and the summary says so."""
 
     def __init__(self) -> None:
         self._first: dict[str, str] = {}
         self._again: list[str] = []
         self._count = 0
 
-    def see(self, line: Line) -> None:
-        """Count one more row."""
+    def count(self, line: Line) -> None:
+        """Note the id of one more row, and count it if an earlier row has it."""
         if line.id is not None and self._first.setdefault(line.id, line.where) != line.where:
             self._count += 1
             if len(self._again) < COMMON:

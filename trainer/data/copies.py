@@ -1,4 +1,4 @@
-"""Which images look like one that came before; knows pixels only through their looks.
+"""Which images look like one that came before, by what image_facts.py found in each; opens no image.
 
 A perceptual hash proposes copies, and a 16x16 picture confirms them: hashes are blind to colour and to small parts, and
 two charts that differ in one bar must stay two. Each image is compared with all before it, a row of 64-bit numbers at
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from trainer.data.image_facts import SMALL, ImageFacts
 
-# Images whose looks lie in one block of memory, and those whose pixels are compared at once.
+# Images whose hashes and small pixels lie in one block of memory, and images whose pixels are compared at once.
 _BLOCK, _ONCE = 1 << 16, 512
 
 
 class Copies:
-    """Images by how they look; memory holds 776 bytes of each."""
+    """Images by how they look; memory holds 776 bytes of each (hash and 16 x 16 pixels), and its name."""
 
     def __init__(self, distance: int, tolerance: int) -> None:
         """Copies differ in `distance` bits of the hash at most, and in `tolerance` steps of 255 at any small pixel."""

@@ -1,7 +1,7 @@
-"""`data dedupe`: the same question of images that look the same is asked once; knows pixels only through their looks.
+"""`data dedupe`: of images that look the same each question is kept once.
 
-What looks the same is told by copies.py. With --model the embeddings of a tower find copies that were cropped, mirrored
-or recoloured too, as near as --similarity says.
+copies.py finds which look the same. With --model copies that were cropped, mirrored or recoloured are found too: images
+whose embeddings have a cosine of --similarity or more.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from trainer.data.rows import rows_of
 from trainer.data.write import Report, writing
 from trainer.errors import DataError
 
-# Nearest pictures that are looked at for each: more copies than that are chained by their own nearest.
+# Nearest pictures that each is compared with. Of more copies of one picture each still leads to an earlier one.
 _NEAREST = 16
 
 
@@ -30,7 +30,7 @@ def dedupe(options: DedupeOptions) -> str:
     Raises:
         DataError: faulty rows, a file that cannot be read or written, or an image that does not decode; `data check`
             and `data filter` find them all.
-        OptionError: a model that has no tower.
+        OptionError: a model that is neither a CLIP nor a LLaVA, or cannot be loaded.
     """
     report = Report()
     images = list(dict.fromkeys(row.image for row in rows_of(options) if row.image))
@@ -38,7 +38,7 @@ def dedupe(options: DedupeOptions) -> str:
     told = _by_embeddings(first, options) if options.model else []
     asked: dict[bytes, bytes] = {}
     with writing(options.output, options.images, report) as writer:
-        for row in progress.told(rows_of(options), "dedupe"):
+        for row in progress.with_progress(rows_of(options), "dedupe"):
             image = first[row.image] if row.image else None
             key, answer = _digests(row, image)
             if key in asked:
@@ -53,7 +53,7 @@ def dedupe(options: DedupeOptions) -> str:
 
 
 def _by_looks(images: Iterable[str], options: DedupeOptions) -> dict[str, str]:
-    """Of each image the first that looks like it."""
+    """By each image the first of `images` that looks like it, which may be itself."""
     copies = Copies(options.distance, options.tolerance)
     first: dict[str, str] = {}
     for image, facts in facts_of_all(images, options.index):
@@ -64,7 +64,10 @@ def _by_looks(images: Iterable[str], options: DedupeOptions) -> dict[str, str]:
 
 
 def _by_embeddings(first: dict[str, str], options: DedupeOptions) -> list[str]:
-    """Have `first` name an earlier image that the model sees as nearly the same; a line on how near pictures are."""
+    """Replace names in `first` by those of earlier images that the model sees as nearly the same.
+
+    Returns a line on how many these are and how near pictures of the set are to each other.
+    """
     from trainer.data.curation.embedding import Embedder
     from trainer.data.curation.neighbours import Space
 
@@ -102,5 +105,8 @@ def _short(text: str) -> bytes:
 
 
 def plain(text: str) -> str:
-    """Case, space and outer punctuation gone, and no more: "is a < b?" is not "is a > b?"."""
+    """A text in lower case, runs of space made one, without punctuation at its ends.
+
+    Marks within stay: "is a < b?" is not "is a > b?".
+    """
     return re.sub(r"\s+", " ", text.lower()).strip(" .,;:!?\"'")

@@ -1,4 +1,4 @@
-"""Rows and images by their content: what a manifest names its data by, and what must not be held out as well."""
+"""Digests of rows and images: a manifest names its data by one, a version lists the images that it was trained on."""
 
 import hashlib
 import json
@@ -8,7 +8,8 @@ from trainer.data.row import Row
 
 # Where a run and a version list the images they were trained on.
 IMAGES = "images.txt"
-# Of an image's digest, in a list of thousands: enough to tell it from any other.
+# Hexadecimal digits of an image's digest that are listed: 40 bits, by which another image is taken for one of a list of
+# 100,000 with a chance of one in ten million.
 _SHORT = 10
 
 
@@ -23,11 +24,11 @@ def data_digest(rows: Iterable[Row], images: Mapping[str, str]) -> str:
 
 
 def image_list(digests: Iterable[str]) -> str:
-    """The digests shortened and sorted, a line each."""
+    """The text of an image list: SHA-256 digests in hex, shortened and sorted, a line each."""
     return "".join(f"{short}\n" for short in sorted({digest[:_SHORT] for digest in digests}))
 
 
 def listed(images: Mapping[str, str], known: str) -> tuple[str, ...]:
-    """Those of `images`, whose digests are given, that the list `known` has."""
+    """The names of those of `images`, SHA-256 in hex by name, that are in `known`, the text of an image list."""
     shorts = set(known.split())
     return tuple(image for image, digest in images.items() if digest[:_SHORT] in shorts)

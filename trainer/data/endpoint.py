@@ -1,6 +1,6 @@
-"""An OpenAI-compatible endpoint, this project's service among them: messages -> what it says.
+"""Messages -> the answer of an OpenAI-compatible endpoint, such as this project's service.
 
-A busy or unreachable endpoint is asked again, later and later; only what it says of a request is a verdict on that.
+A busy or unreachable endpoint is asked again after waits that grow. A request that it refuses is not sent again.
 """
 
 import logging
@@ -18,7 +18,7 @@ from trainer.errors import OptionError
 
 log = logging.getLogger(__name__)
 
-# Not now, as HTTP says it; and not with this key, or not here.
+# Statuses of HTTP after which the same request may succeed later; and those by which URL, model or key is wrong.
 _LATER, _NEVER = (408, 409, 425, 429, 500, 502, 503, 504), (401, 403, 404, 405)
 _LONGEST_WAIT_S = 60.0
 
@@ -27,8 +27,8 @@ _LONGEST_WAIT_S = 60.0
 class Access:
     """Where an endpoint is and how it is asked; `option` is what a command line calls its URL.
 
-    A request without an answer is tried for `patience_s` seconds, whose end `away` says more of. Without `max_tokens`
-    the endpoint says how long an answer may be.
+    A request without an answer is tried for `patience_s` seconds; the error that ends this has the words `away` at its
+    end. `per_minute` bounds the requests a minute. Without `max_tokens` the endpoint decides how long an answer may be.
     """
 
     url: str
@@ -42,8 +42,8 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """An answer, and what was paid for it; `fault` says why there is none. Tokens are 0 where none are told."""
+class Completion:
+    """An answer and the tokens that it took, 0 where the endpoint does not tell; `fault` says why `text` is empty."""
 
     text: str
     tokens_in: int = 0
@@ -52,7 +52,7 @@ class Said:
 
 
 class Pace:
-    """No more than so many requests a minute, of all threads together."""
+    """Spaces requests evenly, of all threads together, `per_minute` of them at most; None: no limit."""
 
     def __init__(self, per_minute: float | None) -> None:
         self._between = 60 / per_minute if per_minute else 0.0
@@ -85,11 +85,12 @@ class Endpoint:
         """Close the connections to the endpoint."""
         self._client.close()
 
-    def ask(self, messages: Sequence[dict[str, Any]], temperature: float) -> Said:
-        """What it says to messages in OpenAI's form.
+    def ask(self, messages: Sequence[dict[str, Any]], temperature: float) -> Completion:
+        """The answer to messages in OpenAI's form; of a request that was refused or cut off only its `fault`.
 
         Raises:
-            OptionError: the endpoint refuses this user or model, or was not to be reached for `patience_s`.
+            OptionError: the URL is none, the endpoint refuses this key or model, answers in another form than OpenAI's,
+                or gave no answer for `patience_s`.
         """
         body = {"model": self._access.model, "messages": messages, "temperature": temperature}
         body |= {"max_tokens": self._access.max_tokens} if self._access.max_tokens else {}
@@ -117,14 +118,14 @@ class Endpoint:
             log.info("%s is asked again in %.0f s: %s", self._url, wait, why)
             sleep(wait)
 
-    def _said(self, response: httpx.Response) -> Said:
+    def _said(self, response: httpx.Response) -> Completion:
         status = response.status_code
         if status in _NEVER:
             raise OptionError(
                 f"{self._named}: status {status}: {_message(response)}: look at it, its model and its key"
             )
         if status >= 400:
-            return Said("", fault=f"refused with status {status}: {_message(response)}")
+            return Completion("", fault=f"refused with status {status}: {_message(response)}")
         try:
             answer: Any = response.json()
             choice, usage = answer["choices"][0], answer.get("usage") or {}
@@ -133,8 +134,8 @@ class Endpoint:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise OptionError(f"{self._named}: the answer is no chat completion: {error!r}") from error
         if choice.get("finish_reason") == "length":
-            return Said("", *tokens, fault=f"cut off at --max-tokens {self._access.max_tokens or tokens[1]}")
-        return Said(text, *tokens, fault="" if text else "empty")
+            return Completion("", *tokens, fault=f"cut off at --max-tokens {self._access.max_tokens or tokens[1]}")
+        return Completion(text, *tokens, fault="" if text else "empty")
 
 
 def _message(response: httpx.Response) -> str:

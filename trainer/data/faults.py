@@ -1,4 +1,4 @@
-"""What is wrong with records, grouped: a missing folder is told once, not 100,001 times."""
+"""What is wrong with records, grouped by kind: of each kind the first are shown and the others counted."""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -61,7 +61,7 @@ def _is_local_file(path: str) -> bool:
 
 
 def listed(folder: str, endings: tuple[str, ...]) -> list[str]:
-    """The names, relative to `folder`, of the files below it whose names end so, in any case; sorted.
+    """The names, relative to `folder` and sorted, of the files below it that end in one of `endings`, in either case.
 
     Raises:
         DataError: the folder is not there, or cannot be listed.
@@ -164,7 +164,7 @@ def lines(url: str) -> Iterator[bytes]:
 
 
 def local(url: str) -> Path | None:
-    """The path of a file that lies on this machine's file systems; None where a URL leads elsewhere."""
+    """The path that a plain path means on this machine; None for every URL."""
     return None if _URL.match(url) else Path(LocalFileSystem._strip_protocol(url))
 
 

@@ -4,7 +4,7 @@ from trainer.config.data import FilterOptions
 from trainer.data.curation.agreement import agreed
 from trainer.data.curation.hook import load_hook
 from trainer.data.image_facts import ImageFacts, facts_of_all
-from trainer.data.progress import told
+from trainer.data.progress import with_progress
 from trainer.data.row import Row
 from trainer.data.rows import source_of
 from trainer.data.write import Report, writing
@@ -12,11 +12,11 @@ from trainer.errors import DataError
 
 
 def filter_rows(options: FilterOptions) -> Report:
-    """Write the rows that pass.
+    """Write the rows that pass; the report counts the others by reason.
 
     Raises:
-        DataError: no row passes, or a file cannot be read or written.
-        OptionError: a hook that is not there.
+        DataError: no row passes, images are given and no row has one, or a file cannot be read or written.
+        OptionError: a hook that is not there, or gives something else than None or a text.
     """
     report = Report()
     hook = load_hook(options.hook)
@@ -24,7 +24,7 @@ def filter_rows(options: FilterOptions) -> Report:
     judged = {image: judge(facts, options) for image, facts in facts_of_all(dict.fromkeys(images), options.index)}
     source = source_of(options)
     with writing(options.output, options.images, report) as writer:
-        for line in told(source.lines(), "filter"):
+        for line in with_progress(source.lines(), "filter"):
             for fault in line.faults:
                 report.note(f"dropped, {fault.kind}", f"{line.where}: {fault.of}".removesuffix(": "))
             for row in line.rows:
@@ -47,7 +47,7 @@ def _disagreement(row: Row, options: FilterOptions) -> str | None:
 
 
 def judge(facts: ImageFacts, options: FilterOptions) -> str | None:
-    """Why an image is not worth a question, or None.
+    """Why the options refuse an image, in words; None: it passes.
 
     Raises:
         DataError: the file cannot be read, which says nothing of the image.

@@ -1,4 +1,4 @@
-"""The pictures of one side of a set by their looks: measures, faults, and which are copies of another side's."""
+"""The pictures of one side of a set: measures of how they look, faults, and which are copies of the other side's."""
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,7 +56,7 @@ class Gallery:
             column.append(value)
 
     def measures(self, marks: Sequence[float]) -> dict[str, list[float]]:
-        """Of each measure its values at `marks` of a hundred; nothing where there is no picture."""
+        """The percentiles `marks` (0 to 100) of each measure, by its name; nothing where there is no picture."""
         columns = {
             name: np.percentile(np.frombuffer(column, "f"), marks) for name, column in self._measures.items() if column
         }

@@ -40,17 +40,17 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# The table of what is found; another number where a field means something else.
+# The name of the table in which facts are kept; a change of what a field means needs another name.
 TABLE = "looks1"
 # LLaVA-1.5's picture: an image is decoded as for it, larger JPEGs at a part of their size.
 SIDE = 336
 # A side in pixels of the picture that copies are compared by, and of the grey one that is measured.
 SMALL, _GREY = 16, 256
-# Images between two looks at the table, in a task of a process, and in tasks at once.
+# Images that the table is asked for at once, images of one task of a process, and batches that are begun ahead.
 _BATCH, _TASK, _AHEAD = 256, 16, 3
 # Items, a row each or so, whose images are read at once.
 _ITEMS = 1024
-# Fewer unread images than these are read before a process has started.
+# Fewer unread images than these are read in this process: they are read before another has started.
 _FEW = 64
 _THREADS = 4
 
@@ -61,8 +61,8 @@ class ImageFacts:
 
     `width` and `height` are pixels as it is shown. `brightness` and `contrast` are mean and standard deviation of its
     grey, 0 to 255; `sharpness` is the variance of the grey's Laplacian, 256 pixels the longer side, by which few edges
-    mean blur. `hash` is the 64-bit perceptual hash, `small` its 16 x 16 pixels of three bytes, by which copies are
-    told.
+    mean blur. `hash` is the 64-bit perceptual hash (imagehash.phash), `small` its 16 x 16 pixels of three bytes, by
+    which copies are found.
     """
 
     sha256: str
@@ -89,14 +89,14 @@ class ImageFacts:
 
 
 class ImageReader:
-    """Reads images, a batch at a time, for as long as a `with` block lasts; one that was read is not read again.
+    """Reads images, a batch at a time, for as long as a `with` block lasts.
 
-    What is known in `folder` from before is not read either while size and times of the file are the same. A file that
-    cannot be read has that as its fault, which is not kept. At its end the log says how many were read, and how fast.
+    With a `folder` what is found is kept in it, and an image is not read again while size and times of its file are the
+    same. That a file cannot be read is its fault, and is not kept. At its end the log says how many were read.
     """
 
     def __init__(self, folder: Path | None, processes: int | None = None) -> None:
-        """`processes` is how many read at once, as many as there are cores where it is not said."""
+        """`processes` is how many read at once; None: as many as there are cores, and memory for one image each."""
         self._kept = Kept(folder, TABLE)
         self._readers = _Readers(processes or _at_once())
         self._bar = tqdm(desc="images", unit="image", disable=None)
@@ -120,7 +120,7 @@ class ImageReader:
         """Begin to read `images`; what is returned waits for it, and gives the facts of each.
 
         Raises:
-            DataError: a process that decodes was killed, which the waiting tells.
+            DataError: from what is returned: a process that decodes was killed.
         """
         stamps = dict(zip(images, self._readers.threads.map(files.stamp, images), strict=True))
         known = self._kept.known(stamps)
@@ -160,7 +160,9 @@ def facts_of_all(
 def with_faults(
     items: Iterable[T], images_of: Callable[[T], Iterable[str]], faults: dict[str, str | None], folder: Path | None
 ) -> Iterator[T]:
-    """The same items, each when `faults` has its images with what is wrong with each, or None; each is read once.
+    """The same items, each after its images were read and stand in `faults`: what is wrong with each, or None.
+
+    An image that is in `faults` already is not read again.
 
     Raises:
         DataError: as `facts_of_all`.

@@ -7,7 +7,7 @@ from trainer.data.check import images_of
 from trainer.data.faults import Fault
 from trainer.data.forms.reading import Reading
 from trainer.data.image_facts import with_faults
-from trainer.data.progress import told
+from trainer.data.progress import with_progress
 from trainer.data.rows import Line, Source
 from trainer.data.write import Report, writing
 from trainer.errors import DataError
@@ -24,7 +24,7 @@ def import_rows(options: ImportOptions) -> str:
     source = Source(options.source.rstrip("/"), options.images, Reading.of(options), keeps=True)
     images: dict[str, str | None] = {}
     with writing(options.output, source.images, report) as writer:
-        lines = told(source.lines(), f"import {source.found.form}", "record")
+        lines = with_progress(source.lines(), f"import {source.found.form}", "record")
         for line in with_faults(lines, images_of, images, options.index):
             faults = line.faults or _image_faults(line, images)
             for fault in faults:

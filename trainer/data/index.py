@@ -1,4 +1,4 @@
-"""Which bytes an image file holds: SHA-256 by path, kept between runs, so that a set of images is read for it once."""
+"""Which bytes an image file holds: SHA-256 by path, kept between runs, so that a set of images is read once."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +22,8 @@ _BATCH, _THREADS = 512, 4
 def image_digests(rows: Iterable[Row], folder: Path | None) -> dict[str, str]:
     """SHA-256 in hex of the images of `rows`, by image, in the rows' order.
 
-    Those known in `folder` from before are not read again while size and times of the file are the same. A folder
-    that cannot be written costs the next run the same reading, and is said aloud; nothing else depends on it.
+    Those known in `folder` from before are not read again while size and times of the file are the same. Where it
+    cannot be written that is logged, and the next run reads the images again.
 
     Raises:
         DataError: images that cannot be read, all of them.

@@ -12,10 +12,10 @@ FILE = "images.sqlite"
 
 
 class Kept:
-    """A table of one finding a file; without a folder, or where the disk does not take it, nothing is kept."""
+    """A table with one finding for each file; without a folder, or where it cannot be written, nothing is kept."""
 
     def __init__(self, folder: Path | None, table: str) -> None:
-        """`table` is the name of a kind of finding; another meaning of its findings wants another name."""
+        """`table` names the kind of finding: findings of another meaning need another name."""
         self._name = table
         self._table: sqlite3.Connection | None = None
         if folder is None:

@@ -1,11 +1,11 @@
-"""`data mix`: several sets -> one, by weight, shuffled; seeded. Rows stay in their files until they are written."""
+"""`data mix`: several sets -> one, by weight, shuffled by a seed. Memory holds no row but the one that is written."""
 
 import logging
 import posixpath
 import random
 
 from trainer.config.data import MixOptions
-from trainer.data.progress import told
+from trainer.data.progress import with_progress
 from trainer.data.stream import RowFile
 from trainer.data.write import Report, writing
 from trainer.errors import DataError, OptionError
@@ -34,7 +34,7 @@ def mix(options: MixOptions) -> str:
     rng.shuffle(places)
     report = Report()
     with writing(options.output, folder, report) as writer:
-        for rows, place in told(places, "mix"):
+        for rows, place in with_progress(places, "mix"):
             writer.write(rows[place])
     taken = [
         f"{name}: {count} of {len(rows)} rows, the others left out by --weight"

@@ -12,8 +12,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def told(items: Iterable[T], what: str, unit: str = "row") -> Iterator[T]:
-    """The same items; where all were taken, the log says how many in how long."""
+def with_progress(items: Iterable[T], what: str, unit: str = "row") -> Iterator[T]:
+    """The same items, with a bar called `what`; once all were taken, the log says how many in how long."""
     count, began = 0, time.perf_counter()
     for count, item in enumerate(tqdm(items, desc=what, unit=unit), start=1):  # noqa: B007 - counted, then told
         yield item

@@ -16,7 +16,7 @@ from trainer.data.gallery import Gallery, Pair
 from trainer.data.image_facts import facts_of_all
 from trainer.data.pages.pictures import thumbnail
 from trainer.data.pages.set import Card, Set, sentence, warnings, write_page
-from trainer.data.progress import told
+from trainer.data.progress import with_progress
 from trainer.data.row import Row
 from trainer.data.rows import scan
 from trainer.data.survey import Measured, Sample, Survey, survey
@@ -50,10 +50,11 @@ class _Base:
 
 
 def report(options: ReportOptions) -> str:
-    """Write the page, and say the most of it.
+    """Write the page; returns the main counts and the warnings in words.
 
     Raises:
         DataError: faulty rows, or a file that cannot be read or written.
+        OptionError: --output cannot be written.
         FileNotFoundError: `options.model` is not a LLaVA checkpoint.
     """
     check_file("--output", options.output)
@@ -88,7 +89,7 @@ def report(options: ReportOptions) -> str:
 
 def _surveyed(data: str, options: ReportOptions, base: _Base, sample: Sample) -> Survey:
     rows = scan(data, options.images, Reading.of(options))
-    return survey(told(rows, posixpath.basename(data)), base.measured, base.context, sample)
+    return survey(with_progress(rows, posixpath.basename(data)), base.measured, base.context, sample)
 
 
 def _cards(sample: Sample, folder: str) -> tuple[list[Card], int]:

@@ -51,8 +51,8 @@ class Row:
         return int(self.image is not None and not self.history)
 
 
-def asked(rows: Iterable[Row]) -> list[Row]:
-    """Every question of every conversation as a row of its own, with the true answers before it as its history."""
+def per_question(rows: Iterable[Row]) -> list[Row]:
+    """Every question of every conversation as a row of its own, with the right answers before it as its history."""
     return [
         replace(
             row,

@@ -62,7 +62,8 @@ class Source:
         """Recognise the file's form. `keeps`: pictures that lie in the set are written to the folder `images`.
 
         Raises:
-            DataError: it cannot be read, or is of no form that holds rows.
+            DataError: it cannot be read, is of no form that holds rows, or with --strict has to be read in another way
+                than it is written.
         """
         self.file, self.how = file, how
         self.found: Recognised = recognise(file, images, how)
@@ -125,7 +126,7 @@ class Source:
         return "\n".join([str(self.found), *text, *mended])
 
     def blind(self) -> Fault | None:
-        """What is wrong where images were given and no row has one."""
+        """A fault where a folder of images was given and no row has an image; else None."""
         if self.pictured or not self.textual or not self.images:
             return None
         return Fault(
@@ -256,7 +257,7 @@ def _faulty(number: int, says: str, of: str = "", where: str = "") -> Line:
 
 
 def _advice(line: bytes) -> str:
-    """What a line is that is not JSON, where that can be seen."""
+    """What a line that is not JSON seems to be, and what to do, where that can be seen; else an empty text."""
     start = line.strip()
     if start.startswith((b"#", b"//")):
         return ": a comment, which JSON lines do not have: delete it"

@@ -1,4 +1,4 @@
-"""Rows -> training and held-out rows that share no image, however it is called, and no question of text; seeded."""
+"""Rows -> training and held-out rows that share no image, whatever its name, and no question without an image."""
 
 import hashlib
 import logging
@@ -126,7 +126,11 @@ def sample_of_both(rows: Sequence[Row], limit: int, seed: int) -> list[Row]:
 
 
 def held_out(row: Row, holdout: float, seed: int, digests: Mapping[str, str]) -> bool:
-    """Which side a row is on: all rows of an image, under whichever names it lies, are on the same."""
+    """Whether a row is held out: where SHA-256 of seed and image, as a share of its range, is below `holdout`.
+
+    So all rows about the same image, under whatever names, are on one side, in every set with this seed. Of a row
+    without an image its first question counts.
+    """
     key = f"{seed}:{_content(row, digests)}"
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "backslashreplace")).digest()[:8]) / 2**64 < holdout
 
@@ -165,7 +169,7 @@ def split_file(options: SplitOptions) -> str:
 
     Raises:
         DataError: faulty rows, or a file that cannot be read or written.
-        OptionError: one side would be empty.
+        OptionError: one side would be empty, or both are to be the same file.
     """
     if options.output == options.held_out:
         raise OptionError(f"--held-out {options.held_out}: is --output too; give it another name")
@@ -175,7 +179,7 @@ def split_file(options: SplitOptions) -> str:
         writing(options.output, options.images, larger) as train,
         writing(options.held_out, options.images, smaller) as test,
     ):
-        for row in progress.told(rows_of(options), "split"):
+        for row in progress.with_progress(rows_of(options), "split"):
             (test if held_out(row, options.holdout, options.seed, digests) else train).write(row)
         if not larger.kept or not smaller.kept:
             rows = larger.kept + smaller.kept
@@ -185,7 +189,7 @@ def split_file(options: SplitOptions) -> str:
 
 
 def _near(options: SplitOptions, digests: Mapping[str, str]) -> str | None:
-    """A word on held-out images that look like images of the larger side: a score on them says less than it seems."""
+    """A sentence that warns of held-out images that look like images of the larger side; None: there are none."""
     sides: tuple[dict[str, None], dict[str, None]] = ({}, {})
     for row in rows_of(options):
         if row.image:

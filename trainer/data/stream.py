@@ -1,6 +1,6 @@
 """Rows that stay in their file: an index of where each begins, and a row read whenever one is asked for.
 
-600,000 rows cost 12 bytes each here, and the names of their images once.
+Memory holds 12 bytes of each row, and the names of the images once.
 """
 
 import json

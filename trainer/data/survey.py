@@ -10,18 +10,18 @@ from functools import lru_cache
 from trainer.data.row import Row
 from trainer.metrics import normalise
 
-# Of an answer's text so much is counted by; of longer ones a digest tells the rest apart.
+# Characters of an answer that are kept to count it by; a digest of the whole tells longer ones apart.
 _KEY = 80
-# Of rows that do not fit, and of rows of a picture that is shown, so many are named.
+# The most rows that are named of those that do not fit, and the most rows that are kept of a picture that is shown.
 _NAMED, _ROWS_SHOWN = 20, 4
 
-# What a row comes to in the base's own tokens: all of it with its picture, and each of its answers.
+# How many of the base's tokens a row takes: all of it with its picture, and each of its answers.
 Measured = tuple[int, list[int]]
 
 
 @dataclass(slots=True)
 class Category:
-    """Questions of one category, and of all; answers are counted as VQA's evaluation compares them."""
+    """The questions of one category, or of all; answers are counted as normalised by trainer/metrics.py."""
 
     questions: int = 0
     text_only: int = 0
@@ -46,7 +46,13 @@ class Category:
 
 @dataclass(slots=True)
 class Survey:
-    """One side of a set. `images` counts the rows of each picture; tokens are counted by length."""
+    """What one side of a set holds.
+
+    `images` has the number of rows by picture; `answer_tokens` and `row_tokens` how many answers and rows have each
+    number of tokens; `longest` the places and tokens of the first rows that do not fit (`too_long` of them).
+    `asked_again` and `answered_otherwise` count rows whose question was asked of the same picture before, with the same
+    answer or another. `texts` are digests of the questions without a picture.
+    """
 
     rows: int = 0
     text_only: int = 0

@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 from tests.test_start_on_vllm import STOPPED_S, Service
 from trainer.__main__ import main
 from trainer.data.forms.reading import Reading
-from trainer.data.row import Row, asked
+from trainer.data.row import Row, per_question
 from trainer.data.rows import read_rows
 from trainer.evaluation.generate import predict
 from trainer.model.checkpoint import Checkpoint
@@ -66,7 +66,7 @@ def taught(checkpoint: Checkpoint, config: Any, rows: list[Row], states: States,
 
 def test_adapters_of_six_methods_are_served_as_peft_answers_through_them(codes: Path, tmp_path: Path) -> None:
     checkpoint = Checkpoint.load(MODEL)
-    rows = asked(read_rows(str(codes / "train.jsonl"), str(codes), Reading()))[:_ROWS]
+    rows = per_question(read_rows(str(codes / "train.jsonl"), str(codes), Reading()))[:_ROWS]
     states = States.of(checkpoint, rows)
     store, told, answers = tmp_path / "store", {}, {}
     for name, make in METHODS.items():

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from trainer.__main__ import main
-from trainer.config.data import ASKED, KINDS, ChartOptions, Kind, Refer
+from trainer.config.data import KINDS, QUESTION_KINDS, ChartOptions, Kind, Refer
 from trainer.data.charts.chart import Chart, invent
 from trainer.data.charts.drawing import draw
-from trainer.data.charts.questions import ask
+from trainer.data.charts.questions import questions_of
 from trainer.data.charts.written import accept, endpoint_of, write
 from trainer.data.endpoint import Endpoint
 from trainer.errors import OptionError
@@ -46,12 +46,12 @@ def test_an_invented_chart_can_be_read(kind: Kind, seed: int, values: str) -> No
     assert kind != "pie" or sum(chart.values[0]) == 100
     assert chart.numbered or kind == "scatter" or all(value % 10 == 0 for value in chart.values[0])
     assert list(chart.values[0]) == sorted(chart.values[0], reverse=True) or kind != "funnel"
-    questions = ask(chart, list(ASKED), 50, np.random.default_rng(seed))
+    questions = questions_of(chart, list(QUESTION_KINDS), 50, np.random.default_rng(seed))
     assert len({question.text for question in questions}) == len(questions)
 
 
 def test_answers_are_true() -> None:
-    answers = {each.text: each.answer for each in ask(BAR, list(ASKED), 50, np.random.default_rng(0))}
+    answers = {each.text: each.answer for each in questions_of(BAR, list(QUESTION_KINDS), 50, np.random.default_rng(0))}
     assert answers == {
         "What is the value of tea?": "20", "What is the value of nuts?": "50", "What is the value of rice?": "50",
         "Is tea larger than nuts?": "no", "Is nuts larger than tea?": "yes",
@@ -65,7 +65,10 @@ def test_answers_are_true() -> None:
 
 def test_parts_can_be_called_by_their_place() -> None:
     line = Chart("line", "rain", ("Jan", "Feb", "Mar"), ("rain",), ((20, 50, 10),), False)
-    answers = {each.text: each.answer for each in ask(line, list(ASKED), 50, np.random.default_rng(0), ["place"])}
+    answers = {
+        each.text: each.answer
+        for each in questions_of(line, list(QUESTION_KINDS), 50, np.random.default_rng(0), ["place"])
+    }
     assert answers == {
         "What is the value of the first point?": "20", "What is the value of the second point?": "50",
         "What is the value of the third point?": "10",
@@ -90,7 +93,8 @@ def test_both_ways_of_calling_parts_ask_what_each_does_and_nothing_twice(kind: K
     chart = invent(kind, ChartOptions(output="x", parts=8), np.random.default_rng(seed))
     ways: tuple[list[Refer], ...] = (["name"], ["place"], ["name", "place"])
     named, placed, both = (
-        [each.text for each in ask(chart, list(ASKED), 999, np.random.default_rng(0), refer)] for refer in ways
+        [each.text for each in questions_of(chart, list(QUESTION_KINDS), 999, np.random.default_rng(0), refer)]
+        for refer in ways
     )
     assert sorted(both) == sorted(set(named + placed))
 

@@ -13,7 +13,7 @@ from tests.conftest import png
 from trainer.__main__ import main
 from trainer.data.digests import data_digest
 from trainer.data.forms.reading import Reading
-from trainer.data.row import Row, asked
+from trainer.data.row import Row, per_question
 from trainer.data.rows import read_rows
 from trainer.errors import DataError
 
@@ -56,7 +56,7 @@ def test_of_a_conversation_the_last_answer_is_the_chosen_one(folder: Path) -> No
     record = {"image": "a.png", "conversations": [{"from": who, "value": text} for who, text in turns]}
     (row,) = read_rows(written(folder, {**record, "rejected": "no"}), folder)
     assert (row.answer, row.rejected) == ("so", "no")
-    assert [each.rejected for each in asked([row])] == [None, "no"]
+    assert [each.rejected for each in per_question([row])] == [None, "no"]
 
 
 FAULTY: list[tuple[dict[str, Any], str]] = [

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import png
-from trainer.data.row import asked
+from trainer.data.row import per_question
 from trainer.data.rows import read_rows
 from trainer.data.split import read_sides, sample
 from trainer.data.stream import RowFile
@@ -55,7 +55,7 @@ def test_conversations_are_written_as_they_were_read_and_asked_turn_by_turn(tmp_
     record = {"id": "x", "image": "a.png", "conversations": [{"from": who, "value": said} for who, said in turns]}
     (tmp_path / "rows.jsonl").write_text(json.dumps(record))
     (row,) = read_rows(tmp_path / "rows.jsonl", tmp_path)
-    first, second = asked([row])
+    first, second = per_question([row])
     assert (first.id, first.question, first.answer, first.history, first.pictures) == ("x#0", "what?", "this", (), 1)
     assert (second.id, second.question, second.history) == ("x#1", "and?", (("what?", "this"),))
     assert [(each.role, each.text, each.pictures) for each in second.messages] == [

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from tests.conftest import ROOT
 from trainer.__main__ import main
 from trainer.adapter.find import find
-from trainer.data.row import asked
+from trainer.data.row import per_question
 from trainer.data.rows import read_rows
 from trainer.evaluation.generate import predict
 from trainer.model.checkpoint import Checkpoint
@@ -86,7 +86,7 @@ def trained(folder: Path, rows: str) -> Path:
 
 def right(checkpoint: Checkpoint, run: Path, test: Path) -> float:
     """The share of the second turns in a file that a run's adapter answers rightly, the true first turn before them."""
-    second = [row for row in asked(read_rows(test, test.parent)) if row.question == ELSE]
+    second = [row for row in per_question(read_rows(test, test.parent)) if row.question == ELSE]
     with find(str(run), run / "store").applied_to(checkpoint.model):
         said = predict(checkpoint, checkpoint.model, second, States.of(checkpoint, second), "second turns")
     return sum(answer.text == row.answer for answer, row in zip(said, second, strict=True)) / len(second)

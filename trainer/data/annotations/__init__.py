@@ -31,7 +31,8 @@ SOURCES: dict[AnnotationForm, Callable[[AnnotationOptions, Report], Source]] = {
     "folders": Folders,
     "table": Table,
 }
-# Values of a column that are asked for; columns with more are asked openly alone, unless they are numbers.
+# The most values of a table's column that questions may name. Of a column of words with more values it is only asked
+# what the value is; of numbers the first so many are named.
 _VALUES = 40
 
 
@@ -39,8 +40,9 @@ def annotations(options: AnnotationOptions) -> str:
     """Write questions about every picture, and say what share of each wording is answered yes.
 
     Raises:
-        DataError: annotations that cannot be read or have another form, or no picture of theirs is there.
-        OptionError: a file of templates that says something else.
+        DataError: annotations that cannot be read or have another form, no picture that a question can be asked about,
+            or an output that cannot be written.
+        OptionError: --templates is not TOML, or has a kind of question or a field in braces that is not known.
     """
     report = Report()
     wordings = Wordings.read(options.templates)
@@ -89,7 +91,10 @@ def _ask(
 
 
 def _kept(scene: Scene, options: AnnotationOptions, wordings: Wordings, report: Report) -> Scene | None:
-    """The scene as a model sees it: classes by their spoken names, tiny things uncertain; None: it has no picture."""
+    """The scene with its classes by their spoken names, and things under --min-area marked as not certain.
+
+    None where its picture is not in --images or does not open, which the report counts.
+    """
     name = posixpath.normpath(scene.image.replace("\\", "/"))
     if posixpath.isabs(name) or name.split("/")[0] == "..":
         report.note("pictures left out, their names lead out of --images", scene.image)

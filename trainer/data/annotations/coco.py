@@ -46,7 +46,7 @@ class Coco:
 
     @property
     def scenes(self) -> Iterator[Scene]:
-        """The pictures in the file's order; those without a box too: nothing that the set tells apart is on them."""
+        """The pictures in the file's order, those without a box too: nothing of the set's categories is on them."""
         order = np.argsort(self._of, kind="stable")
         ends = np.searchsorted(self._of[order], np.arange(len(self._images) + 1))
         for place, (name, width, height) in enumerate(self._images):

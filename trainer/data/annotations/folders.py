@@ -17,7 +17,8 @@ class Folders:
         """List the pictures.
 
         Raises:
-            DataError: the folder cannot be listed, or has fewer than two folders with pictures.
+            DataError: the folder lies outside of --images, cannot be listed, or has fewer than two folders with
+                pictures.
         """
         # A picture's class is the last folder it lies in, so that train/cat and test/cat are the same.
         source = options.source.rstrip("/")

@@ -1,6 +1,6 @@
-"""Yes as often as no: which question is asked next, so that neither its wording nor its subject tells the answer.
+"""Chooses which question is asked next, so that each wording and each subject is answered yes about as often as no.
 
-Where words did tell, a model learnt what they told and never looked at the picture (docs/log.md).
+Where a wording was mostly answered no, a model learnt to answer it without the picture (docs/log.md).
 """
 
 from collections import Counter, defaultdict
@@ -28,7 +28,10 @@ class Ledger:
     def choose(
         self, possible: Iterable[UnwordedQuestion], rng: np.random.Generator
     ) -> tuple[UnwordedQuestion, str] | None:
-        """The question, of one kind, that is owed most, with its wording; None: all would tip the balance."""
+        """The question of `possible`, all of one kind, that evens out the answers most, with its wording.
+
+        Of equals one is drawn by `rng`. None: each of them would make the answers too uneven.
+        """
         best: tuple[UnwordedQuestion, str] | None = None
         least: tuple[float, ...] = ()
         for asked in possible:
@@ -43,7 +46,10 @@ class Ledger:
         return best
 
     def _owed(self, asked: UnwordedQuestion, wording: str) -> tuple[int, int] | None:
-        """The smaller the more it is owed: by the answers of its wording and subject, then by how often it was used."""
+        """A rank, the smallest asked first: by the answers of wording and subject, then by how often these were used.
+
+        None where the wording or the subject has had this answer too often.
+        """
         used = self._used[asked.kind, wording] + self._used[asked.kind, f"\0{asked.subject}"]
         if asked.flag is None:
             return 0, used

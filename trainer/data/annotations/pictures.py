@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 from trainer.data import files
 from trainer.errors import DataError
 
-# What an image folder is searched for; what decodes is for the reader to say.
+# Endings of the files that count as pictures of a folder; whether one decodes is found out when it is read.
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif", ".jfif")
 # By how much two ratios of sides may differ: sides are whole pixels, and some tools round them.
 _RATIO = 0.02

@@ -15,7 +15,7 @@ import numpy as np
 from trainer.data.annotations.scene import Box, Scene, Thing
 from trainer.data.annotations.wordings import Wordings
 
-# Above, nobody counts; and by how much one thing is wider and higher than what it is larger than.
+# The largest count that is asked for; and how many times as wide and as high a thing has to be to be called larger.
 MOST = 10
 LARGER = 1.2
 # Things of a scene that are related to each other, and absent classes that are proposed for one scene.
@@ -26,7 +26,7 @@ _RELATED, _ABSENT = 6, 8
 class UnwordedQuestion:
     """A question without its wording: `fields` fill the wordings' braces; `flag` is True for yes, left, top, the first.
 
-    `subject` is what the answer must not be guessed from; a question with another `flag` has the same.
+    `subject` is what is asked about, a class, two classes or a column: ledger.py balances the answers to each subject.
     """
 
     kind: str
@@ -38,7 +38,10 @@ class UnwordedQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What all scenes of a set have in common: the classes, and values of each column of a table."""
+    """What all scenes of a set have in common: the classes, and values of each column of a table.
+
+    `complete`: everything of these classes is annotated, so that what has no annotation is absent (not --partial).
+    """
 
     wordings: Wordings
     names: tuple[str, ...]
@@ -85,7 +88,7 @@ def _presence(
 
 
 def _absent(there: set[str], known: Vocabulary, rng: np.random.Generator) -> list[str]:
-    """Some classes that are not there, nor called otherwise; the more there are the fewer of them."""
+    """At most `_ABSENT` classes drawn by `rng`: none of `there`, and none that is another name for one of these."""
     doubtful = {other for name in there for other in known.wordings.alike(name)}
     absent = [name for name in known.names if name not in doubtful]
     return [absent[place] for place in rng.permutation(len(absent))[:_ABSENT]]
@@ -175,7 +178,7 @@ def _facts(scene: Scene, known: Vocabulary, rng: np.random.Generator) -> Iterato
 
 
 def decimal(text: str) -> float | None:
-    """The number that a cell is; None: it is none."""
+    """The text of a table's cell as a finite number; None: it is no number."""
     try:
         number = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A CSV table with a row for each picture: a column names its file, the others say what is so of it."""
+"""A CSV table with a row for each picture: a column names its file, the others hold its properties."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from trainer.data.write import Report
 from trainer.errors import DataError
 
 _IMAGE = ("image", "image_path", "file_name", "filename", "file", "img", "path", "picture")
-# Of a cell; longer ones are texts, not properties.
+# The most characters of a cell that is asked about: longer ones are texts, not properties.
 _LONGEST = 60
 
 
@@ -23,7 +23,8 @@ class Table:
         """Read the header.
 
         Raises:
-            DataError: it cannot be read, or no column names the picture.
+            DataError: it cannot be read, no column or more than one could name the picture, or --columns names one that
+                is not there.
         """
         self._file, self._report = options.source, report
         header = next(iter(csv.reader(self._text())), [])
@@ -40,7 +41,11 @@ class Table:
 
     @property
     def scenes(self) -> Iterator[Scene]:
-        """The pictures in the table's order; empty cells say nothing."""
+        """The pictures in the table's order, each with its cells that are not empty.
+
+        Raises:
+            DataError: a line is not CSV or not UTF-8.
+        """
         reader = csv.DictReader(self._text())
         try:
             for row in reader:

@@ -9,7 +9,7 @@ from trainer.data.annotations.scene import Scene, Thing, box_of
 from trainer.data.write import Report
 from trainer.errors import DataError
 
-# A picture's annotations take a few kilobytes.
+# The most bytes of a file that is read as annotations: those of a picture take a few thousand.
 _LARGEST = 4_000_000
 
 

@@ -1,4 +1,4 @@
-"""The wordings of questions, read from a TOML file (templates.toml is the one that comes along), and words in them."""
+"""The wordings of questions and the words that fill them, from a TOML file (templates.toml where none is given)."""
 
 import tomllib
 from dataclasses import dataclass
@@ -38,11 +38,11 @@ class Wordings:
 
     @classmethod
     def read(cls, file: str | None) -> "Wordings":
-        """The file's wordings; None: those that come along.
+        """The wordings of `file`; None: those of templates.toml beside this module.
 
         Raises:
-            OptionError: it is not TOML, or has a kind, a field in braces or a table that nothing here knows.
-            DataError: it cannot be read.
+            OptionError: it is not TOML, or has a kind of question, a field in braces or a table of words that is not
+            known. DataError: it cannot be read.
         """
         where = f"--templates {file}" if file else str(DEFAULT)
         try:
@@ -59,7 +59,7 @@ class Wordings:
         return self.names.get(name) or " ".join(name.replace("_", " ").split())
 
     def alike(self, name: str) -> frozenset[str]:
-        """The classes that `name` may be called as well, itself among them."""
+        """The classes that may be said of the same thing, by the file's groups: `name` and its other names."""
         return self._alike.get(name, frozenset((name,)))
 
     @cached_property
@@ -71,7 +71,7 @@ class Wordings:
         return {"name": name, "a_name": self._a(name), "plural": self._plural(name)}
 
     def two(self, first: str, second: str) -> dict[str, str]:
-        """The fields of a question about two."""
+        """The fields of a question about two classes, by their spoken names."""
         return {
             "first": first, "a_first": self._a(first), "firsts": self._plural(first),
             "second": second, "a_second": self._a(second), "seconds": self._plural(second),

@@ -1,4 +1,4 @@
-"""`data charts`: images, and JSON lines of questions with true answers; a chart depends on seed and number alone."""
+"""`data charts`: images, and JSON lines of questions with true answers; by the same options the same charts."""
 
 import numpy as np
 from tqdm import tqdm
@@ -7,7 +7,7 @@ from trainer.config.data import ChartOptions
 from trainer.data import files
 from trainer.data.charts.chart import invent
 from trainer.data.charts.drawing import draw
-from trainer.data.charts.questions import ask
+from trainer.data.charts.questions import questions_of
 from trainer.data.charts.written import endpoint_of, write
 from trainer.data.row import Row
 from trainer.data.write import Report, writing
@@ -18,7 +18,7 @@ def make(options: ChartOptions) -> str:
 
     Raises:
         DataError: a file cannot be written.
-        OptionError: an endpoint that cannot be asked.
+        OptionError: one of --questions-url and --questions-model without the other, or the endpoint cannot be asked.
     """
     endpoint = endpoint_of(options)
     report = Report()
@@ -31,12 +31,12 @@ def make(options: ChartOptions) -> str:
             name = f"{chart.kind}-{options.seed}-{number:06}"
             image = files.join(images, f"{name}.png")
             files.write(image, draw(chart, options.size, rng))
-            questions = ask(chart, options.ask, options.questions, rng, options.refer)
+            questions = questions_of(chart, options.ask, options.questions, rng, options.refer)
             if endpoint:
                 written, refused = write(endpoint, chart, options.questions)
                 questions += written
                 for _ in range(refused):
                     report.note("refused, the endpoint's answer is no short text", name)
-            for turn, question in enumerate(questions):
-                writer.write(Row(f"{name}#{turn}", image, question.text, question.answer, question.kind))
+            for place, question in enumerate(questions):
+                writer.write(Row(f"{name}#{place}", image, question.text, question.answer, question.kind))
     return f"{report}\n--data {rows} --images {images}"

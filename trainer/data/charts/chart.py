@@ -1,4 +1,4 @@
-"""What a chart shows, without pixels: its kind, names and numbers, drawn at random from described distributions."""
+"""What a chart shows, without pixels: its kind, names and numbers, which are drawn at random."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,10 @@ STAGES = ("seen", "click", "cart", "pay", "rate", "call", "back", "fan")
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """`values` has a row per series and a column per name; `numbered`: the numbers are written out."""
+    """`values` has a row per series and a column per name, or of a scatter chart, which has no names, per point.
+
+    `numbered`: each value is written beside its part.
+    """
 
     kind: Kind
     title: str
@@ -31,7 +34,11 @@ class Chart:
 
 
 def invent(kind: Kind, options: ChartOptions, rng: np.random.Generator) -> Chart:
-    """A chart of that kind; values that are not written out lie on the axis' ticks, tens, so they can be read off."""
+    """A chart of that kind, drawn by `rng`.
+
+    Values that are not written out are multiples of ten, where the axis has its ticks, so that they can be read off;
+    those of a scatter chart are any, since no question asks for them.
+    """
     title = "visits" if kind == "funnel" else str(rng.choice(sorted(THEMES)))
     most = min(options.parts, 4) if kind == "grouped" and options.size < 192 else options.parts
     parts = int(rng.integers(3, most + 1))

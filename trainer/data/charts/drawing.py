@@ -1,4 +1,4 @@
-"""A chart -> PNG bytes, in several styles; the only file that knows matplotlib."""
+"""A chart -> PNG bytes, in several styles; the only file of charts/ that uses matplotlib."""
 
 import io
 
@@ -13,7 +13,8 @@ from trainer.data.charts.chart import Chart
 DPI = 100
 PALETTES = ("tab10", "Set1", "Set2", "Dark2", "Accent")
 BACKGROUNDS = ("white", "#f4f4f4", "#fff8e8", "#eaf2f8")
-# At 128 pixels a point is 1.39 pixels: 6.5 points are 9 pixels, which stay legible.
+# Size of the font in points, by the chart's side in pixels. At 100 DPI a point (1/72 inch) is 1.39 pixels: on a chart
+# of 128 pixels letters have 6.5 points, which are 9 pixels and stay legible.
 POINTS = 6.5 / 128
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.config.data import Asked, Refer
+from trainer.config.data import QuestionKind, Refer
 from trainer.data.charts.chart import Chart
 
 PARTS = {"pie": "slices", "funnel": "stages", "bar": "bars", "grouped": "bars", "line": "points", "scatter": "points"}
@@ -23,14 +23,14 @@ class Question:
     answer: str
 
 
-def ask(
-    chart: Chart, kinds: list[Asked], count: int, rng: np.random.Generator, refer: Sequence[Refer] = ("name",)
+def questions_of(
+    chart: Chart, kinds: list[QuestionKind], count: int, rng: np.random.Generator, refer: Sequence[Refer] = ("name",)
 ) -> list[Question]:
     """At most `count` different questions, as many kinds as possible before a kind comes twice."""
     makers = {
         "value": _value, "compare": _compare, "sum": _sum, "extreme": _extreme, "trend": _trend, "count": _count,
     }  # fmt: skip
-    # Without those that another way of referring asks alike.
+    # A question that comes out the same in two ways of referring is kept once.
     by_kind = [list(dict.fromkeys(each for way in refer for each in makers[kind](chart, way))) for kind in kinds]
     for questions in by_kind:
         rng.shuffle(questions)

@@ -1,4 +1,4 @@
-"""Richer questions from an OpenAI-compatible endpoint, which is told the chart's numbers; only short answers pass."""
+"""Richer questions from an OpenAI-compatible endpoint, which gets the chart's numbers; short answers alone are kept."""
 
 import json
 from typing import Any
@@ -15,6 +15,7 @@ TASK = (
     "You write questions about a chart that a reader can answer from the picture alone. Answer with a JSON list of "
     'objects {"question": "…", "answer": "…"} and nothing else; an answer is one to three words or a number.'
 )
+# The most characters of a question and of an answer.
 QUESTION, ANSWER = 200, 40
 
 
@@ -22,7 +23,7 @@ def endpoint_of(options: ChartOptions, transport: httpx.BaseTransport | None = N
     """The endpoint that the options name, if any.
 
     Raises:
-        OptionError: they name half of it.
+        OptionError: they have one of --questions-url and --questions-model without the other.
     """
     if not options.questions_url and not options.questions_model:
         return None
@@ -36,7 +37,7 @@ def write(endpoint: Endpoint, chart: Chart, count: int) -> tuple[list[Question],
     """At most `count` questions of category "written", and how many were refused.
 
     Raises:
-        OptionError: the endpoint cannot be reached or does not speak the protocol.
+        OptionError: the endpoint cannot be reached, refuses the key or the model, or answers in another form.
     """
     values = dict(zip(chart.series, chart.values, strict=True))
     facts = {"chart": chart.kind, "title": chart.title, "names": chart.names, "values": values}

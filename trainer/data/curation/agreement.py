@@ -7,7 +7,7 @@ from trainer.data.dedupe import plain
 
 
 def agreed(answers: Sequence[str], least: float) -> str | None:
-    """The most common answer, as it was given first, if `least` of all say it; None: they do not agree.
+    """The most common answer, as it was given first, if at least the share `least` (0 to 1) of all are it; else None.
 
     Case, space and outer punctuation make no difference.
     """

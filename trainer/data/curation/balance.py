@@ -16,11 +16,12 @@ _SHOWN = 10
 
 
 def balance(options: BalanceOptions) -> str:
-    """Write the rows that are kept, chosen by the seed; the others' order stays.
+    """Write the rows that are kept, chosen by the seed, in the order of the set; returns what was left out, in words.
 
     Raises:
         DataError: faulty rows, or a file that cannot be read or written.
-        OptionError: clusters without a model.
+        ServiceError: with --by cluster an image does not decode; `data filter` drops those.
+        OptionError: --by cluster without --model, or a model that cannot be loaded.
     """
     name = _naming(options)
     # 1. The group of each row and, within which groups are compared, its pool; both in numbers.
@@ -51,9 +52,10 @@ def balance(options: BalanceOptions) -> str:
 
 
 def cap(sizes: np.ndarray, share: float) -> int:
-    """The most rows that a group may keep so that none has over `share` of what is kept in all.
+    """The most rows that a group may keep so that none has over `share` of all rows that are kept.
 
-    Where there are so few groups that it cannot be, as many as the smallest has: all are alike then.
+    `sizes` (groups,) are the rows of each. With so few groups that one has to be over `share`, each keeps as many as
+    the smallest has.
     """
     if len(sizes) * share <= 1:
         return int(sizes.min())
@@ -68,7 +70,7 @@ def cap(sizes: np.ndarray, share: float) -> int:
 
 
 def _naming(options: BalanceOptions) -> Callable[[Row], tuple[str, str]]:
-    """What gives a row's pool and group."""
+    """A function that gives a row's pool, within which shares are counted (--within), and its group in it (--by)."""
     clusters = _clusters(options) if options.by == "cluster" else {}
 
     def group(row: Row) -> str:

@@ -1,6 +1,6 @@
 """Pictures and texts -> unit vectors, by a CLIP checkpoint of transformers, or pictures alone by a LLaVA's tower.
 
-Of a LLaVA only the tower's weights are read, so that a 7B costs what its tower does.
+Of a LLaVA only the tower's weights are read: memory does not hold its language model.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ class Embedder:
     """One checkpoint in memory, on the GPU where there is one."""
 
     def __init__(self, checkpoint: str) -> None:
-        """Load a directory, or a Hugging Face id.
+        """Load a CLIP by its directory or Hugging Face id, or the tower of a LLaVA in a directory.
 
         Raises:
-            OptionError: it is neither CLIP-like nor a LLaVA.
+            OptionError: it is neither, cannot be loaded, or a LLaVA's directory lacks weights of its tower.
         """
         try:
             config = AutoConfig.from_pretrained(checkpoint)
@@ -56,7 +56,7 @@ class Embedder:
         self.digest = _digest(config, self._model)
 
     def pictures(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Unit vectors, (images, width)."""
+        """Unit vectors in float32, (images, width): CLIP's image features, or the mean of a LLaVA's image tokens."""
         pixels = self._processor(images=list(images), return_tensors="pt").pixel_values.to(self._model.device)
         with torch.inference_mode():
             if self.reads_texts:
@@ -65,7 +65,7 @@ class Embedder:
             return _unit(states.mean(dim=1))
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors, (texts, width); what is longer than the checkpoint reads is cut off."""
+        """Unit vectors in float32, (texts, width), of a CLIP alone; what is longer than it reads is cut off."""
         assert self._tokenizer is not None
         longest = int(self._model.config.text_config.max_position_embeddings)
         options = {"padding": True, "truncation": True, "max_length": longest, "return_tensors": "pt"}
@@ -78,7 +78,9 @@ class Embedder:
         return np.concatenate(found)
 
     def of_files(self, images: Iterable[str], folder: Path | None) -> Iterator[tuple[str, np.ndarray]]:
-        """The vector of each different image file, in order; those known in `folder` are not made again.
+        """Each different image file with its vector in float32, (width,), in order; kept in `folder` for the next run.
+
+        Vectors are kept as float16, and rounded to it where they are not kept too.
 
         Raises:
             DataError: a file that cannot be read.
@@ -129,7 +131,7 @@ def _tower(checkpoint: Path, config: Any) -> Any:
 
 
 def _digest(config: Any, model: Any) -> str:
-    """What tells one checkpoint's vectors from another's: its configuration and some of its weights."""
+    """What tells one checkpoint's vectors from another's: its configuration and the first 64 numbers of each weight."""
     digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True, default=str).encode())
     for _, tensor in sorted(model.state_dict().items()):
         digest.update(tensor.detach().flatten()[:64].float().cpu().numpy().tobytes())

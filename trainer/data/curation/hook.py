@@ -14,7 +14,8 @@ def load_hook(name: str | None) -> Hook:
     """The function that "module:function" names; without a name one that keeps every row.
 
     Raises:
-        OptionError: the module cannot be imported, or has no such function.
+        OptionError: the module cannot be imported, or has no such function; from the function that is returned: it gave
+            something else than None or a text.
     """
     if name is None:
         return lambda _: None

@@ -1,4 +1,4 @@
-"""What an endpoint has answered so far, appended as it comes: a command that was stopped pays for nothing twice."""
+"""What an endpoint has answered so far, appended as it comes: a command that was stopped asks for none of it again."""
 
 import json
 import threading

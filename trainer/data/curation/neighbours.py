@@ -9,8 +9,8 @@ from scipy.cluster.vq import kmeans2
 
 # Numbers kept of a vector: 150,000 pictures take 77 MB.
 WIDTH = 128
-# Fewer pictures have no mean worth subtracting; and vectors that are looked at to choose directions.
-_MEANT, _SEEN = 100, 10_000
+# Of fewer pictures the mean is not subtracted, being too uncertain; and vectors that the directions are chosen by.
+_LEAST_FOR_MEAN, _FITTED = 100, 10_000
 # From here on an exact search takes minutes; products that are held at once.
 _LARGE, _PRODUCTS = 50_000, 16_000_000
 
@@ -18,7 +18,8 @@ _LARGE, _PRODUCTS = 50_000, 16_000_000
 class Space:
     """Unit vectors of images by name, reduced to at most 128 numbers: centred, in their main directions (PCA).
 
-    Centred, since all pictures of one domain point the same way: what they differ in has to count.
+    Centred, since the vectors of one domain's pictures have a large part in common, and what they differ in has to
+    count.
     """
 
     def __init__(self, found: Iterable[tuple[str, np.ndarray]]) -> None:
@@ -30,7 +31,7 @@ class Space:
         for name, vector in found:
             self.places[name] = len(self.places)
             waiting.append(vector)
-            if len(waiting) == _SEEN:
+            if len(waiting) == _FITTED:
                 directions = directions or _directions(np.stack(waiting))
                 blocks.append(_reduced(np.stack(waiting), *directions))
                 waiting = []
@@ -54,11 +55,11 @@ class Space:
         return _without_itself(*_exact(self.vectors, count + 1))
 
     def clusters(self, count: int, seed: int) -> np.ndarray:
-        """The cluster of each picture, by k-means (k-means++, on 20,000 pictures at most)."""
+        """The number of each picture's cluster, (pictures,): by k-means++ on 20,000 pictures at most."""
         rng = np.random.default_rng(seed)
-        chosen = self.vectors[rng.permutation(len(self.vectors))[: 2 * _SEEN]]
+        chosen = self.vectors[rng.permutation(len(self.vectors))[: 2 * _FITTED]]
         centres, _ = kmeans2(chosen, min(count, len(chosen)), minit="++", rng=rng)
-        blocks = (self.vectors[start : start + _SEEN] for start in range(0, len(self.vectors), _SEEN))
+        blocks = (self.vectors[start : start + _FITTED] for start in range(0, len(self.vectors), _FITTED))
         half = (centres**2).sum(axis=1) / 2
         return np.concatenate([(block @ centres.T - half).argmax(axis=1) for block in blocks])
 
@@ -66,7 +67,7 @@ class Space:
 def _directions(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean that is taken away, and the main directions, (width, at most 128)."""
     width = vectors.shape[1]
-    mean = vectors.mean(axis=0) if len(vectors) >= _MEANT else np.zeros(width, np.float32)
+    mean = vectors.mean(axis=0) if len(vectors) >= _LEAST_FOR_MEAN else np.zeros(width, np.float32)
     if width <= WIDTH:
         return mean, np.eye(width, dtype=np.float32)
     centred = (vectors - mean).astype(np.float64)

@@ -30,7 +30,7 @@ from trainer.data.rows import rows_of
 from trainer.data.write import Report, writing
 from trainer.errors import DataError, OptionError
 
-# Answers of a question that a margin compares with, the most common ones; nearest pictures that are asked.
+# Answers of a question that a margin compares with, the most common ones; nearest pictures that are compared.
 _OTHERS, _NEAREST = 16, 64
 # Rows whose neighbours are counted at once.
 _BLOCK = 10_000
@@ -43,21 +43,22 @@ def score(options: ScoreOptions) -> str:
     """Write the rows that are kept, and every row's figures beside them.
 
     Raises:
-        DataError: faulty rows, or a file that cannot be read or written.
+        DataError: faulty rows, a file that cannot be read or written, or no row that has a figure.
         ServiceError: an image does not decode; `data filter` drops those.
-        OptionError: a model without what the figure needs.
+        OptionError: no --model where the figure needs one, one that cannot be loaded, or one that reads no texts where
+            texts are compared.
     """
     embedder = _embedder(options)
     # 1. Which questions, answers and pictures there are, in numbers; and the pictures' own figures.
-    asked = _Asked(options)
-    quality = _quality(asked, options)
+    numbered = _Numbered(options)
+    quality = _quality(numbered, options)
     # 2. Every row's figure, in the rows' order.
     if embedder is None:
-        figures = np.append(quality[:, QUALITY.index(options.by)], np.nan).astype(np.float32)[asked.rows[:, 2]]
+        figures = np.append(quality[:, QUALITY.index(options.by)], np.nan).astype(np.float32)[numbered.rows[:, 2]]
     elif options.by == "agreement":
-        figures = _agreements(asked, Space(embedder.of_files(asked.images, options.index)), options.neighbours)
+        figures = _agreements(numbered, Space(embedder.of_files(numbered.images, options.index)), options.neighbours)
     else:
-        figures = _similarities(asked, embedder, options)
+        figures = _similarities(numbered, embedder, options)
     # 3. The limit below which rows go, and the rows that stay.
     known = figures[~np.isnan(figures)]
     if not len(known):
@@ -67,7 +68,7 @@ def score(options: ScoreOptions) -> str:
     least = float(np.quantile(known, options.drop)) if options.drop else -np.inf
     if options.least is not None:
         least = max(least, options.least)
-    return "\n".join([*_write(options, asked, quality, figures, least), *_told(figures, known, options)])
+    return "\n".join([*_write(options, numbered, quality, figures, least), *_told(figures, known, options)])
 
 
 def _embedder(options: ScoreOptions) -> Embedder | None:
@@ -82,18 +83,21 @@ def _embedder(options: ScoreOptions) -> Embedder | None:
     return embedder
 
 
-def _quality(asked: "_Asked", options: ScoreOptions) -> np.ndarray:
+def _quality(numbered: "_Numbered", options: ScoreOptions) -> np.ndarray:
     """The figures QUALITY of each picture, (pictures, 5)."""
-    found = np.zeros((len(asked.images), len(QUALITY)), np.float32)
-    for place, (image, facts) in enumerate(facts_of_all(asked.images, options.index)):
+    found = np.zeros((len(numbered.images), len(QUALITY)), np.float32)
+    for place, (image, facts) in enumerate(facts_of_all(numbered.images, options.index)):
         if facts.fault:
             raise DataError([f"{files.relative(image, options.images)}: {facts.fault}: `data filter` drops it"])
         found[place] = [getattr(facts, name) for name in QUALITY]
     return found
 
 
-class _Asked:
-    """A set in numbers: question, answer and image of each row; texts are held once, those of long questions never."""
+class _Numbered:
+    """A set in numbers: `rows` (rows, 3) has the places of each row's question, answer and image, -1 where it has none.
+
+    `answers` and `images` are the texts and names that these are places in; of questions no text is held.
+    """
 
     def __init__(self, options: ScoreOptions) -> None:
         questions: dict[int, int] = {}
@@ -118,15 +122,15 @@ class _Asked:
         return {question: answers[:_OTHERS] for question, answers in found.items() if len(answers) > 1}
 
 
-def _similarities(asked: _Asked, embedder: Embedder, options: ScoreOptions) -> np.ndarray:
+def _similarities(numbered: _Numbered, embedder: Embedder, options: ScoreOptions) -> np.ndarray:
     """Similarity or margin of each row; NaN where there is none."""
-    others = asked.others() if options.by == "margin" else {}
-    vectors = np.stack([vector for _, vector in embedder.of_files(asked.images, options.index)]).astype(np.float16)
+    others = numbered.others() if options.by == "margin" else {}
+    vectors = np.stack([vector for _, vector in embedder.of_files(numbered.images, options.index)]).astype(np.float16)
     texts = lru_cache(maxsize=20_000)(lambda text: embedder.texts([text])[0])
-    figures = np.full(len(asked.rows), np.nan, np.float32)
+    figures = np.full(len(numbered.rows), np.nan, np.float32)
     rows = rows_of(options)
     for number, row in enumerate(tqdm(rows, total=len(figures), desc="score", unit="row", disable=None)):
-        question, answer, image = (int(value) for value in asked.rows[number])
+        question, answer, image = (int(value) for value in numbered.rows[number])
         if image < 0:
             continue
         vector = vectors[image].astype(np.float32)
@@ -134,7 +138,7 @@ def _similarities(asked: _Asked, embedder: Embedder, options: ScoreOptions) -> n
         if options.by == "similarity":
             figures[number] = own
         elif rivals := [other for other in others.get(question, ()) if other != answer]:
-            compared = [texts(_text(row.question, asked.answers[other], options)) for other in rivals]
+            compared = [texts(_text(row.question, numbered.answers[other], options)) for other in rivals]
             figures[number] = own - max(float(vector @ each) for each in compared)
     return figures
 
@@ -143,19 +147,19 @@ def _text(question: str, answer: str, options: ScoreOptions) -> str:
     return options.text.replace("{question}", question).replace("{answer}", answer)
 
 
-def _agreements(asked: _Asked, space: Space, neighbours: int) -> np.ndarray:
+def _agreements(numbered: _Numbered, space: Space, neighbours: int) -> np.ndarray:
     """The weighed share of each row's answer among the nearest pictures that are asked the same; NaN where none is.
 
     Of a picture that was asked the same several times its first answer counts.
     """
-    question, answer, image = (asked.rows[:, column].astype(np.int64) for column in range(3))
+    question, answer, image = (numbered.rows[:, column].astype(np.int64) for column in range(3))
     weights = 1 / np.sqrt(np.maximum(np.bincount(answer), 1))
     pictured = np.flatnonzero(image >= 0)
     most = int(question.max()) + 1
     keys, first = np.unique(image[pictured] * most + question[pictured], return_index=True)
     said = answer[pictured][first]
     _, places = space.nearest(_NEAREST)
-    figures = np.full(len(asked.rows), np.nan, np.float32)
+    figures = np.full(len(numbered.rows), np.nan, np.float32)
     if not len(keys) or not places.shape[1]:
         return figures
     for start in range(0, len(pictured), _BLOCK):
@@ -172,7 +176,7 @@ def _agreements(asked: _Asked, space: Space, neighbours: int) -> np.ndarray:
 
 
 def _write(
-    options: ScoreOptions, asked: _Asked, quality: np.ndarray, figures: np.ndarray, least: float
+    options: ScoreOptions, numbered: _Numbered, quality: np.ndarray, figures: np.ndarray, least: float
 ) -> Iterator[str]:
     report = Report()
     with (
@@ -183,7 +187,7 @@ def _write(
             kept = not figure < least  # NaN stays
             found = None if np.isnan(figure) else round(figure, 4)
             facts = {"id": row.id, options.by: found, "kept": kept}
-            if (image := int(asked.rows[number, 2])) >= 0:
+            if (image := int(numbered.rows[number, 2])) >= 0:
                 facts = dict(zip(QUALITY, quality[image].round(2).tolist(), strict=True)) | facts
             scores.write(json.dumps(facts).encode() + b"\n")
             if kept:

@@ -27,7 +27,7 @@ from trainer.data.charts.written import accept
 from trainer.data.curation.agreement import agreed
 from trainer.data.curation.hook import load_hook
 from trainer.data.curation.journal import Journal
-from trainer.data.endpoint import Access, Endpoint, Said
+from trainer.data.endpoint import Access, Completion, Endpoint
 from trainer.data.forms.talk import PLACEHOLDER
 from trainer.data.row import Row
 from trainer.data.rows import scan
@@ -36,10 +36,13 @@ from trainer.errors import DataError, OptionError
 
 log = logging.getLogger(__name__)
 
+# What is asked for one more answer to a question.
 SHORT = "{question}\nAnswer with one to three words or a number."
+# The options that shape answers: a journal goes on only with the same.
 _SETTINGS = ("model", "max_tokens", "temperature", "side", "ask", "answers", "count")
 
-Ask = Callable[[str, float], Said]
+# Asks the endpoint a text about one picture, at a temperature.
+Ask = Callable[[str, float], Completion]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,12 @@ class Written:
 
 
 def caption(options: CaptionOptions, transport: httpx.BaseTransport | None = None) -> str:
-    """Write a caption of each picture, as the answer to --question; what came of it.
+    """Write a caption of each picture, as the answer to --question; returns counts and cost in words.
 
     Raises:
-        OptionError, DataError: as `_write`.
+        OptionError: an endpoint that cannot be asked, a cost over --most-cost, or other options than the run was begun
+            with, whose answers are kept.
+        DataError: rows or pictures that cannot be read, or a file that cannot be written.
     """
 
     def of(ask: Ask) -> Written:
@@ -67,8 +72,11 @@ def caption(options: CaptionOptions, transport: httpx.BaseTransport | None = Non
 def questions(options: QuestionOptions, transport: httpx.BaseTransport | None = None) -> str:
     """Write questions about each picture with answers; with --answers those on which several answers agree.
 
+    Returns counts and cost in words.
+
     Raises:
-        OptionError, DataError: as `_write`.
+        OptionError: as `caption`, or braces in --ask that are not doubled.
+        DataError: as `caption`.
     """
     try:
         task = options.ask.format(count=options.count)
@@ -86,7 +94,7 @@ def questions(options: QuestionOptions, transport: httpx.BaseTransport | None = 
             answers = [each.answer]
             while len(answers) < options.answers:
                 again = ask(SHORT.format(question=each.text), options.again)
-                answers.append(again.text or f"\0{len(answers)}")  # none agrees with no other
+                answers.append(again.text or f"\0{len(answers)}")  # a missing answer agrees with no other
             answer = agreed(answers, options.agree)
             if answer is None or "\0" in answer:
                 left.append(f"answers do not agree, by --agree {options.agree:g}")
@@ -139,7 +147,7 @@ def _write(
 
 
 def _ask_all(options: EndpointOptions, left: Sequence[str], one: Callable[[str], None], bill: "_Bill") -> None:
-    """The first picture alone, which tells what the others cost; then --at-once of them at a time."""
+    """Ask about the first picture alone, and log what all will cost by it; then about --at-once of them at a time."""
     one(left[0])
     log.info("%s", bill.expected())
     if options.plan:
@@ -184,7 +192,7 @@ def _asking(
     journal: Journal,
     bill: "_Bill",
 ) -> Callable[[str], None]:
-    """What asks about one picture and keeps what came of it."""
+    """A function that asks about the picture of a name and keeps what came of it; it raises as `caption`."""
 
     def one(name: str) -> None:
         bill.check()
@@ -195,7 +203,7 @@ def _asking(
             return
         tokens = [0, 0]
 
-        def ask(text: str, temperature: float) -> Said:
+        def ask(text: str, temperature: float) -> Completion:
             content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": text}]
             said = endpoint.ask([{"role": "user", "content": content}], temperature)
             tokens[0] += said.tokens_in
@@ -249,7 +257,7 @@ class _Bill:
         told = f", {money:.2f} in money" if priced else "; --price-in and --price-out tell the money"
         return f"by the first picture: {tokens_in} tokens go in and {tokens_out} come back in all{told}"
 
-    def add(self, said: Said) -> None:
+    def add(self, said: Completion) -> None:
         """Count one more answer and what it cost."""
         with self._lock:
             self._asked += 1
@@ -257,7 +265,7 @@ class _Bill:
             self._tokens[1] += said.tokens_out
 
     def check(self) -> None:
-        """Whether more may be asked.
+        """Check that more may be asked.
 
         Raises:
             OptionError: --most-cost is spent.

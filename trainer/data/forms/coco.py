@@ -12,8 +12,8 @@ from trainer.errors import DataError
 IMAGES, ANNOTATIONS = "images", "annotations"
 
 
-def told(members: list[Member]) -> bool:
-    """Whether the members of an object are COCO's pictures, or its annotations."""
+def matches(members: list[Member]) -> bool:
+    """Whether one of the members of a JSON object is COCO's list of pictures or of annotations."""
     return any(
         isinstance(member.value, dict)
         and (

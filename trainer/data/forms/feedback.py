@@ -17,7 +17,10 @@ _FILES = "corrections-*.jsonl"
 
 
 def convert(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A pair, whose category is the adapter that answered; where only case or spaces were corrected both are one."""
+    """A pair of the correction and what was said; where they differ only in case or spaces both are the correction.
+
+    Such a pair is then refused, since nothing can be learnt from it. Image, question and category stay.
+    """
     right, said = record.get("answer"), record.get("said")
     if isinstance(right, str) and isinstance(said, str) and right.casefold().split() == said.casefold().split():
         said = right
@@ -75,7 +78,7 @@ def _parsed(line: str) -> Any:
 
 
 def _question(value: Any, file: Path, number: int) -> Any:
-    """What tells a question from others, or what is no record from all."""
+    """What corrections of one question have in common: tenant and request. A line that is no record is by itself."""
     request = value.get("request") if isinstance(value, Mapping) else None
     return (value.get("tenant"), request) if isinstance(request, str) else (file, number)
 

@@ -1,6 +1,6 @@
 """Hugging Face's own files: what save_to_disk wrote, and Parquet; read batch by batch, pictures as the bytes they are.
 
-Features that a column's type does not show, the names of a ClassLabel, stand in the schema's metadata.
+The class names of a ClassLabel's column, which holds numbers, stand in the schema's metadata.
 """
 
 import json
@@ -37,7 +37,7 @@ def recognise(source: str, how: Reading) -> Recognised:
 
     Raises:
         DataError: it is none of these, or cannot be read.
-        OptionError: pyarrow is not installed.
+        OptionError: pyarrow is not installed, or --split names a split that is not there.
     """
     path = files.local(source)
     if path is None:
@@ -50,13 +50,13 @@ def recognise(source: str, how: Reading) -> Recognised:
     kind = "save_to_disk" if is_saved(path) else "Parquet"
     schema = _schema(parts[0][1])
     first = dict.fromkeys(schema.names, "")
-    told = sets.chosen(source, [first], how)
+    chosen = sets.chosen(source, [first], how)
     return Recognised(
         form="huggingface",
         evidence=f"{kind}, {len(parts)} files, with the columns {sets.shown(first)}",
         records=lambda: _records(parts),
-        known=told.known,
-        convert=told.convert,
+        known=chosen.known,
+        convert=chosen.convert,
     )
 
 

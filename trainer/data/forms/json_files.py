@@ -21,7 +21,7 @@ _LISTS = frozenset({"data", "rows", "records", "examples", "items", "samples", "
 
 
 def recognise(found: Text, images: str, how: Reading) -> Recognised:
-    """The form of a JSON file; what begins as none is JSON lines, whose faults are named line by line.
+    """The form of a JSON file; one that does not begin as JSON is read as JSON lines, each of which is then a fault.
 
     Raises:
         DataError: it is not of the form that --form names, or of one that holds no rows.
@@ -36,9 +36,9 @@ def recognise(found: Text, images: str, how: Reading) -> Recognised:
     if isinstance(one, dict) and (rest.strip() or _is_record(found)):
         return _lines(found, how)
     members = _head_members(found)
-    if vqa_pairs.told(members):
+    if vqa_pairs.matches(members):
         return vqa_pairs.recognise(found, members, images, how)
-    if coco.told(members):
+    if coco.matches(members):
         return coco.recognise(found)
     if _is_columns(members):
         raise DataError(
@@ -71,24 +71,24 @@ def _named(
     records: Callable[[], Iterator[Record]],
     lines: bool = False,
 ) -> Recognised:
-    told = sets.chosen(found.url, first, how)
-    expand = told.expand
+    chosen = sets.chosen(found.url, first, how)
+    expand = chosen.expand
     mapping = next((record for record in first if isinstance(record, Mapping)), None)
     evidence = f"{what}, the first has {sets.shown(mapping)}" if mapping is not None else what
     return Recognised(
-        form=told.form,
+        form=chosen.form,
         evidence=evidence,
         records=(lambda: expanded(records(), expand)) if expand else records,
-        known=told.known,
+        known=chosen.known,
         mended=found.mended,
         lines=lines and not expand,
-        convert=told.convert,
-        category=files.stem(found.url) if told.form == "chartqa" else None,
+        convert=chosen.convert,
+        category=files.stem(found.url) if chosen.form == "chartqa" else None,
     )
 
 
 def expanded(records: Iterator[Record], expand: Callable[[Mapping[str, Any]], Iterable[Any]]) -> Iterator[Record]:
-    """Records that each hold several: those, one by one."""
+    """The records that `expand` makes of each record, numbered anew; what is no mapping is passed on as it is."""
     number = 0
     for record in records:
         held = expand(record.value) if isinstance(record.value, Mapping) else [record.value]
@@ -110,7 +110,7 @@ def _holds_records(found: Text) -> bool:
 def _is_record(found: Text) -> bool:
     """Whether the file's one object is a record itself."""
     members = _head_members(found)
-    return not (_is_columns(members) or _holds_records(found) or vqa_pairs.told(members) or coco.told(members))
+    return not (_is_columns(members) or _holds_records(found) or vqa_pairs.matches(members) or coco.matches(members))
 
 
 def _is_columns(members: list[json_values.Member]) -> bool:

@@ -38,7 +38,7 @@ class Member:
 
 
 class Scanner:
-    """Reads values off a text file; raises Broken where there is none."""
+    """Reads the values of a text file one by one; every method raises Broken where the text is not JSON."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -142,7 +142,7 @@ class Scanner:
         self._at += length
 
     def _more(self) -> bool:
-        """Read on; what is behind us is forgotten."""
+        """Read another block, and drop the text that was taken; False at the end of the file."""
         if self._ended:
             return False
         rest = self._text[self._at :]

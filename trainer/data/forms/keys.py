@@ -16,7 +16,7 @@ def fold(key: str) -> str:
     return re.sub(r"[\W_]+", "", key.casefold())
 
 
-# Every name of a field, folded, the surest first. A name further back is passed over where one before it is there.
+# Every name of a field, folded, the surest first: where a record has several the first is taken, see `_one`.
 NAMES: dict[str, tuple[str, ...]] = {
     "id": ("id", "questionid", "qid", "uid", "sampleid", "rowid", "qaid"),
     "image": (
@@ -39,9 +39,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     "input": ("input",),
     "caption": ("caption",),
 }
-# Names that say where a picture comes from, and not surely which file it is: passed over where a surer one is there.
+# Names that often hold something else than the field: beside a surer name of it they are passed over, and no fault.
 UNSURE = frozenset({"imageid", "imgid", "imageurl", "imageurls", "text", "type", "subject", "task", "questionid"})
-# Facts about a row that change nothing in what is learnt.
+# Keys that change nothing in what is learnt, and need not be understood.
 PLAIN = frozenset(
     {
         *("", "index", "idx", "unnamed0", "width", "height", "imagewidth", "imageheight", "source", "dataset"),
@@ -95,7 +95,7 @@ def fields(record: Mapping[str, Any], how: Reading, known: frozenset[str], notes
 
 
 def _one(field: str, places: list[tuple[int, Found]], notes: Notes) -> Found:
-    """The surest of the keys that hold a field; two that are as sure and differ are a fault."""
+    """The surest of the keys that hold a field; another that differs is a fault, but for an id and those of UNSURE."""
     (rank, first), *others = places
     for _, other in others:
         if rank >= 0 and fold(other.key) not in UNSURE and other.value != first.value and field != "id":

@@ -11,7 +11,7 @@ from trainer.data.faults import Notes
 from trainer.errors import DataError
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-# Label Studio puts what is uploaded here, with eight letters before the name.
+# Where Label Studio puts uploaded files, with up to eight hexadecimal digits before the name.
 _UPLOAD = re.compile(r"^/?data/upload/(?:\d+/)?(?:[0-9a-f]{4,8}-)?(?P<name>[^/]+)$")
 
 
@@ -37,7 +37,7 @@ class Images:
             notes.fault(f"image {{}} is a URL and not a file in {self._folder}: download it there first", repr(name))
             return None
         if name not in self._known:
-            self._known[name] = self._look(name)
+            self._known[name] = self._resolve(name)
         found = self._known[name]
         if found is None:
             self._missing(name, notes)
@@ -57,7 +57,8 @@ class Images:
             raise DataError([f"--images {self._folder}: is no folder, and rows have images, {name!r} first"])
         notes.fault(f"image {{}} is not a file in {self._folder} (`data filter` leaves such rows out)", repr(name))
 
-    def _look(self, name: str) -> tuple[str, tuple[str, ...]] | None:
+    def _resolve(self, name: str) -> tuple[str, tuple[str, ...]] | None:
+        """The file of a name and the rules by which it was found; None: there is none, or several could be meant."""
         rules: list[str] = []
         for candidate, rule in self._spellings(name):
             if rule:

@@ -1,4 +1,4 @@
-"""Pictures that lie in a set itself, written as files named by their bytes: one that many rows have is written once."""
+"""Pictures that lie in a set itself, written as files named by SHA-256 of their bytes, so that each is written once."""
 
 import hashlib
 

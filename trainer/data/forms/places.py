@@ -1,4 +1,4 @@
-"""Where a public set's pictures lie, told by the first: sets name them by numbers, and people lay them out in ways."""
+"""By which pattern of names a public set's pictures are stored: its rows name them by number, and patterns differ."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ COCO = (
 
 
 def layout(folder: str, patterns: Sequence[str], facts: Mapping[str, Any]) -> str:
-    """The pattern by which the picture of `facts` lies in a folder; the first where it lies by none.
+    """The first of `patterns` that, filled with the `facts` of a picture, names a file in `folder`; else `patterns[0]`.
 
     Raises:
         DataError: the folder's store cannot be asked.

@@ -7,9 +7,9 @@ from trainer.config.reading import Form, ReadingOptions
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """`form` is what the file is said to be, auto: found out. `strict` makes every mending a fault.
+    """`form` is the form of the file, or "auto": it is recognised. `strict` makes all that is mended a fault.
 
-    `ignore` are keys that need not be understood. `columns` is by field of a row the key that holds it.
+    `ignore` are keys that need not be understood. `columns` maps a row's field to the key that holds it.
     `annotations` is the file of answers of VQAv2's form. `split` is the one to read of a set that has several.
     """
 

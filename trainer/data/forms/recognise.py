@@ -1,4 +1,4 @@
-"""Which form a file or folder has: told from its beginning, and by --form where that is given."""
+"""Which form a file or folder has: recognised by its beginning, or named by --form."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def recognise(source: str, images: str, how: Reading) -> Recognised:
 
     Raises:
         DataError: the file cannot be read, is of no kind that holds rows, or is not of the form that --form names.
-        OptionError: a package that its form needs is not installed.
+        OptionError: a package that its form needs is not installed, or --split or --columns names what is not there.
     """
     path = files.local(source)
     if path and path.is_dir() and how.form == "feedback":
@@ -33,7 +33,7 @@ def recognise(source: str, images: str, how: Reading) -> Recognised:
 
 
 def _of_text(source: str, images: str, how: Reading) -> Recognised:
-    found = text.look(source)
+    found = text.detect(source)
     first = found.head.lstrip()[:1]
     if first == "<":
         raise DataError([f"{source}: is HTML or XML and no rows: a download that failed looks like this"])

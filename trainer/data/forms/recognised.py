@@ -6,7 +6,7 @@ from typing import Any
 
 from trainer.config.reading import Form
 
-# The first records that are looked at to tell a form.
+# How many of the first records a form is recognised by.
 FIRST = 20
 
 
@@ -26,10 +26,10 @@ class Record:
 class Recognised:
     """A form and the evidence for it, in words; `records` begins to read the file anew each time it is called.
 
-    `known` are folded keys of the form that change nothing in a row; `mended` is what the file as a whole was
-    understood in spite of. `lines` says that each line of the file is a record, so that a row is found by its offset.
-    `convert` makes a record of the form one that record.py reads. `category` is that of rows that name none.
-    `folder` is where the images lie, where the set says so itself.
+    `known` are folded keys of the form that change nothing in a row; `mended` are the rules by which the file as a
+    whole was read in another way than it is written. `lines` says that each line of the file is a record, so that a row
+    is found by its offset. `convert` makes a record of the form one that record.py reads. `category` is that of rows
+    that name none. `folder` is where the images lie, where the set says so itself.
     """
 
     form: Form

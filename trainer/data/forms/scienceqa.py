@@ -1,7 +1,7 @@
-"""ScienceQA's records (Lu et al., NeurIPS 2022), and the groups by which its results are told.
+"""ScienceQA's records (Lu et al., NeurIPS 2022), and the groups by which its results are reported.
 
-Groups are those of its authors' evaluation and of LaVIN's table: by subject, by context (a text, an image, neither; a
-question may have both), and by grade.
+Groups are those of its authors' evaluation and of LaVIN's table (Luo et al., NeurIPS 2023): by subject, by context (a
+text, an image, neither; a question may have both), and by grade.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,7 @@
 """Forms that records show by their keys: the ones of public sets, and those that tools write.
 
-A form has the keys by which it is told (`needs`, folded as keys.fold does), keys of it that change nothing in a row
-(`known`), and, where record.py cannot read its records as they are, a function that puts them right.
+A form has the keys by which it is recognised (`needs`, folded as keys.fold does), keys of it that change nothing in a
+row (`known`), and, where record.py cannot read its records as they are, a function that puts them right.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +20,10 @@ Expand = Callable[[Mapping[str, Any]], Iterable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """How a form of record is told, and what of it matters. `expand` gives the rows of a record that holds several."""
+    """How a form of record is recognised, and how it is read.
+
+    `convert` makes a record one that record.py reads; `expand` gives the records of one that holds several.
+    """
 
     form: Form
     needs: frozenset[str]
@@ -127,7 +130,7 @@ _FEEDBACK = Set("feedback", feedback.NEEDS, convert=feedback.convert)
 _FLAT = Set("flat", frozenset())
 
 
-def told(records: Iterable[Any]) -> Set:
+def set_of(records: Iterable[Any]) -> Set:
     """The set whose keys every one of the first records has; flat rows where there is none."""
     keys = [{fold(key) for key in record} for record in records if isinstance(record, Mapping)]
     for each in SETS:
@@ -142,7 +145,7 @@ def chosen(source: str, records: list[Any], how: Reading) -> Set:
     Raises:
         DataError: --form names a set whose keys no record has.
     """
-    found = told(records)
+    found = set_of(records)
     if how.form in ("auto", found.form, "csv", "huggingface", "webdataset"):
         return found
     if how.form in ("captions", "flat"):

@@ -1,4 +1,4 @@
-"""Tables with a header, of any delimiter: CSV, TSV, and what Excel saves as such."""
+"""Tables with a header, their columns parted by commas, semicolons, tabs or bars: CSV, TSV, and what Excel saves so."""
 
 import csv
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def recognise(found: Text, how: Reading) -> Recognised:
     """The table's form.
 
     Raises:
-        DataError: its header is no header.
+        DataError: its first line has no columns or names one twice, or the file is not text that can be read.
         OptionError: --columns names a column that is not there.
     """
     found = text.decodable(found)

@@ -34,7 +34,10 @@ class Talk:
 
 
 def turns(value: Any, key: str, notes: Notes) -> Talk:
-    """The turns of a list, with a system's text before the first question."""
+    """The turns of the list `value`, which the record has under `key`; what is wrong with them is in `notes`.
+
+    A system's text may stand before the first question. Behind a turn that is out of order nothing is read.
+    """
     talk = Talk()
     if not isinstance(value, list) or not value:
         notes.fault(f"{key} is not a list of human and gpt turns")

@@ -13,12 +13,12 @@ from service.text import LFS_POINTER
 from trainer.data import files
 from trainer.errors import DataError
 
-# Bytes of a file that are looked at to recognise it.
+# Bytes of a file's beginning that it is recognised by.
 HEAD = 1 << 18
-# Of a line or a record, in characters: more is no row, and would fill memory.
+# The most characters of a line or a record: a longer one is no row, and would fill memory.
 LONGEST = 1 << 25
 _GZIP = b"\x1f\x8b"
-# Of a text in Latin letters at most one byte in so many is no ASCII; Cyrillic or Chinese ones have more.
+# A text is in Latin letters where at most one byte in so many is not ASCII; in Cyrillic or Chinese ones more are.
 _LETTERS = 6
 # Bytes that cp1252 has no letter for.
 _UNDEFINED = frozenset(b"\x81\x8d\x8f\x90\x9d")
@@ -37,7 +37,7 @@ _OTHERS = {
 class Text:
     """How a file is read as text. `head` are its first characters, `mended` what is not plain UTF-8 about it.
 
-    `plain` says that its lines may be read by their offsets: UTF-8, not packed, with line feeds.
+    `packed`: it is packed with gzip.
     """
 
     url: str
@@ -45,11 +45,10 @@ class Text:
     packed: bool
     head: str
     mended: tuple[str, ...]
-    whole: bool
 
     @property
     def plain(self) -> bool:
-        """Whether the file's bytes are the lines' own."""
+        """Whether its lines may be read by their offsets in the file: UTF-8, not packed, with line feeds."""
         return not self.packed and self.encoding in ("utf-8", "utf-8-sig") and not self.carriage
 
     @property
@@ -62,7 +61,7 @@ class Text:
         """The text from its beginning; line ends are line feeds.
 
         Raises:
-            DataError: the file cannot be read, or what is packed is cut off.
+            DataError: the file cannot be read, is not text of its encoding, or is packed and cut off.
         """
         with files.reading(self.url) as file:
             raw = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if self.packed else file
@@ -74,20 +73,19 @@ class Text:
                 raise DataError([f"{self.url}: not {self.encoding} text: save the file as UTF-8"]) from error
 
 
-def look(url: str) -> Text:
-    """How to read a file, by its first bytes.
+def detect(url: str) -> Text:
+    """How to read a file as text, found out by its first bytes.
 
     Raises:
         DataError: it cannot be read, or is of a kind that is no text.
     """
     with files.reading(url) as file:
         raw = file.read(HEAD)
-    whole = len(raw) < HEAD
     mended: list[str] = []
     packed = raw.startswith(_GZIP)
     if packed:
         mended.append("file: unpacked from gzip")
-        raw, whole = _unpacked(url, raw), False
+        raw = _unpacked(url, raw)
     for magic, fault in _OTHERS.items():
         if raw.startswith(magic):
             raise DataError([f"{url}: {fault}"])
@@ -95,7 +93,7 @@ def look(url: str) -> Text:
     if encoding.startswith("utf-16"):
         mended.append("file: UTF-16, as Excel's Unicode text")
     head = raw.decode(encoding, errors="ignore")
-    found = Text(url, encoding, packed, head, tuple(mended), whole)
+    found = Text(url, encoding, packed, head, tuple(mended))
     return replace(found, mended=(*mended, "file: lines end in CR")) if found.carriage else found
 
 
@@ -103,7 +101,7 @@ def decodable(found: Text) -> Text:
     """The same file; one that is not UTF-8 is read as Windows' Latin letters where its beginning looks like such.
 
     Raises:
-        DataError: it is neither.
+        DataError: it is neither, or cannot be read.
     """
     if found.packed or found.encoding != "utf-8":
         return found

@@ -18,7 +18,8 @@ Picture = str | bytes
 _BROKEN = re.compile("[\0\ud800-\udfff]")
 # How Python writes a list or an object of texts, which pandas puts into a table's cell.
 _PYTHON = re.compile(r"[\[{]+\s*'.*[\]}]$", re.DOTALL)
-# Right answers to one question: VQA has ten; these bounds keep a faulty file from filling memory and reports.
+# The most right answers to one question, and their characters together: VQA has ten; a faulty file must not fill
+# memory.
 MOST_ANSWERS, MOST_CHARACTERS = 100, 100_000
 # Keys of an object that stands for one answer, or for one picture.
 _ANSWER = ("answer", "text", "value", "raw_answer")
@@ -32,7 +33,7 @@ def kind(value: Any) -> str:
 
 
 def text(value: Any, field: str, where: str, notes: Notes) -> str:
-    """A text that a tokenizer takes; a fault where there is none."""
+    """`value` if it is a text; what is wrong with it is a fault of the field, and what is no text becomes ""."""
     if value is None or value == "":
         notes.fault(f"field {field!r}{where} is missing or empty")
         return ""
@@ -147,5 +148,5 @@ def _visible(character: str) -> bool:
 
 
 def broken(found: str) -> bool:
-    """What no tokenizer takes, and the service refuses."""
+    """Whether a text has a NUL or half a surrogate pair, which no tokenizer takes and the service refuses."""
     return bool(_BROKEN.search(found))

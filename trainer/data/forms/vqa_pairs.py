@@ -24,7 +24,7 @@ _OTHER = {QUESTIONS: ANNOTATIONS, ANNOTATIONS: QUESTIONS}
 _SPLIT = re.compile(r"train\d*|val\d*|test(?:-dev)?\d*|mscoco|abstract")
 
 
-def told(members: list[Member]) -> bool:
+def matches(members: list[Member]) -> bool:
     """Whether the members of an object are VQAv2's questions without answers, or annotations without questions."""
     return _kind(members) is not None
 
@@ -50,7 +50,7 @@ def recognise(found: Text, members: list[Member], images: str, how: Reading) -> 
     kind = _kind(members) or QUESTIONS
     other = how.annotations or _beside(found.url, _OTHER[kind])
     asked, answered = (found.url, other) if kind == QUESTIONS else (other, found.url)
-    asking = text.look(asked)
+    asking = text.detect(asked)
     first = next((each.value for each in members if isinstance(each.value, dict) and "image_id" in each.value), {})
     facts = {"year": _year(asking, asked), "id": first.get("image_id", 0)}
     pattern = places.layout(images, places.COCO, facts) if isinstance(facts["id"], int) and images else "{id}"
@@ -83,7 +83,7 @@ def _records(asking: Text, answered: str, pattern: str, year: str) -> Iterator[R
 
 def _answers(url: str) -> Iterator[tuple[Any, tuple[str | None, str | None, tuple[str, ...]]]]:
     """Of each annotation its question's number, the question's type, the chosen answer, and all that were given."""
-    for member in json_values.under(text.look(url), ANNOTATIONS):
+    for member in json_values.under(text.detect(url), ANNOTATIONS):
         value = member.value
         if not isinstance(value, dict):
             continue
@@ -117,7 +117,7 @@ def _beside(url: str, kind: str) -> str:
 def _head(url: str) -> list[Member]:
     members: list[Member] = []
     with suppress(json_values.Broken, DataError):
-        members += islice(json_values.Scanner(io.StringIO(text.look(url).head)).members(), FIRST)
+        members += islice(json_values.Scanner(io.StringIO(text.detect(url).head)).members(), FIRST)
     return members
 
 

@@ -13,13 +13,13 @@ from trainer.errors import DataError
 _PICTURES = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
 # Endings of files that hold one field as text.
 _TEXTS = {"txt": "caption", "question": "question", "answer": "answer", "cls": "label"}
-# Of one member: a picture of more is refused by the service too.
+# The most bytes of one file in a shard.
 _LARGEST = 64 << 20
 _MAGIC = 257, b"ustar"
 
 
 def is_shard(source: str) -> bool:
-    """Whether a file is a tar archive, by its bytes.
+    """Whether a file is a tar archive: by its ending, and if it is not packed by its first bytes.
 
     Raises:
         DataError: it cannot be read.
@@ -32,7 +32,12 @@ def is_shard(source: str) -> bool:
 
 
 def recognise(shards: list[str]) -> Recognised:
-    """The form of tar shards, read one behind the other."""
+    """The form of tar shards, read one behind the other.
+
+    Raises:
+        DataError: the first shard cannot be read, is no tar file, or has a file that is too large or not JSON as it
+        says.
+    """
     first = next(_records(shards[:1]), None)
     held = ", ".join(first.value) if first and isinstance(first.value, dict) else "nothing"
     return Recognised("webdataset", f"{len(shards)} tar files, the first sample holds {held}", lambda: _records(shards))

@@ -17,7 +17,7 @@ from trainer.data.survey import Category, Survey
 
 # Cards of a page of pictures; categories, answers and faults that are shown.
 _PAGE, _CATEGORIES, _ANSWERS, _NAMED = 24, 40, 25, 20
-# From this share on always one answer is worth a warning.
+# Where more than this share of all questions has the same answer, a warning says so.
 _ONE_ANSWER = 0.6
 _ENDS = (1, 2, 3, 5, 9, 17, 33, 65, 129, 257, 513, 1025, 2049, 4097)
 _MARKS = (0, 5, 50, 95, 100)
@@ -95,10 +95,10 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the table of categories: the questions here and held out, and the guess that is made of these."""
+    """A line of the table of categories: its questions in --data, which the guess is made by, and those held out."""
 
     name: str
-    here: Category
+    trained: Category
     held: Category
 
 
