@@ -1,4 +1,4 @@
-"""What the several processes of one training share: who each is, and how they agree. One process alone needs none."""
+"""What the several processes of one training share: their numbers, their parts of the work, and faults of any."""
 
 from collections.abc import Sequence
 from os import environ
@@ -19,7 +19,10 @@ def this_process() -> Any:
 
 
 def sharing() -> tuple[int, int]:
-    """How many processes share out the weights, and gradients with the optimiser's states, as the launcher has it."""
+    """How many processes share out the weights, and how many gradients and the optimiser's states.
+
+    The launcher's environment says so (FSDP, or DeepSpeed and its stage). 1: each process has all of them.
+    """
     count = int(this_process().num_processes)
     if environ.get("ACCELERATE_USE_FSDP") == "true":
         return count, count
@@ -28,7 +31,7 @@ def sharing() -> tuple[int, int]:
     return 1, 1
 
 
-def mine(items: Sequence[T]) -> list[T]:
+def own_share(items: Sequence[T]) -> list[T]:
     """The items for this process: those at process_index, process_index + num_processes, and so on."""
     state = this_process()
     return list(items[state.process_index :: state.num_processes])
@@ -39,8 +42,8 @@ def gathered(items: list[T]) -> list[T]:
     return list(gather_object(items))
 
 
-def agree(faults: list[str]) -> None:
-    """Raise at all processes what went wrong at any; all have to call this.
+def raise_everywhere(faults: list[str]) -> None:
+    """Raise in all processes the faults that any of them has; all have to call this.
 
     Raises:
         DataError: there are faults.

@@ -24,7 +24,7 @@ from trainer.adapter.lora import add_lora
 from trainer.config.training import TrainOptions
 from trainer.evaluation.generate import KeyCache, room
 from trainer.model.forward import embed
-from trainer.model.precision import settle
+from trainer.model.precision import cast_weights
 from trainer.training.memory_plan import Peak, Shape, fake_weights, need
 
 # Hidden and intermediate size, layers, heads: as llava-hf publishes them.
@@ -148,7 +148,7 @@ def _trained_before(config: Any, checkpointing: bool) -> _Cost:
 
 def _scored(config: Any, rows: int, bfloat16: bool) -> _Cost:
     """The first forward pass of so many answers at once, which fills the cache of keys and values."""
-    llava = settle(_empty(config), bfloat16)
+    llava = cast_weights(_empty(config), bfloat16)
     with FakeTensorMode(), torch.inference_mode():
         fake_weights(llava)
         states = torch.zeros(rows, _ROW, config.text_config.hidden_size)

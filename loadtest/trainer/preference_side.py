@@ -51,7 +51,7 @@ def _ours(checkpoint: Checkpoint, model: Any, rows: list[Row], options: TrainOpt
     output.mkdir(parents=True, exist_ok=True)
     sight = States.of(checkpoint, rows)
     trees, few = (
-        grow(encode(part, checkpoint.prompt, checkpoint.sight[0], form="paired"), most_branches(options), TOKENS)
+        grow(encode(part, checkpoint.prompt, checkpoint.image_shape[0], form="paired"), most_branches(options), TOKENS)
         for part in (rows, rows[:1])
     )
     bend = bend_of(checkpoint.hidden_size, checkpoint.model.device.type == "cuda")

@@ -78,10 +78,10 @@ def _ours(
 ) -> None:
     """The trainer's own path; with one row a tree it is the plain one."""
     sight = States.of(checkpoint, rows)
-    tokens = encode(rows, checkpoint.prompt, checkpoint.sight[0], checkpoint.context)
+    tokens = encode(rows, checkpoint.prompt, checkpoint.image_shape[0], checkpoint.context)
     trees, few = (
         grow(part, branches or most_branches(options), TOKENS)
-        for part in (tokens, encode(rows[:1], checkpoint.prompt, checkpoint.sight[0]))
+        for part in (tokens, encode(rows[:1], checkpoint.prompt, checkpoint.image_shape[0]))
     )
     bend = bend_of(checkpoint.hidden_size, checkpoint.model.device.type == "cuda")
     fit(model, Lessons(trees, few, sight, TOKENS, bend), options, Path(case["output"]))
@@ -114,7 +114,7 @@ def _trl(_checkpoint: Checkpoint, model: Any, rows: list[Row], options: TrainOpt
 def _loss(checkpoint: Checkpoint, llava: Any, rows: list[Row]) -> float:
     """Mean cross-entropy of the held-out answers, one question a sequence: the same measure for all sides."""
     sight, total, count = States.of(checkpoint, rows), 0.0, 0
-    trees = grow(encode(rows, checkpoint.prompt, checkpoint.sight[0]), 1)
+    trees = grow(encode(rows, checkpoint.prompt, checkpoint.image_shape[0]), 1)
     llava.eval()
     with torch.inference_mode(), checkpoint.precision():
         for start in range(0, len(trees), 64):

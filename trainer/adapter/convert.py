@@ -1,7 +1,6 @@
 """A PEFT adapter made elsewhere -> PEFT's two files as the engine takes them, or a refusal that names the obstacle.
 
-What its files and their names may look like is known to `trainer/adapter/foreign`. What the numbers mean is not
-touched.
+What its files and their names may look like is known to `trainer/adapter/foreign`. The tensors' numbers stay.
 """
 
 import json
@@ -23,9 +22,9 @@ from trainer.adapter.foreign.folder import find
 from trainer.adapter.foreign.names import Part, meanings
 from trainer.adapter.foreign.tensors import read_tensors, refuse_pointer, refuse_whole_weights
 
-# PEFT's own where a configuration does not say; the largest configuration that is read (PEFT writes 2 KB).
+# PEFT's alpha where a configuration names none; the most bytes of a configuration that is read (PEFT writes 2 KB).
 _ALPHA, MOST_CONFIG = 8, 1_000_000
-# Files of tensors may have so many times the bytes of the largest adapter, and so many beside: padding, other names.
+# Files of tensors may have so many times the bytes of the largest adapter in float32, and so many more bytes.
 _TIMES, BESIDE = 4, 64 << 20
 
 
@@ -54,7 +53,7 @@ class _Lora:
 
 
 def convert(source: Path, target: Path, linears: Shapes, max_rank: int) -> Converted:
-    """Write the adapter that `source` means into `target`, judged against the base's `linears`.
+    """Write the adapter in `source` into the directory `target`, if its tensors fit the base's `linears`.
 
     Raises:
         AdapterRefused: it cannot be served; the message names the files, features or tensors, and the way out.
@@ -62,7 +61,7 @@ def convert(source: Path, target: Path, linears: Shapes, max_rank: int) -> Conve
     folder = find(source)
     lora = _read_config(folder)
     refuse_whole_weights(folder)
-    tensors = read_tensors(folder, largest(linears, max_rank))
+    tensors = read_tensors(folder, most_bytes(linears, max_rank))
     parts = meanings(tensors)
     modules = {part.old: part.module for part in parts.values()}
     ranks, alphas = _patterned(lora.ranks, parts.values()), _patterned(lora.alphas, parts.values())
@@ -83,8 +82,8 @@ def convert(source: Path, target: Path, linears: Shapes, max_rank: int) -> Conve
     return Converted(rank, float(lora.alpha), str(plain.target_modules), lora.peft, lora.base or "unknown")
 
 
-def largest(linears: Shapes, max_rank: int) -> int:
-    """Bytes that the files of an adapter for a base with these linears may have."""
+def most_bytes(linears: Shapes, max_rank: int) -> int:
+    """The most bytes that the tensors' files of an adapter for a base with these linears may have."""
     return _TIMES * 4 * max_rank * sum(map(sum, linears.values())) + BESIDE
 
 
@@ -112,7 +111,7 @@ def _read_config(folder: Path) -> _Lora:
 
 
 def _converted(folder: Path, config: Mapping[str, Any]) -> str:
-    """LLaMA-Factory leaves a plain LoRA beside one that began with PiSSA."""
+    """Where a plain LoRA lies that LLaMA-Factory wrote beside one that began with PiSSA, for an error; else ""."""
     plain = folder / "pissa_converted"
     begun = str(config.get("init_lora_weights")).startswith("pissa")
     return f"; {plain} is the plain LoRA of it: name that" if begun and (plain / CONFIG).exists() else ""
@@ -165,7 +164,7 @@ def _expression(name: str, pattern: str) -> None:
 
 
 def _patterned(patterns: Mapping[str, Any], parts: Iterable[Part]) -> dict[str, Any]:
-    """PEFT's patterns match the old names: the values they give, by new name."""
+    """The values that PEFT's patterns, which match the maker's names, give to modules, by today's names."""
     keys = {part.module: get_pattern_key(list(patterns), part.old) for part in parts}
     return {new: patterns[key] for new, key in keys.items() if key in patterns}
 

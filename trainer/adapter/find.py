@@ -17,7 +17,7 @@ def find(name: str, store: Path, option: str = "--adapter") -> LocalAdapter:
     it was given.
 
     Raises:
-        OptionError: none of these.
+        OptionError: it is none of these, or a run that has learnt nothing yet.
         AdapterNotFound: the adapter has no such alias.
     """
     held = Store(store).names() if store.exists() else []  # it comes to be with the first that is published

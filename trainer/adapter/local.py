@@ -1,4 +1,4 @@
-"""An adapter on this disk: whether it fits a base, the base answering through it, and what it was trained on."""
+"""An adapter on this disk: checked against a base, put on it to answer, and the images that it was trained on."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,7 +42,8 @@ class LocalAdapter:
         PEFT's two files are all that is read of it: a run's checkpoints hold pickles of the optimizer beside them.
 
         Raises:
-            AdapterRefused: tensors that land nowhere, or a manifest made for another base, prompt or preparation.
+            AdapterRefused: tensors that fit no module of the base, or a manifest made for another base, prompt or
+                preparation.
         """
         for folder in members(self.weights).values():
             with TemporaryDirectory() as alone:
@@ -93,7 +94,7 @@ class LocalAdapter:
             model.unload()
 
     def calibration(self) -> Calibration | None:
-        """What its version says of how far its confidence can be trusted; None: it says nothing.
+        """The calibration in its version's files; None: there is none.
 
         Raises:
             OptionError: the file is no calibration; the service would refuse the version too.
@@ -104,6 +105,6 @@ class LocalAdapter:
             raise OptionError(f"{self.origin / FILE} is no calibration: {error}") from error
 
     def trained_on(self, images: Mapping[str, str]) -> tuple[str, ...]:
-        """Those of `images`, digests by name, that the adapter was trained on, where its origin says so."""
+        """The names of those of `images` (SHA-256 in hex by name) that it was trained on, as far as its origin says."""
         file = self.origin / IMAGES
         return listed(images, file.read_text() if file.is_file() else "")

@@ -1,4 +1,4 @@
-"""A LoRA on a base's language model: put there to learn, and taken off again."""
+"""A LoRA on a base's language model: added to be trained, and removed again."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ def add_lora(model: Any, options: TrainOptions, begun_from: Path | None = None) 
     It is a new one, or that of PEFT's files in the directory `begun_from`.
 
     Raises:
-        OptionError: a pattern that is no module's.
+        OptionError: a pattern of --rank-pattern or --alpha-pattern matches no module.
     """
     torch.manual_seed(options.seed)
     if begun_from:
@@ -52,7 +52,7 @@ def add_lora(model: Any, options: TrainOptions, begun_from: Path | None = None) 
 
 
 def _uncast(lora: Any) -> Any:
-    """Leave it to autocast to fit a layer's input to the LoRA: PEFT's copy in float32 would be kept."""
+    """Keep PEFT from copying a layer's input to float32, a copy that backward would keep: autocast casts it."""
     for module in lora.modules():
         if isinstance(module, LoraLayer):
             module.cast_input_dtype_enabled = False

@@ -44,7 +44,7 @@ class Table(nn.Module):
     """A layer's table; `pictured` (sequences, length) says of each token whether its row has an image."""
 
     def __init__(self, temperature: float, apart: bool) -> None:
-        """With `apart` each modality has an expert of its own, and nothing is learnt."""
+        """With `apart` each modality has an expert of its own, and the table learns nothing."""
         super().__init__()
         self.pictured: torch.Tensor | None = None
         self._temperature, self._apart = temperature, apart
@@ -53,7 +53,7 @@ class Table(nn.Module):
             self.mixture_table = nn.Parameter(begin * (2 * torch.eye(_EXPERTS) - 1))
 
     def weights(self, table: torch.Tensor | None = None) -> torch.Tensor:
-        """Of the experts, by modality: (modalities, experts), each row a sum of 1; by its own table or that one."""
+        """The experts' weights by modality, (modalities, experts), each row summing to 1; by `table`, or by its own."""
         if self._apart:
             return torch.eye(_EXPERTS)
         return ((self.mixture_table if table is None else table) / self._temperature).softmax(-1)
@@ -100,9 +100,9 @@ class Corrected(nn.Module):
 
 
 class MixtureLlava(BaseLlava):
-    """A LLaVA with experts in its language model, which alone learn; saved are they and what they compile to."""
+    """A LLaVA with experts in its language model, which alone learn; saves them and the LoRAs that they compile to."""
 
-    told_modality = True
+    takes_pictured = True
     mixture: TrainOptions
     mixture_hooks: list[Any]
 
@@ -136,7 +136,7 @@ class MixtureLlava(BaseLlava):
 
 
 def add_mixture(llava: Any, options: TrainOptions) -> Any:
-    """Put experts into a LLaVA's language model, in place, so that they alone learn."""
+    """Put experts into a LLaVA's language model, in place, so that they alone learn; returns it, a `MixtureLlava`."""
     torch.manual_seed(options.seed)
     hooks = []
     for layer in llava.model.language_model.layers:
@@ -184,12 +184,15 @@ def member_config(options: TrainOptions) -> LoraConfig:
 
 
 def tables(llava: Any) -> list[list[list[float]]]:
-    """Each layer's weights of the experts by modality, text first: what a mixture has come to."""
+    """The experts' weights that a mixture has learnt: by layer, modality (text first) and expert."""
     return [layer.mixture.weights().tolist() for layer in llava.model.language_model.layers]
 
 
 def _tell(layer: Any, args: Any, inputs: dict[str, Any]) -> Any:
-    """Give the layer's table the forward pass's modalities: by an argument, which recomputed activations get too."""
+    """Give the layer's table `pictured` of the forward pass.
+
+    It is passed as an argument, so that a layer that is computed again for backward (checkpointing) gets it too.
+    """
     if (pictured := inputs.pop("pictured", None)) is not None:
         layer.mixture.pictured = pictured
     return args, inputs
@@ -214,7 +217,10 @@ def _correct(parent: Any, name: str, options: TrainOptions, table: Table) -> Non
 def _pairs(
     name: str, by_output: bool, layer: Mapping[str, torch.Tensor], weights: torch.Tensor
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """A correction as LoRA pairs: the linear's name in its layer, A (rank, inputs) and B (outputs, rank)."""
+    """A correction as LoRA pairs: the linear's name in its layer, A (rank, inputs) and B (outputs, rank).
+
+    `layer` has the layer's tensors by name, `weights` (experts,) are those of the modality.
+    """
     down = layer[f"{name}.experts.mixture_down.weight"].detach().float().cpu()
     first, second = layer[f"{name}.experts.mixture_up.weight"].detach().float().cpu().chunk(_EXPERTS, 1)
     up = weights[0] * first + weights[1] * second

@@ -1,4 +1,4 @@
-"""The adapter that a training goes on from (--init-adapter): found, judged, and what its successor says of it."""
+"""The adapter that a training goes on from (--init-adapter): found, checked, and described for its successor."""
 
 import hashlib
 import logging
@@ -54,21 +54,22 @@ class Parent:
         """The facts that must be the same when a run is resumed."""
         return {"init-adapter": self._sha256}
 
-    def said(self, found: Gate) -> str:
-        """The words about it for the manifest and card of its successor; `found` is what it has on that one's rows."""
-        here = f", here {found.metric} {found.base:.4g}"
+    def described(self, found: Gate) -> str:
+        """A description for its successor's manifest and card; `found.base` is its measure on that one's rows."""
+        measured = f", here {found.metric} {found.base:.4g}"
         file = self.adapter.origin / manifests.FILE
         if not file.is_file():
-            return f"{self.adapter.name} (weights {self._sha256[:12]}{here})"
+            return f"{self.adapter.name} (weights {self._sha256[:12]}{measured})"
         manifest = Manifest.model_validate_json(file.read_bytes())
         score = manifest.score
         held_out = f", {score.adapter} of {score.rows} held-out rows right" if score.rows else ""
-        return f"{manifest.name}@{self.adapter.weights.name[:12]} (data {manifest.data_digest[:12]}{held_out}{here})"
+        version = f"{manifest.name}@{self.adapter.weights.name[:12]}"
+        return f"{version} (data {manifest.data_digest[:12]}{held_out}{measured})"
 
     def images(self, images: str, held_out: Sequence[Row], digests: Mapping[str, str]) -> str:
         """The image list of what both it and its successor, which has the list `images`, were trained on.
 
-        Held-out images that it was trained on are told: they flatter the score.
+        A warning names held-out images that it was trained on: the score on them is too good.
         """
         asked = {row.image: digests[row.image] for row in held_out if row.image}
         if seen := self.adapter.trained_on(asked):

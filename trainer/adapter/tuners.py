@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 # A and B of a linear.
 Pair = tuple[torch.Tensor, torch.Tensor]
 
-# Whole numbers of a configuration decide how much memory its method takes: the rank, and any other.
+# The largest rank, and any other whole number of a configuration: they decide how much memory its method takes.
 _MOST_RANK, _MOST_NUMBER = 1024, 16_384
 # Bytes of tensors that are read: this share of those of the base's linears in float32, and BESIDE.
 _MOST_SHARE = 0.5
@@ -66,7 +66,7 @@ _ANSWER = "yes"
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What a conversion came to.
+    """The result of a conversion.
 
     `off` is the largest difference of a logit between the adapter as it was trained and the LoRA, `moved` the largest
     between base and adapter; both where the answers to the rows that were asked are predicted, in `precision`.
@@ -114,8 +114,8 @@ def to_lora(
 ) -> Conversion:
     """Write a LoRA of at most `max_rank` that does what the adapter in `folder` does into the new directory `target`.
 
-    `linears` are the checkpoint's that a LoRA may change. `rows` are asked of both, the first of them at least; `sight`
-    knows their images.
+    `linears` are the checkpoint's that a LoRA may change. The first 32 of `rows`, whose images `sight` gives, are asked
+    of the base, the adapter and the LoRA.
 
     Raises:
         AdapterRefused: PEFT cannot convert the method, its tensors do not fit the base, or the LoRA would be off by
@@ -241,7 +241,11 @@ def _load(folder: Path, model: Any, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def _pairs(model: Any, folder: Path, tuner: str, rank: int) -> dict[str, Pair]:
-    """A and B of each linear, by its name; the first columns of B weigh most."""
+    """A (rank, inputs) and B (outputs, rank) of each linear, by its name, in the order of their singular values.
+
+    Raises:
+        AdapterRefused: PEFT does not convert the method.
+    """
     if tuner == "DoRA":
         return _of_layers(model, LoraLayer, _dora_matrix, rank)
     if tuner == "ADALORA":
@@ -300,7 +304,7 @@ def _save(target: Path, pairs: Mapping[str, Pair], rank: int, config: Mapping[st
 
 def _logits(checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight) -> torch.Tensor:
     """Logits where the answers to `rows` are predicted, the first of them: (places, vocabulary)."""
-    trees = grow(encode(rows, checkpoint.prompt, checkpoint.sight[0], last=True), 1)
+    trees = grow(encode(rows, checkpoint.prompt, checkpoint.image_shape[0], last=True), 1)
     with torch.inference_mode(), checkpoint.precision():
         found = [
             answer_logits(checkpoint.model, collate(trees, forest, sight).to(checkpoint.model.device))[0].float()

@@ -7,7 +7,7 @@ from trainer.errors import OptionError
 
 
 def refuse_options(arguments: Sequence[str]) -> None:
-    """Refuse a command line that asks for such a feature, in either spelling.
+    """Refuse a command line with an option named after such a feature, with hyphens or underscores.
 
     Raises:
         OptionError: naming the option and the reason.

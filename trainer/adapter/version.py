@@ -33,11 +33,9 @@ def write_version(
 ) -> Adapter:
     """Write PEFT's files in `directory` and what is known of them into the store as the name's stable version.
 
-    With `canary` it is the name's canary with that share of the questions; see Store.publish.
-
-    They are two, or of a mixture two for each member, in a folder of its own.
-
-    `images` is the `image_list` of what it was trained on, or nothing; `calibration` of its confidences, where known.
+    The files are two, or of a mixture two for each member in a folder of its own. With `canary` the version is the
+    name's canary with that share of the questions; see Store.publish. `images` is the `image_list` of what it was
+    trained on, or nothing; `calibration` of its confidences, where known.
     """
     files: dict[str, bytes] = {}
     for member, folder in members(directory).items():

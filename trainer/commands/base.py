@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 def train_base(options: StageOptions) -> Path | None:
     """Train one stage and write the checkpoint; of several processes only the first writes, the others get None.
 
+    With --plan only the plan is logged, and all get None.
+
     Raises:
         TrainerError: faulty rows or options, an INT4 checkpoint among them.
         FileNotFoundError: `options.model` is not a LLaVA checkpoint.

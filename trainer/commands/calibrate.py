@@ -21,7 +21,7 @@ from trainer.disk import check_folder
 from trainer.errors import OptionError
 from trainer.evaluation.calibration import calibrate as fitted
 from trainer.evaluation.of_service import ask_version
-from trainer.evaluation.result import Said
+from trainer.evaluation.result import ModelAnswer
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 def calibrate(options: CalibrateOptions) -> Adapter:
     """Publish the adapter's stable version, or its canary, again with a calibration; its weights stay as they are.
 
-    Rows about images that it was trained on are left out: it is surer of these than of any it will be asked about.
+    Rows about images that it was trained on are left out: on these its confidence is higher than on others.
 
     Raises:
         OptionError: an adapter or a service that cannot be asked, or too few rows, right answers or wrong ones.
@@ -69,7 +69,9 @@ def _unseen(options: CalibrateOptions, local: LocalAdapter) -> Sequence[Row]:
     return left
 
 
-def _said(options: CalibrateOptions, adapter: Adapter, local: LocalAdapter, rows: list[Row]) -> tuple[list[Said], str]:
+def _said(
+    options: CalibrateOptions, adapter: Adapter, local: LocalAdapter, rows: list[Row]
+) -> tuple[list[ModelAnswer], str]:
     """The answers, and the precision of the base that was asked."""
     if options.model:
         from trainer.evaluation.in_process import ask_adapter  # torch: only where it is needed

@@ -22,7 +22,8 @@ def evaluate(options: EvaluateOptions) -> list[Evaluation]:
     Raises:
         OptionError: a service or an adapter that cannot be asked, or options that exclude each other.
         DataError: faulty rows, or a report that cannot be written.
-        AdapterRefused, FileNotFoundError: as `ask_checkpoint`.
+        AdapterRefused: in process, an adapter does not fit `options.model`.
+        FileNotFoundError: `options.model` is not a LLaVA checkpoint.
     """
     if options.model and options.url:
         raise OptionError("--model asks in process and --url a service: give one of them")

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from service.adapters.modules import CONFIG, language_model_linears
 from service.checkpoint import locate
 from service.types import Adapter
-from trainer.adapter.convert import convert, largest
+from trainer.adapter.convert import convert, most_bytes
 from trainer.adapter.foreign.folder import find
 from trainer.adapter.foreign.hub import fetch, is_id
 from trainer.adapter.local import LocalAdapter
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def publish(options: PublishOptions, command: Sequence[str]) -> Adapter:
-    """Convert, ask, publish; nothing is in the store unless all went well.
+    """Convert an adapter, ask it and its base, and publish it; the store is not changed unless all went well.
 
     Raises:
         AdapterRefused: it cannot be served.
@@ -53,7 +53,7 @@ def publish(options: PublishOptions, command: Sequence[str]) -> Adapter:
     with TemporaryDirectory() as directory:
         # 1. PEFT's two files as the engine takes them.
         weights, linears = Path(directory) / "adapter", language_model_linears(base_path)
-        source = find(_folder(options.adapter, largest(linears, options.max_rank)))
+        source = find(_folder(options.adapter, most_bytes(linears, options.max_rank)))
         tuner = tuner_of(source)
         if tuner is None:
             converted = convert(source, weights, linears, options.max_rank)

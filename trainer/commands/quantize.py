@@ -25,12 +25,14 @@ from trainer.model.quantize import Sample, write_int4
 from trainer.training.meter import peak_bytes
 
 log = logging.getLogger(__name__)
-# Rows kept apart that the loss is counted on, at most: each takes two passes, and at 7B 10 MB for both models' states.
+# The most rows kept apart that the loss is counted on: each takes two passes, and at 7B 10 MB for both models' states.
 _COUNTED = 256
 
 
 def quantize(options: QuantizeOptions) -> Evaluation | None:
-    """Write the W4A16 copy, print its loss on rows that it was not fitted to, and ask both these rows if they fit.
+    """Write the W4A16 copy, print its loss on rows that it was not fitted to, and compare the answers of both to these.
+
+    Answers are compared where memory holds the whole models; else returns None.
 
     Raises:
         TrainerError: faulty rows or options.

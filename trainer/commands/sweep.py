@@ -43,7 +43,7 @@ from trainer.training.run import LEARNT, LOG, is_run
 log = logging.getLogger(__name__)
 
 _NAMED = re.compile(r"[^A-Za-z0-9.+-]+")
-# Lines of a training's log that are told where it failed.
+# Lines at the end of a training's log that the error shows where it failed.
 _TOLD = 5
 
 
@@ -163,7 +163,7 @@ def _held_out(options: SweepOptions) -> list[Row]:
 
 
 def _asked(options: SweepOptions, trainings: Sequence[_Training], rows: Sequence[Row]) -> list[Setting]:
-    """What each training's adapter answers, and how it went, by combination."""
+    """The answers, seconds and losses of each combination's trainings."""
     named = [str(each.place) for each in trainings]
     asks = EvaluateOptions(adapter=named, data=str(options.eval_data), max_tokens=options.max_tokens, blind_rows=0)
     answers = {each.adapter: each.answers for each in ask_checkpoint(options.model, asks, rows)}

@@ -52,10 +52,13 @@ _MORE = (
 
 
 def train(options: TrainOptions, command: Sequence[str] = ()) -> Adapter | None:
-    """Train, evaluate, publish; of several processes only the first evaluates and publishes, the others get None.
+    """Train, evaluate, publish; of several processes the first publishes, and the others get None.
+
+    With --plan only the plan is logged, and all get None. `command` is the command line, for the card.
 
     Raises:
-        TrainerError: faulty rows or options, or an adapter that gains nothing.
+        TrainerError: faulty rows or options, a loss that is no number, or an adapter that gains nothing.
+        AdapterRefused: the adapter of --init-adapter does not fit the base.
         FileNotFoundError: `options.model` is not a LLaVA checkpoint.
     """
     output = options.output or Path("runs") / options.name
@@ -127,7 +130,7 @@ def _train(options: TrainOptions, output: Path, command: Sequence[str]) -> Adapt
         alpha=shape.lora_alpha,
         targets=str(shape.target_modules),
         data_digest=data_digest(rows, sides.digests),
-        begun_from=parent.said(trial.begun.gate) if parent and trial.begun else "",
+        begun_from=parent.described(trial.begun.gate) if parent and trial.begun else "",
         mixture=options.experts != "none",
     )
     published = write_version(

@@ -41,7 +41,7 @@ class Blind:
 
     @property
     def verdict(self) -> str:
-        """What that says of the adapter, in words."""
+        """Whether the adapter looks at the pictures, in words."""
         if self.looks:
             return "it looks at the pictures"
         if self.shown.mean == self.hidden.mean == 0:
@@ -80,7 +80,7 @@ def why_none(most: int) -> NotAsked:
 
 
 def blind_control(rows: Sequence[Row], shown: Sequence[str], hidden: Sequence[str], seed: int) -> Blind:
-    """What the answers to the same rows come to, given with their images and without.
+    """How many answers to the same rows are right, `shown` with their images and `hidden` with the grey picture.
 
     Raises:
         ValueError: no rows, or another number of answers.

@@ -3,7 +3,7 @@
 Two maps are tried by cross-validation, folds parted by image: Platt's, a logistic regression on the confidence's
 log-odds (Platt, 1999), and isotonic regression (Zadrozny and Elkan, KDD 2002), which needs many rows. Where neither
 has a lower Brier score than the confidence itself, that is kept as it is: Platt's map with slope 1 and intercept 0.
-What is stored of errors and of the risk-coverage curve is of rows that the fit had not seen.
+Errors and risk-coverage curve are stored as found on rows that the fit had not seen.
 """
 
 import logging
@@ -22,12 +22,12 @@ from trainer.data.row import Row
 from trainer.errors import OptionError
 from trainer.evaluation import confidence as figures
 from trainer.evaluation.confidence import Floats
-from trainer.evaluation.result import Said
+from trainer.evaluation.result import ModelAnswer
 from trainer.evaluation.score import right
 
-# Fewer rows, or fewer right or wrong answers among them, say too little of either.
+# The fewest rows, and the fewest right and wrong answers among them, that a calibration is fitted to.
 FEWEST, FEWEST_EACH = 50, 5
-# From here on isotonic regression is tried; with fewer it follows chance (scikit-learn's guide: "too few, << 1000").
+# Rows from which on isotonic regression is tried; on fewer it overfits (scikit-learn's guide: "too few, << 1000").
 _MANY = 1000
 _FOLDS = 5
 # Digits of shares in the file.
@@ -57,17 +57,19 @@ class _Fit:
         return np.array([sigmoid(self.slope * log_odds(each) + self.intercept) for each in sure])
 
 
-def calibrate(rows: Sequence[Row], said: Sequence[Said], precision: str) -> Calibration:
-    """The calibration by what an adapter `said` to held-out `rows`; answers without a confidence are left out.
+def calibrate(rows: Sequence[Row], answers: Sequence[ModelAnswer], precision: str) -> Calibration:
+    """The calibration by an adapter's `answers` to held-out `rows`; those without a confidence are left out.
 
     `precision` is that of the base that was asked.
 
     Raises:
         TooFewAnswers: fewer than `FEWEST` rows, than `_FOLDS` images, or than `FEWEST_EACH` right or wrong answers.
-        OptionError: surer answers are not right more often: no map that rises can help.
+        OptionError: surer answers are not right more often, and no increasing map can mend that.
     """
     known = [
-        (row, each.text, each.confidence) for row, each in zip(rows, said, strict=True) if each.confidence is not None
+        (row, each.text, each.confidence)
+        for row, each in zip(rows, answers, strict=True)
+        if each.confidence is not None
     ]
     sure = np.array([confidence for _, _, confidence in known], np.float64)
     hits = np.array([right(row, text) for row, text, _ in known], np.float64)

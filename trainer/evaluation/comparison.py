@@ -9,14 +9,14 @@ import torch
 from service.adapters.manifest import Gate, Score
 from service.calibration import Calibration
 from trainer.adapter.local import LocalAdapter
-from trainer.config.fields import Gate as Asked
+from trainer.config.fields import Gate as GateOption
 from trainer.data.row import Row
 from trainer.errors import OptionError
 from trainer.evaluation.blind import Blind, NotAsked, warn
 from trainer.evaluation.calibration import calibrate
 from trainer.evaluation.gate import LOSS, PREFERENCE, check_answers, check_gain, check_no_worse, measure_for, weigh
 from trainer.evaluation.generate import Prediction, longest_answer, predict
-from trainer.evaluation.result import Evaluation, Said, Source
+from trainer.evaluation.result import Evaluation, ModelAnswer, Source
 from trainer.evaluation.score import by_category, score
 from trainer.evaluation.through import control
 from trainer.model.checkpoint import Checkpoint
@@ -24,7 +24,7 @@ from trainer.model.forest import Batch, Sight, Trees, collate, grow, pack
 from trainer.model.forward import log_probs, loss_sum
 from trainer.model.pairs import Owners
 from trainer.model.tokens import Form, encode
-from trainer.processes import gathered, mine
+from trainer.processes import gathered, own_share
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ class Trial:
                 check_answers(self.rows, self.begun.texts, where, "those of --init-adapter")
 
     def calibration(self, precision: str) -> Calibration | None:
-        """What the adapter's confidences are worth by these rows; None where they are too few, which is logged."""
-        said = [Said(each.text, each.confidence) for each in self.adapter]
+        """The calibration of the adapter's confidences by these rows; None where they are too few, which is logged."""
+        said = [ModelAnswer(each.text, each.confidence) for each in self.adapter]
         try:
             return calibrate(self.rows, said, precision)
         except OptionError as error:
@@ -88,7 +88,7 @@ class Trial:
 
     def evaluation(self, source: Source, adapter: str) -> Evaluation:
         """The trial's scores and answers in the form that reports take."""
-        base, said = ([Said(each.text, each.confidence) for each in who] for who in (self.base, self.adapter))
+        base, said = ([ModelAnswer(each.text, each.confidence) for each in who] for who in (self.base, self.adapter))
         return replace(Evaluation.of(source, adapter, self.rows, base, said), blind=self.blind)
 
 
@@ -97,7 +97,7 @@ def compare(
     checkpoint: Checkpoint,
     rows: Sequence[Row],
     sight: Sight | None,
-    gate: Asked,
+    gate: GateOption,
     max_tokens: int | None,
     blind_rows: int,
     seed: int = 0,
@@ -108,6 +108,9 @@ def compare(
     What decides is `gate`, or with "auto" what fits the rows; both are logged. Of the rows at most `blind_rows`, drawn
     by `seed`, are asked through the candidate again without their images; a warning says where that changes nothing.
     The adapter that training has `begun` from is asked too, where there is one.
+
+    Raises:
+        OptionError: `gate` is preference, and no row is a pair.
     """
     asked, tokens = list(rows), max_tokens or longest_answer(checkpoint.prompt, rows)
     measure = measure_for(gate, asked)
@@ -149,14 +152,14 @@ def compare(
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """A sum over rows, and over how many things it is: nats and tokens, or pairs won and pairs."""
+    """A sum over rows and its count: nats over tokens, or pairs whose chosen answer is likelier over pairs."""
 
     total: float = 0.0
     count: int = 0
 
     @property
     def mean(self) -> float:
-        """The mean of the values; 0.0 where there are none."""
+        """The sum over the count: nats a token, or a share of pairs; 0.0 where the count is 0."""
         return self.total / max(self.count, 1)
 
     def __add__(self, other: "Sum") -> "Sum":
@@ -179,7 +182,7 @@ def answer_loss(checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight | None
 
 
 def preferred(checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight | None) -> Sum:
-    """The pairs whose chosen answer is likelier than the rejected one, its end counted, of all pairs.
+    """How many pairs' chosen answer, its end among it, is likelier than the rejected one, and how many pairs there are.
 
     Of several processes each counts its share, and all have to call this.
     """
@@ -188,7 +191,7 @@ def preferred(checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight | None) 
     owners = Owners(trees.tokens, checkpoint.model.device)
     with torch.inference_mode(), checkpoint.precision():
         for batch in _batches(checkpoint, trees, sight):
-            said = owners.said(log_probs(checkpoint.model, batch), batch.numbers)
+            said = owners.likelihoods(log_probs(checkpoint.model, batch), batch.numbers)
             chosen, rejected = said.log_probs.unbind(1)
             won, count = won + int((chosen > rejected).sum()), count + len(chosen)
     sums = gathered([(won, count)])
@@ -197,7 +200,7 @@ def preferred(checkpoint: Checkpoint, rows: Sequence[Row], sight: Sight | None) 
 
 def _trees(checkpoint: Checkpoint, rows: Sequence[Row], form: Form) -> Trees:
     """This process's share of the rows, each a tree."""
-    return grow(encode(mine(rows), checkpoint.prompt, checkpoint.sight[0], form=form, last=True), 1)
+    return grow(encode(own_share(rows), checkpoint.prompt, checkpoint.image_shape[0], form=form, last=True), 1)
 
 
 def _batches(checkpoint: Checkpoint, trees: Trees, sight: Sight | None) -> Iterator[Batch]:

@@ -1,6 +1,6 @@
-"""How far a confidence can be trusted: calibration error, and how many are wrong of the answers above a threshold.
+"""Measures of confidences: calibration errors, and the share of wrong answers above a threshold.
 
-Everything here is of two arrays in the same order: confidences from 0 to 1, and whether each answer is right.
+Every function takes two arrays in the same order: confidences from 0 to 1, and whether each answer is right.
 
     ECE       the mean distance, over bins of confidence, between how sure and how often right (Naeini et al., AAAI
               2015). Bins have equally many answers (Nguyen and O'Connor, EMNLP 2015): most confidences of short answers
@@ -37,7 +37,7 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Sureness:
-    """What the confidences of a model on `count` rows are worth.
+    """The measures of a model's confidences on `count` rows.
 
     `curve` has every threshold there is, from the highest down; `at` for each of `RISKS` the largest coverage whose
     risk is no higher, None where even the surest answers are wrong more often.

@@ -3,28 +3,29 @@
 from collections.abc import Sequence
 
 from service.adapters.manifest import Gate
-from trainer.config.fields import Gate as Asked
+from trainer.config.fields import Gate as GateOption
 from trainer.data.row import Row
 from trainer.errors import NoGain, OptionError
 from trainer.evaluation.score import VQA, mark
 from trainer.metrics import METRICS
 
 LOSS, PREFERENCE = "loss", "preference"
-# Free text is what few people would write in the same words: where more than a tenth of the answers have more words.
+# Rows are taken for free text, which few people would write in the same words, where more than this share of the right
+# answers has more than so many words.
 _WORDS, _SHARE = 8, 0.1
 
 
-def measure_for(asked: Asked, rows: Sequence[Row]) -> str:
-    """The measure's name: the one asked for, or by `rows` preference of pairs, the loss, or the normalised match.
+def measure_for(option: GateOption, rows: Sequence[Row]) -> str:
+    """The measure's name: that of the option, or with "auto" by `rows` preference, loss or normalised match.
 
     Raises:
-        OptionError: preference is asked for, and no row is a pair.
+        OptionError: the option is preference, and no row is a pair.
     """
     pairs = any(row.rejected is not None for row in rows)
-    if asked == PREFERENCE and not pairs:
+    if option == PREFERENCE and not pairs:
         raise OptionError(f"--gate {PREFERENCE}: no held-out row is a pair of answers: choose another measure")
-    if asked != "auto":
-        return asked
+    if option != "auto":
+        return option
     return PREFERENCE if pairs else _by_answers(rows)
 
 
@@ -36,7 +37,10 @@ def _by_answers(rows: Sequence[Row]) -> str:
 def weigh(
     measure: str, rows: Sequence[Row], texts: tuple[Sequence[str], Sequence[str]], found: tuple[float, float]
 ) -> Gate:
-    """What base and adapter come to; `texts` are their answers to `rows`, `found` their losses, or preferences."""
+    """The measure of base and adapter: the mean metric of their answers `texts` to `rows`, or `found`.
+
+    `found` are both losses in nats a token, or both shares of pairs, where that is the measure.
+    """
     if measure not in (*METRICS, VQA):
         return Gate(metric=measure, base=found[0], adapter=found[1])
     base, adapter = (_mean(measure, rows, said) for said in texts)

@@ -20,17 +20,17 @@ from trainer.processes import gathered, this_process
 
 # Tokens at once, prompts and answers, where memory would hold more.
 _TOKENS = 16_384
-# Of what memory is free the key-value cache may take this; as much again goes to the forward pass.
+# The share of free memory that the key-value cache may take; the forward pass takes about as much.
 _SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model answers, and its first tokens, no more of them than the service asks of a probe.
+    """A model's answer, and its first tokens, at most as many as the service asks of a probe (PROBE_TOKENS).
 
-    `leads` has for each of these by how much its logit exceeds the second best's; nothing of an answer that was
-    searched for, which is chosen as a whole. `confidence` is the probability of the whole answer, its end included
-    unless it was cut, as the service tells it; None of an answer that was searched for.
+    `leads` has for each of these by how much its logit exceeds the second best's; it is empty for an answer of a beam
+    search, which is chosen as a whole. `confidence` is the probability of the whole answer, its end included unless it
+    was cut, as the service gives it; None for an answer of a beam search.
     """
 
     text: str
@@ -40,9 +40,10 @@ class Prediction:
 
 
 class _Leads(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
-    """Notes by how much each chosen token leads, and its log-probability; all logits of an answer would be gigabytes.
+    """Notes by how much each chosen token's logit leads, and its log-probability: logits would take gigabytes.
 
-    Both are (rows,) a step. Greedy answers choose the likeliest token, so that its log-probability is the largest.
+    Both are (rows,) for each step. Greedy answers choose the likeliest token, so that its log-probability is the
+    largest.
     """
 
     def __init__(self) -> None:
@@ -161,7 +162,7 @@ def _generate(
         pad_token_id=prompt.pad_token_id,
         eos_token_id=prompt.end_token_id,
     )
-    if not leads.steps:  # searched for
+    if not leads.steps:  # a beam search
         return [_prediction(prompt, said, [], None) for said in output.tolist()]
     margins, log_probs = (torch.stack(steps, dim=1).tolist() for steps in (leads.steps, leads.log_probs))
     return [_prediction(prompt, *each) for each in zip(output.tolist(), margins, log_probs, strict=True)]
@@ -184,5 +185,5 @@ def _prediction(prompt: Prompt, token_ids: list[int], leads: list[float], log_pr
 def _expanded(checkpoint: Checkpoint, row: Row) -> list[int]:
     prompt, out = checkpoint.prompt, list[int]()
     for token in prompt.encode(row.question, row.pictures, row.messages):
-        out += [token] * (checkpoint.sight[0] if token == prompt.image_token_id else 1)
+        out += [token] * (checkpoint.image_shape[0] if token == prompt.image_token_id else 1)
     return out

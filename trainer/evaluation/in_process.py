@@ -11,7 +11,7 @@ from trainer.adapter.local import LocalAdapter
 from trainer.config.evaluation import EvaluateOptions
 from trainer.data.row import Row
 from trainer.evaluation.generate import Prediction, longest_answer, predict
-from trainer.evaluation.result import Evaluation, Said, Source
+from trainer.evaluation.result import Evaluation, ModelAnswer, Source
 from trainer.evaluation.through import control, through
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.features import States
@@ -58,7 +58,7 @@ def ask_checkpoint(model: str, options: EvaluateOptions, rows: Sequence[Row]) ->
 
 def ask_adapter(
     model: str, adapter: LocalAdapter, rows: Sequence[Row], max_tokens: int | None
-) -> tuple[list[Said], str]:
+) -> tuple[list[ModelAnswer], str]:
     """What an adapter on the base `model` answers to `rows`, and that base's precision.
 
     Raises:
@@ -73,11 +73,11 @@ def ask_adapter(
 
 def _through(
     adapter: LocalAdapter, checkpoint: Checkpoint, rows: Sequence[Row], states: Sight, tokens: int, beams: int = 1
-) -> list[Said]:
+) -> list[ModelAnswer]:
     return _said(through(adapter, checkpoint, rows, states, f"{adapter.name} answers", tokens, beams))
 
 
-def _calibrated(said: list[Said], calibration: Calibration | None) -> list[Said]:
+def _calibrated(said: list[ModelAnswer], calibration: Calibration | None) -> list[ModelAnswer]:
     """The same answers with what the `calibration`, where there is one, makes of their confidence."""
     if calibration is None:
         return said
@@ -86,5 +86,5 @@ def _calibrated(said: list[Said], calibration: Calibration | None) -> list[Said]
     ]
 
 
-def _said(predictions: Sequence[Prediction]) -> list[Said]:
-    return [Said(prediction.text, prediction.confidence) for prediction in predictions]
+def _said(predictions: Sequence[Prediction]) -> list[ModelAnswer]:
+    return [ModelAnswer(prediction.text, prediction.confidence) for prediction in predictions]

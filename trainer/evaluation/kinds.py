@@ -1,4 +1,4 @@
-"""Questions told apart by what may answer them, and the figures that experts read for each kind.
+"""Kinds of question, by what may answer them, and the figures that are usual for each kind.
 
     yes-no          the right answer is yes or no: accuracy, precision, recall and F1 of "yes", and the share of answers
                     that are yes, as POPE reports them (Li et al., EMNLP 2023). An answer counts by its first word; one
@@ -25,9 +25,10 @@ _LETTERED = re.compile(r"\(A\).+\(B\)|^A[.)].+^B[.)]", re.DOTALL | re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Detected:
-    """How well one answer is given where it is right: among `rows` questions `positives` are answered by it rightly.
+    """How well one answer is given: of `rows` questions it is right for `positives`, and was given to `said`.
 
-    `said` is how often it was given. Precision is 0 where it never was, recall where it never should have been.
+    `hits` is how often it was given and right. Precision is 0 where it was not given, recall where it is right for
+    none.
     """
 
     rows: int

@@ -20,11 +20,11 @@ from trainer.data.files import read
 from trainer.data.row import Row
 from trainer.errors import OptionError
 from trainer.evaluation.blind import Blind, NotAsked, blind_control, blind_places, why_none
-from trainer.evaluation.result import Evaluation, Said, Source
+from trainer.evaluation.result import Evaluation, ModelAnswer, Source
 
-# Of a service nothing is known of its tokens: answers longer than this want --max-tokens.
+# Tokens of an answer where --max-tokens is not given: the length of right answers in the service's tokens is not known.
 SERVICE_TOKENS = 64
-# Characters that a token stands for at least in most languages' texts.
+# The fewest characters a token stands for in texts of most languages.
 _CHARACTERS = 2
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ async def _grey(client: httpx.AsyncClient, adapter: str) -> bytes:
 
 async def ask_version(
     url: str, reference: str, options: CalibrateOptions, rows: Sequence[Row]
-) -> tuple[list[Said], str]:
+) -> tuple[list[ModelAnswer], str]:
     """What one adapter, by NAME@VERSION, answers to `rows`, and the precision of the base that it answers on.
 
     Raises:
@@ -137,7 +137,7 @@ async def _ask_all(
     options: EvaluateOptions | CalibrateOptions,
     beams: int = 1,
     instead: bytes | None = None,
-) -> list[Said]:
+) -> list[ModelAnswer]:
     """The answers in the order of `rows`; with `instead`, that picture is shown in place of every image.
 
     Raises:
@@ -148,7 +148,7 @@ async def _ask_all(
     fields |= {"beams": beams} if beams > 1 else {}
     with tqdm(total=len(rows), desc=_bar(client, adapter, beams, instead), unit="question") as progress:
 
-        async def ask(row: Row) -> Said:
+        async def ask(row: Row) -> ModelAnswer:
             async with gate:
                 answer = await _ask(client, row, fields, instead)
             progress.update()
@@ -167,7 +167,7 @@ def _bar(client: httpx.AsyncClient, adapter: str | None, beams: int, instead: by
     return f"{client.base_url} {adapter or 'base'}{blind}" + (f", {beams} beams" if beams > 1 else "")
 
 
-async def _ask(client: httpx.AsyncClient, row: Row, fields: dict[str, Any], instead: bytes | None) -> Said:
+async def _ask(client: httpx.AsyncClient, row: Row, fields: dict[str, Any], instead: bytes | None) -> ModelAnswer:
     if row.history:
         return await _ask_on(client, row, fields, instead)
     fields = {"question": row.question, **fields}
@@ -178,11 +178,11 @@ async def _ask(client: httpx.AsyncClient, row: Row, fields: dict[str, Any], inst
     if response.is_error:
         raise OptionError(f"row {row.id}: the service answered {response.status_code}: {response.text[:300]}")
     answer = response.json()
-    return Said(answer["answer"], answer["confidence"], answer.get("calibrated_confidence"))
+    return ModelAnswer(answer["answer"], answer["confidence"], answer.get("calibrated_confidence"))
 
 
-async def _ask_on(client: httpx.AsyncClient, row: Row, fields: dict[str, Any], instead: bytes | None) -> Said:
-    """The same of a question with a history, which the service's other face takes; that tells no confidence."""
+async def _ask_on(client: httpx.AsyncClient, row: Row, fields: dict[str, Any], instead: bytes | None) -> ModelAnswer:
+    """As `_ask`, of a question with a history, by POST /v1/chat/completions, whose answers have no confidence."""
     model = fields.get("adapter") or (await client.get("/v1/adapters")).raise_for_status().json()["base"]["id"]
     messages = []
     for message in (*row.messages, ChatMessage("user", row.question, row.pictures)):
@@ -196,4 +196,4 @@ async def _ask_on(client: httpx.AsyncClient, row: Row, fields: dict[str, Any], i
     if response.is_error:
         raise OptionError(f"row {row.id}: the service answered {response.status_code}: {response.text[:300]}")
     answer: str = response.json()["choices"][0]["message"]["content"]
-    return Said(answer.strip())
+    return ModelAnswer(answer.strip())

@@ -1,4 +1,4 @@
-"""Held-out answers of base and adapter -> the probes of a manifest, by which the service knows the adapter again."""
+"""Held-out answers of base and adapter -> the probes of a manifest, by which the service proves the adapter."""
 
 import base64
 import io
@@ -44,10 +44,10 @@ def choose_probes(
 ) -> tuple[Probe, ...]:
     """Rows that the adapter answers otherwise than its base, those both are surest of, each about another image.
 
-    A probe is the beginning of an answer: before the first token of which the adapter is not `SURE`, where the service,
-    which rounds otherwise, may go another way. Answers that do not differ that early are probes up to the first token
-    that differs, and only where there are no others. Rows that only the adapter has right come first; free text seldom
-    is right to the letter. Of a mixture's text `member` they do not: it is meant to stay near its base.
+    A probe is the beginning of an answer, up to the first token whose logit leads by less than `SURE`: from there on
+    the service, which rounds otherwise, may choose another token. Where no row's answers differ in that part, probes go
+    up to the first token that differs, and else are whole answers. Rows that only the adapter has right come first, but
+    for the text `member` of a mixture, which is meant to stay near its base.
 
     Raises:
         NoGain: there is no such row.
@@ -64,7 +64,7 @@ def choose_probes(
 
 
 def _sure(_base: Prediction, adapter: Prediction) -> int:
-    """Tokens before the first of which the adapter is not sure."""
+    """How many tokens there are before the first whose lead is under `SURE`."""
     return next((number for number, lead in enumerate(adapter.leads) if lead < SURE), len(adapter.token_ids))
 
 

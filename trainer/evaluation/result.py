@@ -1,4 +1,4 @@
-"""What a base and one adapter answered to the same held-out rows, and what that comes to."""
+"""The answers of a base and one adapter to the same held-out rows, their measures, and tables of these."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,10 +26,10 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """An answer, and the probability that the model gave to it, where that is known.
+class ModelAnswer:
+    """A model's answer and its confidence, the probability of the whole answer; None where it is not known.
 
-    `calibrated` is what the calibration of the adapter's version makes of that; None where it has none.
+    `calibrated` is that confidence by the calibration of the adapter's version; None where it has none.
     """
 
     text: str
@@ -74,15 +74,15 @@ class Evaluation:
         source: Source,
         adapter: str,
         rows: Sequence[Row],
-        base: Sequence[Said],
-        said: Sequence[Said],
+        base: Sequence[ModelAnswer],
+        said: Sequence[ModelAnswer],
         seen: tuple[str, ...] = (),
         run: Path | None = None,
         seed: int = 0,
         beams: int = 1,
         seconds: float | None = None,
     ) -> "Evaluation":
-        """What was said with its confidences."""
+        """The evaluation of a base's answers (`base`) and an adapter's (`said`) to the same `rows`, in their order."""
         texts = tuple(each.text for each in base), tuple(each.text for each in said)
         sure = tuple(each.confidence for each in base), tuple(each.confidence for each in said)
         calibrated = tuple(each.calibrated for each in said)
@@ -109,17 +109,17 @@ class Evaluation:
 
     @cached_property
     def polar(self) -> dict[str, Polar | None]:
-        """Of yes-no questions, by who answered."""
+        """The figures of yes-no questions of "adapter" and "base"; None where no row is such a question."""
         return {who: polar(self.rows, said) for who, said in self._by_who.items()}
 
     @cached_property
     def unanswerable(self) -> dict[str, Detected | None]:
-        """Of questions that cannot be answered, by who answered."""
+        """How well "adapter" and "base" find unanswerable questions; None where no row is one."""
         return {who: unanswerable(self.rows, said) for who, said in self._by_who.items()}
 
     @cached_property
     def sureness(self) -> dict[str, Sureness | None]:
-        """What confidences are worth; None where they are not known.
+        """The measures of confidences; None where these are not known.
 
         "adapter" and "base" are as the model gives them, "calibrated" the adapter's by its version's calibration.
         """

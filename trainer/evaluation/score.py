@@ -1,7 +1,8 @@
 """Answers against the right ones, over all rows and by category: counts for manifests, metrics with intervals.
 
-A row may have several right answers: ten people's votes, or other ways to say the same. Where the two differ is
-`trainer.metrics.vqa_accuracy`'s to say; any other metric is the highest over them.
+A row may have several right answers: ten people's votes, or other ways to say the same. The metric `vqa` is
+`trainer.metrics.vqa_accuracy` over them, `normalised` is 1 where `right` says so, any other is the highest value over
+them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,14 +37,17 @@ class Measure:
 
 
 def right(row: Row, answer: str) -> bool:
-    """Whether `answer` matches the row's after normalisation, or one of its several, of ten votes two."""
+    """Whether `answer` matches the row's answer after normalisation, or has a VQA accuracy of 0.5 by all its answers.
+
+    Of ten people's answers two have to be the same; of fewer than ten one.
+    """
     if normalised(row.answer, answer) == 1:
         return True
     return bool(row.answers) and vqa_accuracy(row.answers, answer) >= _RIGHT
 
 
 def mark(metric: str, row: Row, answer: str) -> float:
-    """What `answer` to `row` has by a metric of `METRICS` or by `VQA`, from 0 to 1."""
+    """The value of `answer` to `row` by a metric of `METRICS` or by `VQA`, from 0 to 1."""
     if metric == VQA:
         return vqa_accuracy(row.answers or (row.answer,), answer)
     if metric == "normalised":

@@ -1,9 +1,10 @@
-"""Settings compared by what their adapters answer to the same rows: which is best, and which differences are real.
+"""Settings compared by the answers of their adapters to the same rows: which is best, and which differences are real.
 
-The chance of the rows is told by intervals of differences from the best, drawn over images in pairs. Since the best is
-chosen by the same rows, any two settings might have been the pair compared: of n settings each interval is drawn at
-1 - 5% / (n (n - 1) / 2), Bonferroni's bound, so that all hold together in 95% of sweeps. The chance of a training is
-told by seeds: a difference counts as real only where every seed of the one is above every seed of the other.
+Chance in which rows were held out is shown by intervals of differences from the best, paired by row and drawn by image.
+Since the best is chosen by the same rows, any two settings might have been the pair compared: of n settings each
+interval is drawn at 1 - 5% / (n (n - 1) / 2), Bonferroni's bound, so that all hold together in 95% of sweeps. Chance in
+a training is shown by seeds: a difference counts as real only where every seed of the one is above every seed of the
+other.
 """
 
 from collections.abc import Sequence

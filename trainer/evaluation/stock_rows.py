@@ -1,4 +1,4 @@
-"""Questions that are asked where no held-out rows are given."""
+"""Questions that `publish` asks where no held-out rows are given."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 from trainer.data.row import Row
 
-# Asked where no held-out rows are given: some answer has to differ from the base's for the service to tell the two.
+# To one of these the adapter has to give another answer than the base: by it the service proves the adapter.
 QUESTIONS = (
     "what is shown in the picture?",
     "describe the image.",

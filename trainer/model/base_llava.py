@@ -1,4 +1,4 @@
-"""A LLaVA whose own weights learn, some of them or all but the tower's: its forward pass, and what is kept of it."""
+"""A LLaVA whose own weights learn, some of them or all but the tower's: its forward pass and its checkpoints."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,19 +10,19 @@ from safetensors.torch import save_file
 from trainer.model.forest import Batch
 from trainer.model.forward import TreeLlava, loss_sum, project
 
-# What transformers' Trainer looks for when it goes on.
+# The file from which transformers' Trainer resumes.
 WEIGHTS = "model.safetensors"
 
 
 class BaseLlava(TreeLlava):
     """LLaVA whose own weights train, some of them or all but the tower's.
 
-    transformers' Trainer saves it by `save_pretrained` and goes on by `load_state_dict`, and transformers' own form of
-    the former has names that the latter does not know. Only what learns is kept.
+    transformers' Trainer saves it by `save_pretrained` and resumes by `load_state_dict`; in transformers the two use
+    different names. Here both use the model's own, and only what learns is saved.
     """
 
     def forward(self, *args: Any, trees: torch.Tensor | None = None, **inputs: Any) -> Any:
-        """See transformers; with `trees`, the summed loss of a forest."""
+        """See transformers; with `trees`, and the other fields of a `Batch`, the loss summed over its answer tokens."""
         if trees is None:
             return super().forward(*args, **inputs)
         loss = loss_sum(self, Batch(trees=trees, **inputs))
@@ -33,7 +33,10 @@ class BaseLlava(TreeLlava):
         return loss + project(self, loss.new_zeros(1, size)).sum() * 0
 
     def save_pretrained(self, directory: Any, state_dict: dict[str, torch.Tensor] | None = None, **_: Any) -> None:
-        """Write what learns as safetensors under this model's own names; `state_dict` where processes share it out."""
+        """Write what learns as safetensors under this model's own names.
+
+        `state_dict` has the tensors whole where processes share them out.
+        """
         tensors = state_dict or self.state_dict()
         kept: dict[int, tuple[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
@@ -45,7 +48,7 @@ class BaseLlava(TreeLlava):
 
 
 def unfreeze(llava: Any, parts: Sequence[str]) -> Any:
-    """Have those modules of a LLaVA learn that `parts` name, and nothing else."""
+    """Have those parameters of a LLaVA learn whose names hold one of `parts`; returns it, now a `BaseLlava`."""
     llava.__class__ = BaseLlava
     for name, parameter in llava.named_parameters():
         parameter.requires_grad = any(part in name for part in parts)

@@ -1,4 +1,4 @@
-"""A base checkpoint in memory, and what the service prepares its inputs with."""
+"""A base checkpoint in memory, with the prompt and the preparation of images that the service uses."""
 
 import json
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ from service.prompt import Prompt
 from trainer.errors import OptionError
 from trainer.model.forward import TreeLlava, tower_states
 from trainer.model.int4 import quick_unpacking
-from trainer.model.precision import FLOAT32, in_float32, round_once, settle
+from trainer.model.precision import FLOAT32, cast_weights, in_float32, round_once
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A base checkpoint in memory, and what the service prepares its inputs with.
+    """A base checkpoint in memory, with the prompt and the preparation of images that the service uses.
 
-    Where matrices multiply in bfloat16 those that stay as they are are held in it; what they multiply, norms and the
-    residual stream are float32, as under autocast over float32 weights, and the losses are the same bit for bit.
+    Where matrices multiply in bfloat16 (`bfloat16`), frozen ones are held in it. Norms and the residual stream are
+    float32, as under autocast over float32 weights, and the loss is the same bit for bit (tested for a LoRA on a CPU).
     """
 
     path: Path
@@ -54,8 +54,8 @@ class Checkpoint:
         return torch.autocast(self.model.device.type, self.dtype, enabled=self.bfloat16)
 
     @cached_property
-    def sight(self) -> tuple[int, int]:
-        """Tokens of an image and the size of the tower's state of each."""
+    def image_shape(self) -> tuple[int, int]:
+        """How many tokens an image has, and the tower's hidden size: the shape of `tower_states` of one image."""
         blank = self.processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt").pixel_values
         with self.precision():
             tokens, width = tower_states(self.model, blank).shape[1:]
@@ -100,7 +100,7 @@ class Checkpoint:
                 device_map={"": device} if nf4 else None,  # packed where it stays: else every process packs on GPU 0
             )
         if not nf4:  # INT4 weights are dequantised in the precision of their scales, whatever was asked
-            settle(model, bfloat16, learns)
+            cast_weights(model, bfloat16, learns)
         elif bfloat16:
             round_once(model)
         model.__class__ = TreeLlava  # loaded by its own name: transformers translates keys by it
@@ -109,7 +109,7 @@ class Checkpoint:
 
 
 def _packing(path: Path, base: Base, nf4: bool) -> Any:
-    """How transformers is to hold the weights: INT4 spread out again, or NF4 for the language model's linears."""
+    """How transformers is to hold the weights: INT4 dequantised, the language model's linears NF4, or as they are."""
     quantised = json.loads((path / "config.json").read_text()).get("quantization_config")
     if quantised and (base.precision, quantised.get("quant_method")) != ("int4", "compressed-tensors"):
         raise OptionError(

@@ -1,4 +1,4 @@
-"""Writing base checkpoints that transformers and vLLM both load: all of one, or none."""
+"""Writes base checkpoints that transformers and vLLM both load; a directory gets its name once it is whole."""
 
 import json
 import shutil
@@ -18,7 +18,8 @@ INDEX = "model.safetensors.index.json"
 FLOATS = ("bfloat16", "float16", "float32")
 
 
-# What a checkpoint has beside its weights: how it is asked and shown pictures, which no training changes.
+# A checkpoint's files beside its weights: configuration, tokenizer, chat template, preparation of images. Training
+# changes none of them.
 _COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt")
 
 

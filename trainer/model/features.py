@@ -1,8 +1,9 @@
-"""Image files -> what the frozen vision tower makes of them, once per image however many rows ask.
+"""Image files -> the frozen vision tower's states of them, computed once per image however many rows ask about it.
 
 Kept on disk in shards under what they depend on: the tower's weights, the preparation, the precision, and each image's
-bytes. The projector is no part of this: it runs in the step, and its output would be four times as large. A second run
-over the same images computes nothing, reads no image file that has not changed, and maps what it needs.
+bytes. The projector is no part of this: it runs in the step, and its output would be four times as large in LLaVA-1.5
+(4096 numbers a token for 1024). A second run over the same images computes nothing, reads no image file that has not
+changed, and maps what it needs.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from trainer.model.checkpoint import Checkpoint
 from trainer.model.forward import tower_states
 from trainer.model.pictures import image_places, prepared
 from trainer.model.shards import Shards, filled
-from trainer.processes import agree, gathered, mine, this_process
+from trainer.processes import gathered, own_share, raise_everywhere, this_process
 
 # Tokens that go through the tower at once.
 _AT_ONCE = 8192
@@ -51,7 +52,7 @@ class States:
         budget: int | None = None,
         digests: Mapping[str, str] | None = None,
     ) -> "States":
-        """Run the tower over the images of `rows`, each once, or find what it made of them in `cache`.
+        """Run the tower over the images of `rows`, each once, or find its states of them in `cache`.
 
         Without a `cache` the states are held in memory. `budget` is bytes that the cache may take. Of several
         processes each computes a part, and with a cache all find all of it.
@@ -68,26 +69,26 @@ class States:
             return cls(known, dict(_made(checkpoint, list(first.items()), places, known)))
         shards = Shards(cache / _origin(checkpoint))
         with this_process().main_process_first():
-            shards.look(check=this_process().is_main_process)
+            shards.refresh(check=this_process().is_main_process)
         missing = [(digest, image) for digest, image in sorted(first.items()) if digest not in shards]
-        tokens, width = checkpoint.sight
-        shards.need(len(missing) * tokens * width * checkpoint.dtype.itemsize, budget)
+        tokens, width = checkpoint.image_shape
+        shards.check_room(len(missing) * tokens * width * checkpoint.dtype.itemsize, budget)
         faults: list[str] = []
         try:
-            for shard in filled(_made(checkpoint, mine(missing), places, known)):
+            for shard in filled(_made(checkpoint, own_share(missing), places, known)):
                 shards.write(shard)
         except DataError as error:
             faults = error.faults
-        agree(faults)
+        raise_everywhere(faults)
         if missing:
             shards.fresh = dict(gathered(list(shards.fresh.items())))
-            shards.look(check=this_process().is_main_process)
+            shards.refresh(check=this_process().is_main_process)
         return cls(known, shards)
 
 
 def at_once(checkpoint: Checkpoint) -> int:
     """Images that go through the tower together where their states are made before a training."""
-    return max(1, _AT_ONCE // checkpoint.sight[0])
+    return max(1, _AT_ONCE // checkpoint.image_shape[0])
 
 
 def _made(
@@ -134,7 +135,7 @@ def _states(checkpoint: Checkpoint, pictures: list[Image.Image]) -> torch.Tensor
 
 
 def _origin(checkpoint: Checkpoint) -> str:
-    """Digest of all that a state depends on beside the image."""
+    """Digest of what a state depends on beside the image: the tower's weights, the preparation and the precision."""
     digest = hashlib.sha256(repr((preparation_facts(checkpoint.preparation), str(checkpoint.dtype))).encode())
     for name, tensor in sorted(checkpoint.model.state_dict().items()):
         if "vision_tower" in name:

@@ -6,9 +6,9 @@
 
 A tree is an image's prefix and some of its rows, or one row of text. A token sees what is before it in its own branch
 and in its branch's prefix, and its positions go on from the prefix, so no branch knows of another, and no tree either.
-A row that is a pair of answers forks: each answer goes on from the question, and neither sees the other.
-The image's states do not depend on the question (attention is causal and the image comes first): computing them once
-is exact, loss and gradient are those of each row in a sequence of its own. A forest is some trees packed into
+A row that is a pair of answers forks: each answer goes on from the question, and neither sees the other. The image's
+states do not depend on the question (attention is causal and the image comes first), so they are computed once: loss
+and gradient are, up to rounding, those of each row in a sequence of its own. A forest is some trees packed into
 sequences of one length, which together hold at most so many tokens.
 """
 
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainer.errors import OptionError
-from trainer.model.tokens import CHOSEN, END, REJECTED, SAID, Tokens
+from trainer.model.tokens import ANSWER, CHOSEN, END, REJECTED, Tokens
 
 # Sequences are padded to a multiple of so many tokens: eights are what tensor cores want. On a CPU eights pad more and
 # train no faster, but oneDNN keeps its buffers for each length (0.17 GB more in 60 updates of the embedded model).
@@ -40,7 +40,7 @@ _STRETCHES = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
 class Sight(Protocol):
-    """What is known of images before a step: the frozen tower's states of them, or the pixels it is given."""
+    """What a step is given of images: the frozen tower's states of them, or the pixels that the tower is to read."""
 
     def __call__(self, images: Sequence[str], /) -> dict[str, torch.Tensor]:
         """`states` (images, image tokens, tower's hidden size), or `pixels` (images, 3, side, side)."""
@@ -56,7 +56,7 @@ class Batch:
     those tokens; a place may be there twice, for branches that begin with an answer. `states` (images, image tokens,
     tower's hidden size) in reading order; where they have to be computed in the step, `pixels` (images, 3, side, side)
     instead. `numbers` (answer tokens,), of pairs alone, are the places of `labels` among all answer tokens of the rows:
-    see `Tokens.answers`. `pictured` (sequences, length) says of each token whether its row has an image.
+    see `Tokens.answer_owners`. `pictured` (sequences, length) says of each token whether its row has an image.
     """
 
     token_ids: torch.Tensor
@@ -127,10 +127,11 @@ def grow(tokens: Tokens, branches: int, budget: int | None = None) -> Trees:
 def bend_of(hidden_size: int, on_gpu: bool) -> float:
     """The `bend` of `pack` for a language model of this width.
 
-    By operations, a token's products with a layer's weights take about 12 x size^2 and those with the tokens it sees
-    2 x size each; attention under a mask is taken to run at a third of the speed of the others on a GPU (not measured).
-    On a CPU it runs at a twelfth: on two cores the embedded model trained 1.8 times as fast in sequences of 136 tokens
-    as in ones of 448.
+    By multiplications, a token's products with a layer's weights take about 12 x size^2 (Kaplan et al. 2020, arXiv
+    2001.08361, table 1) and those with the tokens it sees 2 x size each, so both cost the same at a length of 6 x size
+    where they run at one speed. Attention under a mask is taken to run at a third of the speed of the others on a GPU
+    (not measured). On a CPU it runs at a twelfth: on two cores the embedded model trained 1.8 times as fast in
+    sequences of 136 tokens as in ones of 448.
     """
     return hidden_size * (2.0 if on_gpu else 0.5)
 
@@ -197,7 +198,7 @@ def collate(trees: Trees, forest: Sequence[Sequence[int]], sight: Sight | None =
 
 
 def _plant(trees: Trees, tree: int, grid: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Write a tree into its part of a batch; returns places in it whose next token is to be predicted, and those."""
+    """Write a tree into its part of a batch; returns places whose next token is to be predicted, and those tokens."""
     tokens = trees.tokens
     head = tokens.head if trees.image[tree] >= 0 else np.empty(0, np.int64)
     grid[0, : len(head)], grid[1, : len(head)] = head, np.arange(len(head))
@@ -207,7 +208,7 @@ def _plant(trees: Trees, tree: int, grid: NDArray[np.int64]) -> tuple[NDArray[np
         ids, marks = tokens.ids[own].astype(np.int64), tokens.marks[own]
         end = at + len(ids)
         grid[0, at:end], grid[1, at:end], grid[3, at:end] = ids, np.arange(len(head), len(head) + len(ids)), branch
-        said, ends = np.flatnonzero(marks & SAID), np.flatnonzero(marks & END)
+        said, ends = np.flatnonzero(marks & ANSWER), np.flatnonzero(marks & END)
         before = at + said - 1
         before[said == 0] = len(head) - 1  # a branch's first token follows the prefix
         if tokens.paired:
@@ -221,7 +222,10 @@ def _plant(trees: Trees, tree: int, grid: NDArray[np.int64]) -> tuple[NDArray[np
 def _fork(
     marks: NDArray[np.uint8], grid: NDArray[np.int64], before: NDArray[np.int64], said: NDArray[np.int64], at: int
 ) -> None:
-    """Have both answers of a pair, whose part of a tree's grid this is, go on from its question, which ends alike."""
+    """Put both answers of a pair behind its question: positions, branches and `before` in its part of a tree's grid.
+
+    `at` is where that part begins in the tree.
+    """
     first, second = int(np.argmax(marks & CHOSEN > 0)), int(np.argmax(marks & REJECTED > 0))
     grid[1, second:] -= second - first
     grid[3, first:second] += FORK
@@ -231,7 +235,7 @@ def _fork(
 
 def _numbered(trees: Trees, tree: int) -> list[NDArray[np.int64]]:
     """The places of a tree's answer tokens among those of all rows, in the order of `_plant`."""
-    starts = trees.tokens.said_starts
+    starts = trees.tokens.answer_starts
     rows = trees.rows[trees.starts[tree] : trees.starts[tree + 1]].tolist()
     return [np.arange(starts[row], starts[row + 1]) for row in rows]
 

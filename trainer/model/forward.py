@@ -1,4 +1,4 @@
-"""The one forward pass that training takes: a forest of token trees in, the loss of its answer tokens out."""
+"""The forward pass of training: a forest of token trees in, the loss or log-probabilities of its answer tokens out."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ class TreeLlava(LlavaForConditionalGeneration):  # type: ignore[misc]  # transfo
     """
 
     # Whether its layers are given `Batch.pictured`, as a mixture's are.
-    told_modality = False
+    takes_pictured = False
     accepts_loss_kwargs = True  # ask transformers' Trainer for the step's number of answer tokens
 
     def forward(self, *args: Any, trees: torch.Tensor | None = None, each: bool = False, **inputs: Any) -> Any:
-        """See transformers; with `trees`, the summed loss of a forest, or with `each` what its answer tokens are."""
+        """See transformers; with the fields of a `Batch` its `loss_sum`, or with `each` its `log_probs`."""
         if trees is None:
             return super().forward(*args, **inputs)
         return (log_probs if each else loss_sum)(self, Batch(trees=trees, **inputs))
@@ -68,7 +68,7 @@ def answer_logits(llava: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]
         attention_mask=mask(batch, llava.model.language_model.config._attn_implementation),
         position_ids=batch.positions,
         use_cache=False,
-        **({"pictured": batch.pictured} if getattr(llava, "told_modality", False) else {}),
+        **({"pictured": batch.pictured} if getattr(llava, "takes_pictured", False) else {}),
     ).last_hidden_state
     return llava.lm_head(hidden.flatten(0, 1)[batch.answers]), batch.labels
 

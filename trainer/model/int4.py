@@ -1,6 +1,7 @@
 """W4A16 in compressed-tensors' form: what config.json says of it, and one linear's weights packed.
 
-Only the language model's linears are packed; tower, projector and head stay as they are, as every LLaVA recipe has it.
+Only the language model's linears are packed; tower, projector and head stay as they are, as in llm-compressor's example
+for LLaVA.
 """
 
 import ctypes

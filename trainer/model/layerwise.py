@@ -21,7 +21,10 @@ LAYERS = "language_model.model.layers."
 
 
 class Streamed:
-    """One checkpoint; `front` is its model without a single layer: tower, projector, embeddings, last norm and head."""
+    """One checkpoint; `front` is its model without decoder layers: tower, projector, embeddings, last norm and head.
+
+    `depth` is how many decoder layers it has.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Find every tensor, and load what is no layer of the language model, in bfloat16.
@@ -43,7 +46,10 @@ class Streamed:
         self._layer = self._template()
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-        """Names as in llava-hf checkpoints, and tensors in bfloat16: those with `prefix`, without one no layer's."""
+        """Names as in llava-hf checkpoints, and tensors in bfloat16: those whose names begin with `prefix`.
+
+        Without a prefix those that are of no layer of the language model.
+        """
         wanted = {
             name: place
             for name, place in self._places.items()
@@ -70,7 +76,7 @@ class Streamed:
         return self._layer
 
     def embed(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """What the first layer is given for one sequence of the processor's: (1, length, hidden size)."""
+        """The embeddings that the first layer is given for one sequence of a processor: (1, length, hidden size)."""
         given: list[torch.Tensor] = []
 
         hook = self.front.model.language_model.register_forward_pre_hook(
@@ -83,7 +89,7 @@ class Streamed:
         return given[0].cpu()
 
     def run(self, layer: Any, hidden: torch.Tensor) -> torch.Tensor:
-        """What a layer makes of one sequence's states of shape (1, length, hidden size)."""
+        """The output of a layer for one sequence's states, both (1, length, hidden size)."""
         hidden = hidden.to(self.device)
         positions = torch.arange(hidden.shape[1], device=self.device)[None]
         angles = self.front.model.language_model.rotary_emb(hidden, positions)

@@ -1,4 +1,4 @@
-"""Log-probabilities of answer tokens -> those of the two answers of each pair that they belong to."""
+"""Log-probabilities of answer tokens -> those of the two answers of each pair."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ from trainer.model.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """Of each pair's two answers, the chosen first: summed log-probability and number of tokens, both (pairs, 2)."""
+class PairLikelihoods:
+    """Log-probability in nats and number of tokens of each pair's two answers: (pairs, 2), the chosen first."""
 
     log_probs: torch.Tensor
     tokens: torch.Tensor
@@ -24,10 +24,10 @@ class Owners:
     """Which answer each answer token of a set of pairs belongs to."""
 
     def __init__(self, tokens: Tokens, device: torch.device) -> None:
-        self._owners = torch.from_numpy(tokens.answers).to(device)
+        self._owners = torch.from_numpy(tokens.answer_owners).to(device)
 
-    def said(self, log_probs: torch.Tensor, numbers: torch.Tensor) -> Said:
-        """The answers of a forest: `log_probs` (answer tokens,) are of the tokens `numbers`, see `Batch`.
+    def likelihoods(self, log_probs: torch.Tensor, numbers: torch.Tensor) -> PairLikelihoods:
+        """Those of the pairs of a forest: `log_probs` (answer tokens,) are of the tokens `numbers`, see `Batch`.
 
         Pairs are in the order of their rows.
         """
@@ -37,4 +37,4 @@ class Owners:
         zeros = torch.zeros(2 * len(pairs), device=log_probs.device)
         sums = zeros.index_add(0, place, log_probs.float())
         counts = zeros.index_add(0, place, torch.ones_like(log_probs, dtype=torch.float32))
-        return Said(sums.view(-1, 2), counts.view(-1, 2))
+        return PairLikelihoods(sums.view(-1, 2), counts.view(-1, 2))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import LlavaForConditionalGeneration
 
-# Parts of a checkpoint's names that are no matrices of products, or whose sums must not be rounded.
+# Regular expressions for the names of weights that stay in float32: norms, and the tower's embeddings.
 FLOAT32 = ("norm", "layrnorm", "vision_tower.*embeddings")
 
 
@@ -23,8 +23,11 @@ def in_float32(*names: str) -> Iterator[None]:
         LlavaForConditionalGeneration._keep_in_fp32_modules_strict = before
 
 
-def settle(llava: Any, bfloat16: bool, learns: Sequence[str] = ()) -> Any:
-    """Have a LLaVA hold its weights as `Checkpoint` says: in float32, or its matrices in bfloat16."""
+def cast_weights(llava: Any, bfloat16: bool, learns: Sequence[str] = ()) -> Any:
+    """Hold a LLaVA's weights in float32, or with `bfloat16` those in it that neither FLOAT32 nor `learns` name.
+
+    Returns the same model.
+    """
     for name, parameter in llava.named_parameters():
         exact = not bfloat16 or any(re.search(part, name) for part in (*FLOAT32, *learns))
         parameter.data = parameter.data.to(torch.float32 if exact else torch.bfloat16)
@@ -34,9 +37,9 @@ def settle(llava: Any, bfloat16: bool, learns: Sequence[str] = ()) -> Any:
 
 
 def round_once(llava: Any) -> None:
-    """Have a layer's norms give bfloat16, which is what every product behind them rounds to, each for itself.
+    """Have the norms of each layer give bfloat16, to which each product behind them would round their output by itself.
 
-    Losses are the same, and backward keeps one copy of these states instead of one for each of seven adapters.
+    Losses are the same, and backward keeps one copy of that output instead of one for each of the linears behind it.
     """
     for layer in llava.model.language_model.layers:
         for norm in (layer.input_layernorm, layer.post_attention_layernorm):

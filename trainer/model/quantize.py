@@ -74,6 +74,7 @@ def write_int4(
     Raises:
         OptionError: a linear's inputs are no multiple of `group_size`.
         FileNotFoundError: `source` lacks a tensor.
+        OSError: the disk does not hold what was written.
     """
     checkpoint = Streamed(source)
     _check_sizes(checkpoint, group_size)
@@ -139,7 +140,7 @@ def _copy_files(source: Path, target: Path, group_size: int) -> None:
 
 
 def _states(checkpoint: Streamed, samples: Iterable[Sample]) -> list[torch.Tensor]:
-    """What the first layer is given of each sample."""
+    """The embeddings that the first layer is given of each sample, (1, length, hidden size)."""
     processor, prompt = _readers(checkpoint)
     return [checkpoint.embed(_encoded(processor, prompt, sample)) for sample in samples]
 
@@ -164,7 +165,7 @@ def _pass(checkpoint: Streamed, layer: Any, states: list[torch.Tensor]) -> None:
 
 
 def _moments(checkpoint: Streamed, layer: Any, states: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The mean of x x' over the samples, times two, for the inputs x of each group of linears: GPTQ's Hessians."""
+    """2 / samples times the sum of x x' over all tokens' inputs x of each group of linears: GPTQ's Hessians."""
     if not states:
         return {}
     found: dict[str, torch.Tensor] = {}
@@ -208,7 +209,7 @@ def _pack_layer(layer: Any, number: int, moments: dict[str, torch.Tensor], group
 def _loss(
     checkpoint: Streamed, samples: Sequence[Sample], before: list[torch.Tensor], after: list[torch.Tensor]
 ) -> Loss | None:
-    """What the last layer's states, of both models, say of the answers."""
+    """The loss on the answers by the last layer's states, `before` of the model as it was, `after` as packed."""
     if not samples:
         return None
     processor, prompt = _readers(checkpoint)

@@ -24,11 +24,12 @@ from trainer.errors import OptionError
 log = logging.getLogger(__name__)
 # Bytes of a shard: what a kill loses at most, and what is held in memory while it is filled.
 SIZE = 128 * 2**20
+# The ledger's file, and how many hexadecimal digits of its digest a shard is named by.
 _LEDGER, _NAME = "ledger.json", 32
 
 
 class Shards:
-    """A folder of shards. Several processes and runs may write into it, and each sees what was there at `look`."""
+    """A folder of shards. Several processes may write into it; each sees what was there at its last `refresh`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -37,8 +38,8 @@ class Shards:
         # Sizes and times of shards that were written just now.
         self.fresh: dict[str, list[int]] = {}
 
-    def look(self, check: bool = True) -> None:
-        """Find out what is there; with `check`, shards that are not whole are removed."""
+    def refresh(self, check: bool = True) -> None:
+        """List the shards that are there and what they hold; with `check`, those that are not whole are removed."""
         ledger = self._ledger() | self.fresh
         whole: dict[str, list[int]] = {}
         self._files = {}
@@ -77,8 +78,8 @@ class Shards:
         _replace(file, data)
         self.fresh[file.name] = [len(data), file.stat().st_mtime_ns]
 
-    def need(self, size: int, budget: int | None) -> None:
-        """Make sure that `size` bytes more have room, on the disk and within the `budget` of the whole folder.
+    def check_room(self, size: int, budget: int | None) -> None:
+        """Check that `size` bytes more have room, on the disk and within the `budget` of bytes of the whole folder.
 
         Raises:
             OptionError: they have not; the message has the numbers and the ways out.
@@ -130,7 +131,7 @@ def _whole(file: Path) -> bool:
 
 
 def _replace(file: Path, data: bytes) -> None:
-    """Others may write the same file: the last whole one wins, and none is seen half."""
+    """Write a file under its name once it is whole; of several processes that write it the last one's stays."""
     part = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

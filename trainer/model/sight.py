@@ -15,8 +15,8 @@ from trainer.model.forward import tower_states
 from trainer.model.pictures import prepared
 
 
-class Shown:
-    """Images prepared and handed to the step, where the tower runs: nothing is kept."""
+class Pixels:
+    """The pixels of images as the service prepares them, for a step in which the tower runs; nothing is kept."""
 
     def __init__(self, checkpoint: Checkpoint, digests: Mapping[str, str]) -> None:
         self.digests = digests
@@ -46,7 +46,11 @@ class Grey:
 def sight_of(
     checkpoint: Checkpoint, rows: Iterable[Row], cache: Path | None, budget: int | None, digests: Mapping[str, str]
 ) -> Sight:
-    """What a training is shown of its images: states kept in `cache`, or without one pixels for each step."""
+    """What a training is shown of its images: states kept in `cache`, of at most `budget` bytes, or without one pixels.
+
+    Raises:
+        DataError, OptionError: as `States.of`.
+    """
     if cache is None:
-        return Shown(checkpoint, digests)
+        return Pixels(checkpoint, digests)
     return States.of(checkpoint, rows, cache, budget, digests)

@@ -1,6 +1,7 @@
-"""Rows -> token ids, as the service would write them, in three bytes a token; knows nothing of images but their names.
+"""Rows -> token ids, as the service would write them; knows nothing of images but their names.
 
-Every row about an image begins alike, up to and with its image: `prefix`, kept once. What follows is the row's own.
+Every row about an image begins alike, up to and with its image: `prefix`, kept once. What follows is the row's own, in
+three bytes a token, or five where ids reach 65,536.
 """
 
 from array import array
@@ -18,7 +19,7 @@ from trainer.data.row import Row
 from trainer.errors import DataError, OptionError
 
 # Marks of a token: it is an answer's, so it is to be predicted; behind it the model has to end.
-SAID, END = 1, 2
+ANSWER, END = 1, 2
 # Marks of a pair's tokens: of its chosen or its rejected answer, which both follow the question.
 CHOSEN, REJECTED = 4, 8
 # How a row is written: as the service asks it; LLaVA's plain form, the image and its caption and nothing else; or a
@@ -56,19 +57,20 @@ class Tokens:
         return np.diff(self.starts)
 
     @cached_property
-    def said_starts(self) -> NDArray[np.int64]:
-        """How many tokens are to be predicted before each row, and in all: (rows + 1,)."""
-        predicted = ((self.marks & SAID) > 0).astype(np.int64) + ((self.marks & END) > 0)
+    def answer_starts(self) -> NDArray[np.int64]:
+        """(rows + 1,): how many tokens of the rows before each are to be predicted, and at the end of all rows."""
+        predicted = ((self.marks & ANSWER) > 0).astype(np.int64) + ((self.marks & END) > 0)
         found: NDArray[np.int64] = np.concatenate([np.zeros(1, np.int64), np.cumsum(predicted)])[self.starts]
         return found
 
     @property
-    def answers(self) -> NDArray[np.int64]:
-        """Whose each token is that is to be predicted: 2 x its pair's row, and 1 more where the answer is rejected.
+    def answer_owners(self) -> NDArray[np.int64]:
+        """The answer of each token that is to be predicted: 2 x its pair's row, and 1 more for the rejected answer.
 
-        They are in the order of rows, and within a row as `forest.collate` has them: what is said, then the ends.
+        They are in the order of rows, and within a row as `forest.collate` has them: the answers' own tokens, then the
+        ends.
         """
-        said, ends = np.flatnonzero(self.marks & SAID), np.flatnonzero(self.marks & END)
+        said, ends = np.flatnonzero(self.marks & ANSWER), np.flatnonzero(self.marks & END)
         places = np.concatenate([said, ends])
         row = np.searchsorted(self.starts, places, side="right") - 1
         behind = np.repeat([0, 1], [len(said), len(ends)])
@@ -91,7 +93,10 @@ def encode(
     form: Form = "asked",
     last: bool = False,
 ) -> Tokens:
-    """Write every row in tokens; with `last` no answer of a history is to be said, and of a pair the chosen alone.
+    """Write every row in tokens.
+
+    With `last` only the last answer of a conversation is to be predicted, and a pair is taken in any form, of which its
+    chosen answer counts in forms other than "paired".
 
     Raises:
         DataError: rows of more tokens than `context`, all of them; the service would refuse them too. In the plain
@@ -167,7 +172,7 @@ def _spoken(row: Row, prompt: Prompt, last: bool) -> tuple[tuple[int, ...], tupl
     marks = bytearray(len(ids))
     for answer in answers[-1:] if last else answers:
         for place in answer:
-            marks[place] = SAID
+            marks[place] = ANSWER
         marks[answer[-1]] |= END
     return ids[:cut], ids[cut:], marks[cut:]
 
@@ -184,9 +189,9 @@ def _paired(row: Row, prompt: Prompt) -> tuple[tuple[int, ...], tuple[int, ...],
 
 
 def _captioned(row: Row, prompt: Prompt, faults: list[str]) -> tuple[tuple[int, ...], tuple[int, ...], bytearray]:
-    """As `_spoken`: every token behind the image is said, and the line's end is the end."""
+    """As `_spoken`: every token behind the image is to be predicted, the line feed at the end too."""
     if row.image is None:
         faults.append(f"{row.place or row.id}: has no image, and aligning learns from images with captions alone")
     ids = prompt.encode_plain(row.answer)
     cut = ids.index(prompt.image_token_id) + 1
-    return ids[:cut], ids[cut:], bytearray([SAID] * (len(ids) - cut))
+    return ids[:cut], ids[cut:], bytearray([ANSWER] * (len(ids) - cut))

@@ -19,7 +19,7 @@ _OPTIMIZERS = {"adamw-8bit": "adamw_bnb_8bit"}
 
 
 def arguments_of(options: LoopOptions, output: Path, checkpointing: bool = False) -> TrainingArguments:
-    """What transformers' Trainer is told; it keeps its checkpoints in `output`."""
+    """The arguments of transformers' Trainer, by which it keeps its checkpoints below `output`."""
     strategy = "steps" if options.save_steps else "epoch"
     best = {
         "load_best_model_at_end": True,
@@ -93,9 +93,9 @@ def uses_bfloat16(options: LoopOptions) -> bool:
 
 
 def in_bfloat16(model: Any, device: str) -> Any:
-    """Have a model's forward pass multiply matrices in bfloat16, by whatever it is called.
+    """Have a model's forward pass multiply matrices in bfloat16; returns the same model.
 
-    Not where it is called: DeepSpeed's engine turns autocast off before it calls the model.
+    Autocast is entered within `forward`, not around the call, since DeepSpeed's engine turns it off before it calls.
     """
     model.forward = torch.autocast(device, torch.bfloat16)(model.forward)
     return model

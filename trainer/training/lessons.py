@@ -1,4 +1,4 @@
-"""Prepares what a training learns from, in the form that the loop takes."""
+"""What a training learns from: prepare.py makes it, loop.py takes it."""
 
 from dataclasses import dataclass
 

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """Trainer whose step is an objective's mean over an update, however many forests hold what it is a mean of."""
+    """transformers' Trainer whose step is one update: the mean of the objective over all its forests."""
 
     bfloat16 = False
     objective: Objective
@@ -141,7 +141,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 
 
 class _Epochs(TrainerCallback):  # type: ignore[misc]
-    """Tells the order its epoch; accelerate would not where one of several processes goes on within an epoch."""
+    """Sets the epoch of `Epochs`; accelerate does not where one of several processes resumes within an epoch."""
 
     def __init__(self, epochs: Epochs) -> None:
         self._epochs = epochs
@@ -171,15 +171,15 @@ def fit(
     output: Path,
     objective: Objective | None = None,
 ) -> Path:
-    """Train what of `model` learns, in place; returns the directory that holds it, whole whoever had which part.
+    """Train the parameters of `model` that learn, in place; returns the directory that holds them all.
 
-    What is made small is `objective`, by default the cross-entropy of answers. The curve lies in `output`, and
-    checkpoints do, the last and the best. Only one of several processes writes. With the optimizer muon all that learns
-    has to be matrices.
+    `objective` is minimised, by default the cross-entropy of answers. `output` has the loss curve and the checkpoints,
+    the last and with --patience the best. Of several processes the first writes. With the optimizer muon all that
+    learns has to be matrices.
 
     Raises:
         OptionError: muon where processes share out matrices, or no room for two checkpoints.
-        LossDiverged: the loss is no number any more.
+        LossDiverged: a loss is infinite or no number.
     """
     arguments = one_device(arguments_of(options, output, lessons.checkpointing))
     by_muon = options.optimizer == "muon"

@@ -31,7 +31,7 @@ _MOMENTS = {"adamw": 8, "adamw-8bit": 2, "muon": 4}
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A forest's: sequences of one length, how many of their tokens are answers', and how many images they show."""
+    """The size of a forest: sequences of one length, tokens that are predicted in them, and images that they show."""
 
     sequences: int
     length: int
@@ -43,9 +43,9 @@ class Shape:
 class Need:
     """Bytes by part: the base's weights, what learns, the optimiser's moments, and the most that a step adds.
 
-    The tower's pass is in `step` where it takes more than the rest of a step, which it never meets. Where all is in the
-    process's own memory, on a CPU, `process` is what it holds beside the base before the training, and `loop` what code
-    and libraries take as they first run.
+    Where the tower's pass takes more than the rest of a step, which does not run at the same time, `step` is that pass.
+    Where all is in the process's own memory, on a CPU, `process` is what it holds beside the base before the training,
+    and `loop` what code and libraries take as they first run.
     """
 
     weights: int
@@ -66,7 +66,7 @@ class Need:
         return self.weights + self.more + self.process
 
     def shared(self, weights: int, states: int) -> "Need":
-        """What one process takes where so many share out the weights that learn, and gradients and moments."""
+        """What one process takes where so many share out the weights that learn, and so many gradients and moments."""
         gradients = self.learns - self.learns // states
         step = max(0, self.step - gradients)  # in which they were counted whole
         return replace(self, learns=self.learns // weights, moments=self.moments // states, step=step)
@@ -121,7 +121,7 @@ def need(
     on_gpu: bool = False,
     tower_images: int = 0,
 ) -> Need:
-    """What training a LLaVA of `config` takes; `prepare` has parts of it learn, as it will be done.
+    """What training a LLaVA of `config` takes; `prepare` makes parts of it learn, as the training will.
 
     `on_gpu` says that attention runs in a kernel that holds no weights of pairs of tokens; `tower_images` is how many
     images go through the tower at once, in a step or before the first.
@@ -144,12 +144,12 @@ def _few(
 ) -> tuple[int, int, int, int]:
     """Bytes of frozen weights, numbers that learn, numbers in frozen linears of layers, most bytes of a step."""
     from trainer.model.forward import TreeLlava, loss_sum
-    from trainer.model.precision import settle
+    from trainer.model.precision import cast_weights
 
     with torch.device("meta"):
         llava = _cut(config, layers)
         llava.__class__ = TreeLlava
-        learns = prepare(settle(llava, bfloat16))
+        learns = prepare(cast_weights(llava, bfloat16))
     with FakeTensorMode():
         fake_weights(learns)
         llava.train()
@@ -178,7 +178,7 @@ def _few(
 
 
 def _states(llava: Any, shape: Shape) -> torch.Tensor:
-    """Where the projector alone learns, all behind an image is kept for its sake: without one nothing would be."""
+    """States of at least one image: where the projector alone learns, backward keeps activations only for images."""
     vision, projector = llava.config.vision_config, llava.model.multi_modal_projector
     tokens = (vision.image_size // vision.patch_size) ** 2
     return torch.zeros(max(1, shape.images), tokens, projector.linear_1.in_features)
@@ -187,12 +187,12 @@ def _states(llava: Any, shape: Shape) -> torch.Tensor:
 def _tower(config: Any, images: int, bfloat16: bool) -> int:
     """The most bytes that the tower's pass over so many images takes, their pixels and states among them."""
     from trainer.model.forward import tower_states
-    from trainer.model.precision import settle
+    from trainer.model.precision import cast_weights
 
     if not images:
         return 0
     with torch.device("meta"):
-        llava = settle(_cut(config, 1), bfloat16)
+        llava = cast_weights(_cut(config, 1), bfloat16)
     with FakeTensorMode():
         fake_weights(llava)
         with Peak(llava.parameters()) as peak, torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):

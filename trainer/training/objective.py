@@ -1,4 +1,4 @@
-"""What a training makes small: the loss of a forest, and what that is a mean over. Knows no rows and no loop."""
+"""What a training minimises: the loss of a forest, and how many things it is a mean over. Knows no rows and no loop."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ class Objective(Protocol):
     """A loss that is a mean over an update, whose forests come one by one."""
 
     def count(self, inputs: dict[str, Any]) -> torch.Tensor:
-        """How many things of `inputs`, as `Shares` gives them, the loss is a mean over; a number in a tensor."""
+        """How many answer tokens or pairs of `inputs`, which `Shares` gives, the loss is a mean over: a tensor."""
         ...
 
     def __call__(

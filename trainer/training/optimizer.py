@@ -1,4 +1,4 @@
-"""Optimisers that are made here, not by transformers."""
+"""Optimisers and learning rates that transformers' Trainer does not know."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +12,10 @@ TABLE = "mixture_table"
 
 
 def muon(options: LoopOptions) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """Jordan 2024, steps scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), whose rates then serve."""
+    """PyTorch's class of Muon (Jordan 2024) and its arguments.
+
+    Its steps are scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that AdamW's rates serve.
+    """
     return torch.optim.Muon, {
         "lr": options.learning_rate,
         "weight_decay": options.weight_decay,
@@ -30,7 +33,7 @@ def give_rate(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Pa
 
 
 def timed_optimizer(options: LoopOptions, model: Any) -> torch.optim.Optimizer:
-    """The optimiser as a plan times it; that in 8 bits takes about what AdamW does."""
+    """The optimiser that a plan of time runs: AdamW in place of that in 8 bits, which takes about as long."""
     learns = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if options.optimizer != "muon":
         return torch.optim.AdamW(learns, lr=options.learning_rate, fused=True)

@@ -19,14 +19,14 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from trainer.config.training import TrainOptions
-from trainer.model.pairs import Owners, Said
+from trainer.model.pairs import Owners, PairLikelihoods
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
     """The answers of a set of pairs, and the log-probability of each of their tokens by the reference, where one is.
 
-    `reference` (answer tokens,) is in the order of `Tokens.answers`.
+    `reference` (answer tokens,) is in the order of `Tokens.answer_owners`, in nats.
     """
 
     owners: Owners
@@ -55,24 +55,28 @@ class Preference:
         """See `Objective`."""
         answers, numbers = self._held_out if held_out else self._trained, forest["numbers"]
         log_probs = model(**forest, each=True)
-        said, against = answers.owners.said(log_probs, numbers), None
+        said, against = answers.owners.likelihoods(log_probs, numbers), None
         figures = dict[str, torch.Tensor]()
         if answers.reference is not None:
             known = answers.reference[numbers]
-            against = answers.owners.said(known, numbers)
-            figures["kl"] = answers.owners.said(divergence(log_probs.detach(), known), numbers).means.mean(1).sum()
+            against = answers.owners.likelihoods(known, numbers)
+            divergences = answers.owners.likelihoods(divergence(log_probs.detach(), known), numbers)
+            figures["kl"] = divergences.means.mean(1).sum()
         figures |= _figures(rewards(said, against, self._options).detach())
         return losses(said, against, self._options).sum(), figures
 
 
-def rewards(said: Said, reference: Said | None, options: TrainOptions) -> torch.Tensor:
-    """Rewards, (pairs, 2): beta times log-probability less the reference's, or times its mean a token without one."""
+def rewards(said: PairLikelihoods, reference: PairLikelihoods | None, options: TrainOptions) -> torch.Tensor:
+    """Rewards, (pairs, 2), chosen and rejected: beta times each answer's log-probability less the reference's.
+
+    Without a reference beta times the mean log-probability of an answer's tokens.
+    """
     if reference is not None:
         return options.strength * (said.log_probs - reference.log_probs)
     return options.strength * said.means
 
 
-def losses(said: Said, reference: Said | None, options: TrainOptions) -> torch.Tensor:
+def losses(said: PairLikelihoods, reference: PairLikelihoods | None, options: TrainOptions) -> torch.Tensor:
     """The loss of each pair, (pairs,); `--sft-weight` times the chosen answer's loss a token is added."""
     chosen, rejected = rewards(said, reference, options).unbind(1)
     likelihood = -said.means[:, 0]

@@ -1,4 +1,4 @@
-"""Rows -> what the loop trains on: token trees as large as memory lets them be, and the states of their images."""
+"""Rows -> what the loop trains on: token trees, forests as large as memory allows, and the states of their images."""
 
 import logging
 import math
@@ -22,7 +22,7 @@ from trainer.training.lessons import Lessons
 from trainer.training.memory_plan import Need, Shape, need
 from trainer.training.meter import resident_bytes
 from trainer.training.optimizer import timed_optimizer
-from trainer.training.time_plan import blank, said, seconds_an_image, seconds_an_update
+from trainer.training.time_plan import blank, duration, seconds_an_image, seconds_an_update
 from trainer.training.updates import Shares, Updates, updates_of
 
 log = logging.getLogger(__name__)
@@ -50,14 +50,16 @@ def prepare(
 ) -> Lessons | None:
     """What `fit` takes; None where the options ask for the plan alone.
 
-    `digests` has the SHA-256 of every image's bytes, in hex; `learns` has parts of a LLaVA learn, as it will be done.
+    `digests` has the SHA-256 of every image's bytes, in hex; `learns` makes parts of a LLaVA learn, as the
+    training will.
 
     Raises:
         DataError: rows that are too long for the base, or images that cannot be read or decoded.
         OptionError: options that do not fit the rows, no room for the features, or no memory for a step.
     """
     tokens, held_out_tokens = (
-        encode(part, checkpoint.prompt, checkpoint.sight[0], checkpoint.context, form) for part in (rows, held_out)
+        encode(part, checkpoint.prompt, checkpoint.image_shape[0], checkpoint.context, form)
+        for part in (rows, held_out)
     )
     bend = bend_of(checkpoint.hidden_size, checkpoint.model.device.type == "cuda")
     trees, budget, checkpointing, planned = _fitted(checkpoint, tokens, options, learns, bend)
@@ -140,11 +142,11 @@ def _tell_time(
     checkpointing: bool,
     held_out_tokens: Tokens,
 ) -> None:
-    """Log how long the training will take, by its first updates; the model learns nothing of them and is spoilt."""
+    """Log how long the training will take, by its first updates on images without content, which spoil the model."""
     images = len(shares.trees.tokens.images)
     log.info(
         "features of %d images that are not kept yet: %s at most, decoding not counted",
-        *(images, said(images * seconds_an_image(checkpoint))),
+        *(images, duration(images * seconds_an_image(checkpoint))),
     )
     model = learns(checkpoint.model)
     if checkpointing:
@@ -159,7 +161,7 @@ def _tell_time(
     look = float(part) * len(shares.updates) * each * _LOOK
     log.info(
         "%d updates of %.2f s, as the first were, and %d looks at the held-out rows: %s; scoring comes behind",
-        *(updates, each, looks, said(updates * each + looks * look)),
+        *(updates, each, looks, duration(updates * each + looks * look)),
     )
 
 

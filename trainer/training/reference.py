@@ -1,4 +1,4 @@
-"""The reference of preference training: what the model makes of every answer before it learns; computed once, and kept.
+"""The reference of preference training: log-probabilities of every answer by the model before it learns, kept on disk.
 
 The model before it learns is the base, since a new LoRA changes nothing, or with --init-adapter that adapter. Its
 log-probabilities lie in the run's directory, so that a run that is resumed has the very same ones.
@@ -24,7 +24,7 @@ from trainer.training.preference import Answers, Preference
 from trainer.training.run import REFERENCE
 from trainer.training.updates import Shares, Updates
 
-# What the model has to run in.
+# A function that gives the context manager under which the model has to run (`Checkpoint.precision`).
 Precision = Callable[[], AbstractContextManager[Any]]
 
 
@@ -64,7 +64,7 @@ def _computed(model: Any, precision: Precision, trees: Trees, lessons: Lessons, 
                 with kernel(batch["trees"].shape[1]):
                     log_probs = model(**batch, each=True).float()
                 found.append((forest["numbers"].numpy(), log_probs.cpu().numpy()))
-    whole = np.zeros(int(trees.tokens.said_starts[-1]), np.float32)
+    whole = np.zeros(int(trees.tokens.answer_starts[-1]), np.float32)
     for numbers, values in gathered(found):
         whole[numbers] = values
     return torch.from_numpy(whole)
@@ -80,10 +80,10 @@ def _keep(file: Path, known: tuple[torch.Tensor | None, ...]) -> None:
 
 
 def _kept(file: Path, sides: tuple[Trees, Trees]) -> tuple[torch.Tensor | None, ...]:
-    """What lies in the run's directory, if it is of as many tokens as the sides have."""
+    """The log-probabilities in a run's file, if it has as many as both sides have answer tokens; else None for both."""
     if not file.is_file():
         return None, None
     with np.load(file) as arrays:
         found = tuple(torch.from_numpy(arrays[name]) for name in arrays.files)
-    sizes = [int(trees.tokens.said_starts[-1]) for trees in sides]
+    sizes = [int(trees.tokens.answer_starts[-1]) for trees in sides]
     return found if [len(each) for each in found] == sizes else (None, None)

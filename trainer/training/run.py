@@ -6,7 +6,7 @@ runs/NAME/
   options.yaml           all its options, for --config
   log.jsonl              the loss curve, a line a point
   images.txt             the images it is trained on
-  reference.npz          of preference training: what the model made of every answer before it learnt
+  reference.npz          of preference training: log-probabilities by the model before it learnt
   checkpoints/           the last complete checkpoint, and the best with --patience
   learnt/                what was trained, once it is whole
   report.html            its scores
@@ -52,14 +52,15 @@ FREE = frozenset(
         "blind_rows",
     )
 )
-# Options whose content is compared instead, wherever it lies: see `facts`.
+# Options of which the content is compared, not the path: see `facts`.
 NAMED = frozenset(
     (
         *("data", "images", "eval_data", "model", "init_adapter"),
         *("form", "strict", "ignore", "columns", "annotations", "split"),  # how rows are read: the rows tell
     )
 )
-# Where and on what the held-out loss is taken, by which --patience stops and chooses; without it they are free.
+# When and on which rows the held-out loss is taken, by which --patience stops and chooses; without --patience these may
+# change.
 WATCHED = frozenset(("save_steps", "score_rows"))
 
 
@@ -117,7 +118,7 @@ def _way_on(directory: Path, command: str) -> str:
 
 
 def facts(options: LoopOptions, sides: Sides, base: Base) -> dict[str, str]:
-    """What the options name, by option, wherever it lies: digests of rows and images, and the base."""
+    """The content of what the options name, by option: digests of rows and images, and the base's digest."""
     rows = data_digest(sides.train, sides.digests), data_digest(sides.held_out, sides.digests)
     named = {"data": rows[0], "eval-data": rows[1]} if options.eval_data else {"data": "-".join(rows)}
     return named | {"model": f"{base.digest} in {base.precision}"}

@@ -20,11 +20,14 @@ _UPDATES, _SECONDS = 3, 30.0
 
 def blank(checkpoint: Checkpoint) -> Callable[[Sequence[str]], dict[str, torch.Tensor]]:
     """A `Sight` of states without content, (images, image tokens, tower's hidden size)."""
-    return lambda images: {"states": torch.zeros(len(images), *checkpoint.sight, dtype=checkpoint.dtype)}
+    return lambda images: {"states": torch.zeros(len(images), *checkpoint.image_shape, dtype=checkpoint.dtype)}
 
 
 def seconds_an_update(checkpoint: Checkpoint, model: Any, shares: Shares, optimizer: torch.optim.Optimizer) -> float:
-    """Forward, backward and the optimiser's step of one update; what learns of the checkpoint's `model` is spoilt."""
+    """Seconds of one update, forward, backward and the optimiser's step, the mean of up to three behind a first one.
+
+    What learns of the checkpoint's `model` is changed by steps on images without content: it is of no use after.
+    """
     model.train()
     spent: list[float] = []
     for item in range(min(_UPDATES + 1, len(shares))):
@@ -46,8 +49,8 @@ def seconds_an_update(checkpoint: Checkpoint, model: Any, shares: Shares, optimi
 
 
 def seconds_an_image(checkpoint: Checkpoint) -> float:
-    """What the tower takes for one of several images, decoding not counted."""
-    count = max(1, min(16, 2048 // checkpoint.sight[0]))
+    """Seconds that the tower takes for one of several images, decoding not counted."""
+    count = max(1, min(16, 2048 // checkpoint.image_shape[0]))
     pixels = checkpoint.processor(images=[Image.new("RGB", (64, 64))] * count, return_tensors="pt").pixel_values
     began = time.perf_counter()
     with checkpoint.precision():
@@ -56,7 +59,7 @@ def seconds_an_image(checkpoint: Checkpoint) -> float:
     return (time.perf_counter() - began) / count
 
 
-def said(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A time for people: "40 s", "12 min", "3.5 h"."""
     if seconds < 120:
         return f"{seconds:.0f} s"

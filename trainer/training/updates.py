@@ -1,8 +1,8 @@
 """Which trees make which update, and what each process takes of it.
 
-That is a function of trees, seed and epoch alone, so that resuming is exact. An update takes trees in a shuffled order
-until it has its number of rows, or a little more or less so that updates are even; so an epoch's number of updates is
-known from the rows alone.
+That is a function of trees, seed and epoch alone, so that a run that is resumed gets the same updates. An update takes
+trees in a shuffled order until it has its number of rows, or a little more or less so that updates are even; so an
+epoch's number of updates is known from the rows alone.
 """
 
 from collections.abc import Iterator
@@ -127,7 +127,7 @@ class Shares(Dataset[dict[str, Any]]):
         return len(self.updates) * self.processes
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        """`forests`, each the fields of a `Batch`; `answers` (a tensor), `rows` and `tokens` count this share's."""
+        """`forests`, each the fields of a `Batch`; numbers of answer tokens (`answers`, a tensor), `rows`, `tokens`."""
         update, rank = divmod(item, self.processes)
         epoch, update = divmod(update, len(self.updates))
         shares = [self._forests(share) for share in self._deal(self.updates.epoch(epoch)[update].tolist())]
@@ -142,7 +142,7 @@ class Shares(Dataset[dict[str, Any]]):
         }
 
     def _deal(self, trees: list[int]) -> list[list[int]]:
-        """The longest first, each to who has fewest tokens."""
+        """Deal trees to processes: the longest first, each to the process that has the fewest tokens."""
         shares: list[list[int]] = [[] for _ in range(self.processes)]
         tokens = [0] * self.processes
         for tree in sorted(trees, key=lambda tree: (-self.trees.lengths[tree], tree)):

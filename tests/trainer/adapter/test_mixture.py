@@ -42,7 +42,7 @@ def checkpoint() -> Checkpoint:
 
 def batch(checkpoint: Checkpoint, rows: list[Row]) -> Any:
     """All rows in one forest, images and texts in one sequence."""
-    trees = grow(encode(rows, checkpoint.prompt, checkpoint.sight[0]), 2)
+    trees = grow(encode(rows, checkpoint.prompt, checkpoint.image_shape[0]), 2)
     return collate(
         trees, [list(range(len(trees)))], States.of(checkpoint, rows) if any(r.image for r in rows) else None
     )

@@ -88,7 +88,7 @@ def make(checkpoint: Checkpoint, tmp_path: Path) -> Make:
 
 
 def logits(checkpoint: Checkpoint, rows: list[Row], states: States) -> torch.Tensor:
-    trees = grow(encode(rows, checkpoint.prompt, checkpoint.sight[0], last=True), 1)
+    trees = grow(encode(rows, checkpoint.prompt, checkpoint.image_shape[0], last=True), 1)
     with torch.inference_mode():
         forests = pack(trees.lengths.tolist(), 2000, 100.0)
         return torch.cat([answer_logits(checkpoint.model, collate(trees, forest, states))[0] for forest in forests])

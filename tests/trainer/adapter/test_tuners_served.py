@@ -52,7 +52,7 @@ def taught(checkpoint: Checkpoint, config: Any, rows: list[Row], states: States,
     """The base behind an adapter that has learnt `rows`, by a plain loop."""
     torch.manual_seed(0)
     model = get_peft_model(checkpoint.model, config)
-    trees = grow(encode(rows, checkpoint.prompt, checkpoint.sight[0], last=True), 8)
+    trees = grow(encode(rows, checkpoint.prompt, checkpoint.image_shape[0], last=True), 8)
     forests = [collate(trees, forest, states) for forest in pack(trees.lengths.tolist(), 1000, 100.0)]
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
     for _ in range(_EPOCHS):

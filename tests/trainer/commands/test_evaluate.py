@@ -32,7 +32,7 @@ from trainer.errors import OptionError
 from trainer.evaluation import of_service
 from trainer.evaluation.blind import Blind, NotAsked
 from trainer.evaluation.confidence import sureness
-from trainer.evaluation.result import Said
+from trainer.evaluation.result import ModelAnswer
 from trainer.training.checkpoints import MARK
 
 MODEL = str(ROOT / "models/tiny-llava")
@@ -85,7 +85,7 @@ async def test_a_service_is_asked_the_same_questions_with_a_grey_picture(
     sent: list[tuple[str, bytes | None]] = []
     ask = of_service._ask
 
-    async def noted(client: AsyncClient, row: Row, fields: dict[str, Any], instead: bytes | None) -> Said:
+    async def noted(client: AsyncClient, row: Row, fields: dict[str, Any], instead: bytes | None) -> ModelAnswer:
         sent.append((row.id, instead))
         return await ask(client, row, fields, instead)
 

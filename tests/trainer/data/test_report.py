@@ -152,7 +152,7 @@ def test_a_set_of_text_alone_has_a_page(tmp_path: Path) -> None:
 
 def test_tokens_are_counted_as_training_counts_them() -> None:
     base, checkpoint = _Base.of(MODEL), Checkpoint.load(MODEL)
-    assert (base.image_tokens, base.context) == (checkpoint.sight[0], checkpoint.context)
+    assert (base.image_tokens, base.context) == (checkpoint.image_shape[0], checkpoint.context)
     row = Row("1", "a.png", "what colour is it?", "dark red", "all")
     whole, (answer,) = base.measured(row)
     assert answer == len(base.prompt.encode_answer(row.question, row.answer))

@@ -6,16 +6,18 @@ import pytest
 from trainer.data.row import Row
 from trainer.errors import OptionError
 from trainer.evaluation.calibration import TooFewAnswers, calibrate
-from trainer.evaluation.result import Said
+from trainer.evaluation.result import ModelAnswer
 
 
-def answered(count: int, seed: int, power: float = 3.0, images: int | None = None) -> tuple[list[Row], list[Said]]:
+def answered(
+    count: int, seed: int, power: float = 3.0, images: int | None = None
+) -> tuple[list[Row], list[ModelAnswer]]:
     """Rows that are right with the probability confidence ** power: with 3 the model is far too sure."""
     generator = np.random.default_rng(seed)
     sure = generator.beta(4, 1, size=count)
     hits = generator.random(count) < sure**power
     rows = [Row(str(n), f"{n % (images or count)}.png", "?", "yes", "all") for n in range(count)]
-    return rows, [Said("yes" if hit else "no", float(each)) for hit, each in zip(hits, sure, strict=True)]
+    return rows, [ModelAnswer("yes" if hit else "no", float(each)) for hit, each in zip(hits, sure, strict=True)]
 
 
 @pytest.mark.parametrize("count", [300, 3000])
@@ -76,11 +78,11 @@ def test_too_few_answers_are_refused_in_numbers(count: int, power: float, images
 
 def test_a_confidence_that_says_the_contrary_is_refused() -> None:
     rows, said = answered(400, seed=0)
-    contrary = [Said(each.text, 1 - (each.confidence or 0)) for each in said]
+    contrary = [ModelAnswer(each.text, 1 - (each.confidence or 0)) for each in said]
     with pytest.raises(OptionError, match="not right more often"):
         calibrate(rows, contrary, "int4")
 
 
 def test_answers_without_a_confidence_are_left_out() -> None:
     rows, said = answered(200, seed=0)
-    assert calibrate(rows, [*said[:150], *(Said("yes") for _ in said[150:])], "int4").rows == 150
+    assert calibrate(rows, [*said[:150], *(ModelAnswer("yes") for _ in said[150:])], "int4").rows == 150

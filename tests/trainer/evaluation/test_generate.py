@@ -55,7 +55,7 @@ async def test_beams_find_the_answers_that_the_service_finds(tmp_path: Path) -> 
         prompt = [
             each
             for token in checkpoint.prompt.encode(row.question, 1, ())
-            for each in [token] * (checkpoint.sight[0] if token == checkpoint.prompt.image_token_id else 1)
+            for each in [token] * (checkpoint.image_shape[0] if token == checkpoint.prompt.image_token_id else 1)
         ]
 
         async def extend(said: Sequence[TokenIds], most: int) -> Continuations:

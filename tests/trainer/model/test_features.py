@@ -15,7 +15,7 @@ from trainer.errors import DataError, OptionError
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.features import States
 from trainer.model.shards import Shards, filled
-from trainer.model.sight import Shown
+from trainer.model.sight import Pixels
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_kept_states_are_the_computed_ones_and_spare_the_tower_and_the_files(
     checkpoint: Checkpoint, rows: list[Row], fresh: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert torch.equal(States.of(checkpoint, rows, tmp_path)(images(rows))["states"], fresh)
-    assert fresh.shape == (3, *checkpoint.sight)
+    assert fresh.shape == (3, *checkpoint.image_shape)
     forbid_the_tower(monkeypatch)
     monkeypatch.setattr("trainer.model.features.read", None)
     monkeypatch.setattr("trainer.data.index._sha256", None)
@@ -124,7 +124,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_part(tmp_path: Path, monkeypatc
 def test_pixels_in_the_step_give_the_states(checkpoint: Checkpoint, rows: list[Row], fresh: torch.Tensor) -> None:
     from trainer.model.forward import tower_states
 
-    pixels = Shown(checkpoint, {})(images(rows))["pixels"]
+    pixels = Pixels(checkpoint, {})(images(rows))["pixels"]
     assert torch.allclose(tower_states(checkpoint.model, pixels), fresh, atol=1e-5)
 
 

@@ -88,7 +88,7 @@ def test_loss_and_gradients_are_those_of_the_plain_path(
     lora = TrainOptions(name="x", data="", images="", rank=RANK)
     wrapped = add_lora(checkpoint.model, lora)
     _draw(wrapped)
-    trees = grow(encode(rows, checkpoint.prompt, checkpoint.sight[0]), branches=16)
+    trees = grow(encode(rows, checkpoint.prompt, checkpoint.image_shape[0]), branches=16)
     forests = pack(trees.lengths.tolist(), 8192, bend=10_000)
     assert len(forests) == 1
     batch = collate(trees, forests[0], States.of(checkpoint, rows))

@@ -156,7 +156,7 @@ def test_loss_and_gradient_are_those_of_separate_sequences(
     reference = None
     if asked.method == "dpo":
         with torch.no_grad(), learning.disable_adapter():
-            reference = torch.zeros(int(trees.tokens.said_starts[-1]))
+            reference = torch.zeros(int(trees.tokens.answer_starts[-1]))
             for forest in forests(trees, states):
                 reference[forest["numbers"]] = learning(**forest, each=True)
     answers = Answers(Owners(trees.tokens, torch.device("cpu")), reference)
@@ -193,7 +193,7 @@ def test_an_answer_sees_nothing_of_the_other(
         forest = vars(collate(trees, [[0]], states))
         with torch.no_grad():
             log_probs = learning(**forest, each=True)
-        owners = torch.from_numpy(trees.tokens.answers)[forest["numbers"]]
+        owners = torch.from_numpy(trees.tokens.answer_owners)[forest["numbers"]]
         return torch.cat([log_probs[owners == owner] for owner in (0, 1, 2)])
 
     assert torch.allclose(chosen("one"), chosen("quite another one"), atol=1e-5)
@@ -205,7 +205,7 @@ def test_answers_that_begin_alike_are_still_two(checkpoint: Checkpoint, learning
     with torch.no_grad():
         found = learning(**forest, each=True)
         expected = both(learning, checkpoint, row)
-    owners = torch.from_numpy(trees_of(checkpoint, [row]).tokens.answers)[forest["numbers"]]
+    owners = torch.from_numpy(trees_of(checkpoint, [row]).tokens.answer_owners)[forest["numbers"]]
     for side, said in enumerate(expected):
         assert torch.allclose(found[owners == side], said, atol=1e-5)
 
@@ -215,12 +215,12 @@ def test_figures_say_what_the_pairs_came_to(
 ) -> None:
     """Against a reference that is the model itself nothing is preferred; against one that moved, something is."""
     trees = trees_of(checkpoint, pairs)
-    own = torch.zeros(int(trees.tokens.said_starts[-1]))
+    own = torch.zeros(int(trees.tokens.answer_starts[-1]))
     with torch.no_grad():
         for forest in forests(trees, states):
             own[forest["numbers"]] = learning(**forest, each=True)
     owners = Owners(trees.tokens, torch.device("cpu"))
-    rejected = torch.from_numpy(trees.tokens.answers % 2).float()
+    rejected = torch.from_numpy(trees.tokens.answer_owners % 2).float()
 
     def figures(reference: torch.Tensor) -> dict[str, float]:
         answers = Answers(owners, reference)

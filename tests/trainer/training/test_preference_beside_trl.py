@@ -100,9 +100,9 @@ def of_trl(pairs: list[Row], folder: Path) -> tuple[float, dict[str, torch.Tenso
 
 def of_ours(pairs: list[Row]) -> tuple[float, dict[str, torch.Tensor]]:
     checkpoint, model, options = learner()
-    trees = grow(encode(pairs, checkpoint.prompt, checkpoint.sight[0], form="paired"), 5)
+    trees = grow(encode(pairs, checkpoint.prompt, checkpoint.image_shape[0], form="paired"), 5)
     forest = vars(collate(trees, [[tree] for tree in range(len(trees))], States.of(checkpoint, pairs)))
-    reference = torch.zeros(int(trees.tokens.said_starts[-1]))
+    reference = torch.zeros(int(trees.tokens.answer_starts[-1]))
     with torch.no_grad():
         reference[forest["numbers"]] = model(**forest, each=True)
     moved(model)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from trainer.errors import OptionError
 from trainer.model.forest import Trees, grow
-from trainer.model.tokens import END, SAID, Tokens
+from trainer.model.tokens import ANSWER, END, Tokens
 from trainer.training.updates import Epochs, Shares, Updates
 
 
@@ -21,7 +21,7 @@ def tokens(images: list[int], lengths: list[int] | None = None) -> Tokens:
     sizes = lengths or [3 + number % 5 for number in range(len(images))]
     starts = np.cumsum([0, *sizes])
     marks = np.zeros(starts[-1], dtype=np.uint8)
-    marks[starts[1:] - 1] = SAID | END
+    marks[starts[1:] - 1] = ANSWER | END
     names = tuple(f"{number}.png" for number in range(max(images, default=-1) + 1))
     ids = np.full(starts[-1], 9, dtype=np.uint16)
     return Tokens(ids, marks, starts, np.array(images, dtype=np.int32), names, (1, 3), 4, 3, 2, 0)

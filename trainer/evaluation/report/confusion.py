@@ -1,4 +1,4 @@
-"""Which answers are taken for which: the most common expected answers against what was said instead."""
+"""How often which answer was given where another was right: the most common right answers by what was answered."""
 
 from collections import Counter
 from collections.abc import Sequence
