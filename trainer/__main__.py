@@ -1,4 +1,4 @@
-"""The command line: `python -m trainer COMMAND --help` teaches each. Options live in config.py."""
+"""The command line: `python -m trainer COMMAND --help` explains each. Options are in config/."""
 
 import json
 import logging
@@ -19,11 +19,11 @@ from trainer.config.checkpoints import MergeOptions, QuantizeOptions
 from trainer.config.data import DataOptions
 from trainer.config.evaluation import CalibrateOptions, EvaluateOptions, PublishOptions
 from trainer.config.file import with_file
-from trainer.config.recipes import RecipesOptions, told
+from trainer.config.recipes import RecipesOptions, recipe_text
 from trainer.config.store import CollectOptions, StoreOptions
 from trainer.config.sweep import SweepOptions
 from trainer.config.training import AlignOptions, BaseOptions, StageOptions, TrainOptions, TuneOptions
-from trainer.errors import TrainerError, condition, missing_package
+from trainer.errors import TrainerError, machine_failure, missing_package
 
 if TYPE_CHECKING:
     from trainer.evaluation.result import Evaluation
@@ -55,7 +55,7 @@ class Trainer(BaseSettings):
 
 
 PROGRAM = "python -m trainer"
-# Commands that have commands of their own: alone they say which, as no command at all does.
+# Words that have commands below them: given alone they print these, as no word does.
 _GROUPS: tuple[list[str], ...] = ([], ["base"], ["store"], ["data"])
 # The commands that read a file of options.
 _CONFIGURED: dict[str, type[BaseModel]] = {
@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None, program: str = PROGRAM, commands: t
         print(missing_package(error), file=sys.stderr)
         return 1
     except Exception as error:
-        if not (said := condition(error)):
+        if not (said := machine_failure(error)):
             raise
         print(said, file=sys.stderr)
         return 1
@@ -138,7 +138,7 @@ def _unparsed(error: SettingsError, arguments: Sequence[str]) -> str:
 
 
 def _run(options: object, arguments: list[str]) -> None:
-    """Commands import torch and transformers only when they run, so that --help is quick."""
+    """Run the command whose options these are; it is imported here, so that --help does not wait for torch."""
     if isinstance(options, SweepOptions):
         from trainer.commands.sweep import sweep
         from trainer.evaluation.settings import table
@@ -172,7 +172,7 @@ def _run(options: object, arguments: list[str]) -> None:
 
 
 def _judge(options: object) -> bool:
-    """Commands that ask adapters held-out rows; whether this is one of them."""
+    """Run a command that asks adapters held-out rows; returns whether `options` are of such a one."""
     if isinstance(options, EvaluateOptions):
         from trainer.commands.evaluate import evaluate
 
@@ -187,9 +187,9 @@ def _judge(options: object) -> bool:
 
 
 def _look_after(options: object) -> None:
-    """Commands about data, stores and options, which need no model."""
+    """Run a command about data, stores or recipes."""
     if isinstance(options, RecipesOptions):
-        print(told(options.name))
+        print(recipe_text(options.name))
     elif isinstance(options, CollectOptions):
         from trainer.commands.collect import collect
 

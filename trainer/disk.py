@@ -1,4 +1,4 @@
-"""Directories that a command will write to: tried before any work, so that a full or read-only disk costs none."""
+"""Checks at a command's start that it can write where it will, so that no work is lost to a full or read-only disk."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ from tempfile import TemporaryFile
 
 from trainer.errors import DISK, OptionError
 
-# Less than this is a full disk: no adapter, report or index is smaller.
+# With less room than this the disk counts as full.
 LEAST_BYTES = 4 << 20
 
 
@@ -35,10 +35,10 @@ def check_folder(option: str, folder: Path, bytes_needed: int = LEAST_BYTES) -> 
 
 
 def check_file(option: str, url: str) -> None:
-    """Check that a local file can be written where `url` says; other file systems are not asked.
+    """Check that a file can be written at a local path; a URL, with "://" in it, is not checked.
 
     Raises:
-        OptionError: it cannot.
+        OptionError: it is a directory, cannot be written, or there is less room than LEAST_BYTES.
     """
     if "://" in url:
         return

@@ -3,8 +3,8 @@
 TrainerError
 ├── DataError        the rows: one line per fault, file and line first
 ├── OptionError      an option's value, or two that exclude each other
-├── LossDiverged     the loss is no number any more
-└── NoGain           the adapter answers as its base does, or no better: nothing to publish
+├── LossDiverged     the loss is infinite or no number
+└── NoGain           the adapter answers as its base does or no better, or worse than --init-adapter: not published
 """
 
 import errno
@@ -52,21 +52,21 @@ class NoGain(TrainerError):
     """Training ended with an adapter that should not be published."""
 
 
-def condition(error: BaseException) -> str | None:
-    """What a failure of the machine is in a sentence, its cause looked for too; None: it is something else, a fault.
+def machine_failure(error: BaseException) -> str | None:
+    """A sentence on an error of disk or memory, found in the error or its causes; None: it is something else, a bug.
 
-    Disks and memory fail in as many classes as there are libraries between them and us, so text has to decide.
+    Libraries raise errors of their own classes for these, so the text of an error decides too.
     """
     met: list[BaseException] = []
     while error not in met:
         met.append(error)
-        if said := _condition(error):
+        if said := _machine_failure(error):
             return said
         error = error.__cause__ or error.__context__ or error
     return None
 
 
-def _condition(error: BaseException) -> str | None:
+def _machine_failure(error: BaseException) -> str | None:
     text = str(error)
     if isinstance(error, OSError) and error.errno in DISK:
         return f"{error.filename or 'a file'}: {DISK[error.errno]}; what was written before is kept"

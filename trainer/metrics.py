@@ -31,9 +31,9 @@ from rapidfuzz.distance import Levenshtein
 
 TOLERANCE = Decimal("0.05")
 ANLS_THRESHOLD = 0.5
-# From so many answers to a question on they are people's votes, as VQA, VizWiz, TextVQA and OK-VQA collect them.
+# So many answers to a question, or more, are people's votes, as VQA, VizWiz, TextVQA and OK-VQA collect them.
 VOTES = 10
-# An answer is wholly right that so many people gave.
+# An answer that so many of the other people gave has accuracy 1 (Antol et al., ICCV 2015, section 3).
 _AGREEING = 3
 
 _NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -46,12 +46,12 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d{1,3})?")
 
 
 def exact(expected: str, answer: str) -> float:
-    """Whether the texts are the same but for space around them."""
+    """1 where the texts are the same but for space around them, else 0."""
     return float(answer.strip() == expected.strip())
 
 
 def normalised(expected: str, answer: str) -> float:
-    """Whether the texts are the same after `normalise`."""
+    """1 where the texts are the same after `normalise`, else 0."""
     return float(normalise(answer) == normalise(expected))
 
 
@@ -62,7 +62,7 @@ def anls(expected: str, answer: str) -> float:
 
 
 def relaxed(expected: str, answer: str) -> float:
-    """Whether a number is met within 5% of it, and any other text in either case."""
+    """1 where both are numbers at most 5% of the expected one apart, or the same text in either case; else 0."""
     target, found = _number(expected), _number(answer)
     if target is None or found is None:
         return float(_folded(answer) == _folded(expected))
@@ -100,7 +100,7 @@ def vqa_accuracy(expected: Sequence[str], answer: str) -> float:
 
 
 def normalise(text: str) -> str:
-    """`text` as VQA's evaluation compares it; `normalise` of the result is the result."""
+    """`text` as VQA's evaluation compares it, see above; normalised once more it stays the same."""
     whole = _folded(text)
     spaced = re.sub(rf"['’{_MINUS}]", "", whole)
     spaced = re.sub(r"(?<!\S)-(?=\.?\d)", _MINUS, spaced)

@@ -10,7 +10,7 @@ import pytest
 from tests.trainer.test_cli import run
 from trainer.data import files
 from trainer.disk import check_file, check_folder
-from trainer.errors import DataError, OptionError, condition, missing_package
+from trainer.errors import DataError, OptionError, machine_failure, missing_package
 from trainer.model.checkpoint_files import new_directory
 
 
@@ -98,7 +98,7 @@ class OutOfMemoryError(RuntimeError):
 )
 def test_what_the_machine_does_is_a_sentence_and_a_fault_is_not(error: Exception, words: str | None) -> None:
     for raised in (error, caused(error)):
-        said = condition(raised)
+        said = machine_failure(raised)
         assert said is None if words is None else words in str(said)
 
 

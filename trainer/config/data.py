@@ -51,7 +51,7 @@ class _Judged(_Looked):
     output: str = Field(description="the JSON lines file to write, a path or URL; image names stay as they are")
 
 
-# Within which two images are copies: bits of the perceptual hash, and steps of colour at 16x16 pixels.
+# How far two copies of an image may differ: bits of the perceptual hash, and steps of colour, of 255, at 16x16 pixels.
 DISTANCE, TOLERANCE = 6, 24
 
 

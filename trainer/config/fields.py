@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-# The largest that any service may be set to allow.
+# The largest rank that a service can be set to allow.
 LARGEST_RANK = 512
 # The ranks vLLM has kernels for; a command line gives text, which a Literal of numbers would not take.
 Rank = Annotated[Literal[8, 16, 32, 64, 128, 256], BeforeValidator(int)]
@@ -46,7 +46,7 @@ MAX_TOKENS = "longest answer that is scored, in tokens [the longest held-out ans
 MaxTokens = Annotated[int, Field(gt=0, le=4096)]
 # What a command line gives once becomes a list of one.
 Listed = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
-# What every random generator in use takes.
+# The range of seeds that PyTorch's, NumPy's and Python's random generators all take.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 

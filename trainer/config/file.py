@@ -1,4 +1,4 @@
-"""Options as a YAML file: what a run writes, and what --config and --recipe read back as if it had been typed."""
+"""Options as a YAML file: a run writes them, and --config and --recipe read them as if they had been typed."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -42,8 +42,8 @@ def recipe(name: str, option: str = "--recipe") -> Path:
     return _FOLDER / f"{name}.yaml"
 
 
-def told(name: str | None) -> str:
-    """A recipe as its file has it, or all of them, each under its name.
+def recipe_text(name: str | None) -> str:
+    """The text of a recipe's file, or of all of them, each under its name.
 
     Raises:
         OptionError: there is none of that name.

@@ -10,14 +10,14 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from trainer.config.training import TrainOptions
 from trainer.errors import OptionError
 
-# Trainings of one sweep: more are a mistake more often than a wish.
+# The most trainings of one sweep: more are probably a mistake in --over.
 MOST = 200
-# What has to be the same for all, or says where each is kept.
+# Options that are the same for all trainings of a sweep, or that the sweep sets.
 _SHARED = ("name", "store", "output", "model", "data", "images", "eval_data", "over", "seeds", "at_once", "seed")
 
 
 def _rejoined(words: Any) -> Any:
-    """A command line parts lists at commas: what has no name belongs to the values before it."""
+    """Join what the command line split at commas: a word without "=" belongs to the values of the one before it."""
     found: list[str] = []
     for word in [words] if isinstance(words, str) else words:
         if found and "=" not in word:

@@ -159,7 +159,7 @@ class LoopOptions(Configured, ReadingOptions):
 
     @property
     def decided(self) -> dict[str, Any]:
-        """Options that may be left to a default which others decide, as they have come out."""
+        """The values of options whose defaults depend on other options, by name: as given, or as the others decide."""
         return {}
 
 
@@ -251,7 +251,7 @@ class TrainOptions(LoopOptions):
 
     @model_validator(mode="after")
     def _of_method(self) -> Self:
-        """Options of one method are no others'."""
+        """Refuse an option that the chosen --method does not use."""
         of: dict[str, tuple[str, ...]] = {
             "beta": ("dpo", "orpo", "simpo"),
             "gamma": ("simpo",),
@@ -270,7 +270,7 @@ class TrainOptions(LoopOptions):
 
     @model_validator(mode="after")
     def _one_shape(self) -> Self:
-        """An adapter that is gone on from has a shape already."""
+        """Refuse options of a LoRA's shape beside --init-adapter, whose adapter keeps its own."""
         for name in ("rank", "alpha", "rslora", "rank_pattern", "alpha_pattern", "targets", "dropout"):
             default = type(self).model_fields[name].get_default(call_default_factory=True)
             if self.init_adapter is not None and getattr(self, name) != default:
@@ -280,7 +280,7 @@ class TrainOptions(LoopOptions):
 
     @model_validator(mode="after")
     def _compiles(self) -> Self:
-        """A mixture has what compiles to plain LoRA."""
+        """Refuse beside --experts what could not be compiled to plain LoRAs."""
         if self.experts == "none":
             return self
         if self.method != "sft":
@@ -304,7 +304,7 @@ class TrainOptions(LoopOptions):
 
     @property
     def rate_of_tables(self) -> float | None:
-        """Of a mixture's tables, as given or by which their softmax moves as any weight does; None where none learn."""
+        """The learning rate of a mixture's tables, --table-rate or its default; None: no tables learn."""
         if self.experts not in ("mixture", "lavin"):
             return None
         return self.table_rate or self.learning_rate * self.temperature
@@ -327,7 +327,7 @@ class TrainOptions(LoopOptions):
 
     @property
     def largest_rank(self) -> int:
-        """Of the rank and its pattern: what a service has to allow."""
+        """The largest of --rank and --rank-pattern: the rank that a service has to allow."""
         return max([self.rank, *self.rank_pattern.values()])
 
 

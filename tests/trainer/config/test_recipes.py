@@ -11,7 +11,7 @@ import yaml
 from tests.conftest import ROOT
 from trainer.__main__ import main
 from trainer.config.file import with_file
-from trainer.config.recipes import recipe, recipes, told
+from trainer.config.recipes import recipe, recipe_text, recipes
 from trainer.config.training import TrainOptions
 from trainer.errors import OptionError
 
@@ -59,7 +59,7 @@ def test_they_are_printed_all_or_one_as_its_file_has_it(capsys: pytest.CaptureFi
     printed = capsys.readouterr().out
     assert all(f"{name}\n\n    # " in printed for name in recipes())
     with pytest.raises(OptionError, match="--name other: no such recipe"):
-        told("other")
+        recipe_text("other")
 
 
 @pytest.mark.slow
