@@ -392,6 +392,9 @@ def test_a_table_gives_its_cells_and_compares_its_numbers(tmp_path: Path, capsys
         ('[exists]\nwordings = "is there {a_name}?"', "needs wordings, a list of texts"),
         ("[exists", "not TOML"),
         ("[plurals]\nperson = 3", "[plurals] is not a table of words"),
+        ("[alike]\ngroups = 5", "[alike] groups is not a list of lists"),
+        ('[alike]\ngroups = ["sofa", "couch"]', "[alike] groups is not a list of lists"),
+        ("alike = 3", "[alike] groups is not a list of lists"),
     ],
 )
 def test_templates_that_cannot_be_followed_are_refused_by_name(

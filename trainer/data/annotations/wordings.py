@@ -51,8 +51,7 @@ class Wordings:
             raise OptionError(f"{where}: not TOML: {error}") from error
         by_kind = {kind: _checked(where, kind, content[kind]) for kind in content if kind not in _TABLES}
         words = {table: _words(where, table, content.get(table, {})) for table in _TABLES[:3]}
-        groups = content.get("alike", {}).get("groups", [])
-        return cls(by_kind, **words, groups=tuple(frozenset(map(str, group)) for group in groups))
+        return cls(by_kind, **words, groups=_groups(where, content.get("alike", {})))
 
     def spoken(self, name: str) -> str:
         """A class as questions call it: renamed by the file, or its underscores read as spaces."""
@@ -116,3 +115,10 @@ def _words(where: str, name: str, table: Any) -> dict[str, str]:
     if not isinstance(table, dict) or not all(isinstance(value, str) and value for value in table.values()):
         raise OptionError(f'{where}: [{name}] is not a table of words such as person = "people"')
     return dict(table)
+
+
+def _groups(where: str, table: Any) -> tuple[frozenset[str], ...]:
+    groups = table.get("groups", []) if isinstance(table, dict) else None
+    if not isinstance(groups, list) or not all(isinstance(group, list) for group in groups):
+        raise OptionError(f'{where}: [alike] groups is not a list of lists such as [["sofa", "couch"]]')
+    return tuple(frozenset(map(str, group)) for group in groups)
