@@ -162,6 +162,11 @@ def test_the_cost_is_told_before_and_bounded(pictures: Path, caplog: pytest.LogC
         caption(CaptionOptions(**options(pictures, most_cost=0.3, **prices)), Writer(lambda _: said("x")).transport)
 
 
+def test_the_price_of_answers_alone_is_told_at_the_end(pictures: Path) -> None:
+    told = caption(CaptionOptions(**options(pictures, price_out=10_000.0)), Writer(lambda _: said("x")).transport)
+    assert "4 requests, 400 tokens in and 40 back, 0.4000 in money" in told
+
+
 def test_money_that_is_spent_ends_it(pictures: Path) -> None:
     lengths = iter((1, 1000, 1000, 1000))
 

@@ -276,7 +276,8 @@ class _Bill:
 
     def paid(self) -> str:
         """A sentence with the requests made, the tokens and the cost."""
-        money = f", {self._money(*self._tokens):.4f} in money" if self._options.price_in else ""
+        priced = self._options.price_in or self._options.price_out
+        money = f", {self._money(*self._tokens):.4f} in money" if priced else ""
         return f"{self._asked} requests, {self._tokens[0]} tokens in and {self._tokens[1]} back{money}"
 
     def _money(self, tokens_in: int, tokens_out: int) -> float:
