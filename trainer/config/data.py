@@ -66,14 +66,14 @@ class DedupeOptions(_Judged):
     )
     model: str | None = Field(
         None,
-        description="a CLIP or LLaVA checkpoint, by whose sight cropped and recoloured copies are found as well",
+        description="a CLIP or LLaVA checkpoint, by whose embeddings cropped and recoloured copies are found as well",
     )
     similarity: float = Field(
         0.97,
         gt=0,
         le=1,
-        description="with --model: the cosine from which on two images are the same; the command says"
-        " how near images of the set are",
+        description="with --model: images whose embeddings have this cosine or more are the same; the command"
+        " says how near images of the set are",
     )
 
 
@@ -100,7 +100,9 @@ class SplitOptions(RowsOptions):
         Path("runs/features"),
         description="where the digests of images are kept, so that each is read once; None: nowhere",
     )
-    look: bool = Field(True, description="say how many images held out look like images of the other side")
+    look: bool = Field(
+        True, description="say how many images held out look like an image of the other side; --no-look: do not"
+    )
 
 
 class FilterOptions(_Judged):
@@ -152,8 +154,8 @@ class ScoreOptions(_Judged):
     neighbours: int = Field(10, gt=0, le=64, description="for --by agreement: nearest pictures that are asked")
     within: Literal["question", "category"] = Field(
         "question",
-        description="for --by agreement: what rows that are asked the same have in common; category where one thing is"
-        " asked in several wordings",
+        description="for --by agreement: rows with the same question, or the same category, are asked the same;"
+        " category where one thing is asked in several wordings",
     )
     scores: str | None = Field(
         None, description="the JSON lines file of all rows' figures, those of the picture's quality too [OUTPUT.scores]"
@@ -212,11 +214,11 @@ class ChartOptions(Options):
         ["name"],
         min_length=1,
         description="how questions call a part: by name, or by its place from the left (bars and lines alone), which"
-        " a model can follow that reads no small letters",
+        " a model can answer too that cannot read small letters",
     )
     questions: int = Field(4, gt=0, description="questions per chart, at most; each of another kind or thing")
     size: int = Field(128, ge=64, le=2048, description="side in pixels; below 128 labels blur")
-    parts: int = Field(5, ge=3, le=8, description="bars, slices or stages at most; few stay readable")
+    parts: int = Field(5, ge=3, le=8, description="bars, slices or stages at most; more are harder to read")
     values: Literal["any", "even", "bell", "skewed"] = Field(
         "any", description="how values are spread: evenly, around a middle, or many small and few large"
     )
@@ -271,10 +273,12 @@ class EndpointOptions(Options):
     plan: bool = Field(False, description="ask about one picture, say what all would cost, and end")
     at_once: int = Field(4, gt=0, le=256, description="pictures that are asked about at the same time")
     per_minute: float | None = Field(None, gt=0, description="requests a minute, at most")
-    patience_s: float = Field(600, gt=0, description="seconds for which a request is tried that gets no answer")
+    patience_s: float = Field(600, gt=0, description="seconds for which a request without an answer is tried again")
     price_in: float = Field(0, ge=0, description="price of a million tokens that go in, in any money")
     price_out: float = Field(0, ge=0, description="price of a million tokens that come back")
-    most_cost: float | None = Field(None, gt=0, description="money that may be spent; asking ends there")
+    most_cost: float | None = Field(
+        None, gt=0, description="money that may be spent; once more was spent, no further picture is asked about"
+    )
     max_tokens: int = Field(256, gt=0, description="longest answer, in tokens; a longer one is left out")
     temperature: float = Field(0, ge=0, le=2, description="0: the likeliest answer")
     side: int = Field(672, gt=0, le=4096, description="pixels of the longer side, to which larger pictures are scaled")
@@ -301,9 +305,9 @@ class QuestionOptions(EndpointOptions):
         description="what the model is told; {count} is --count, and other braces are doubled",
     )
     answers: int = Field(
-        1, gt=0, le=20, description="answers to each question, the first and others asked for one by one"
+        1, gt=0, le=20, description="answers to each question: the first comes with it, others are asked for one by one"
     )
-    again: float = Field(0.7, ge=0, le=2, description="temperature of these others")
+    again: float = Field(0.7, ge=0, le=2, description="temperature at which these others are asked for")
     agree: float = Field(0.6, gt=0, le=1, description="share of the answers that has to be the same, or the row goes")
 
 

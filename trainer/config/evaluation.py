@@ -45,15 +45,19 @@ class EvaluateOptions(Configured, ReadingOptions):
         None, description="the service's address; several are compared [http://127.0.0.1:8000]"
     )
     limit: int | None = Field(None, gt=0, description="only the first rows")
-    score_rows: int = Field(2000, gt=0, description="questions asked, of each category its share; 2000 are known to 2%")
+    score_rows: int = Field(
+        2000,
+        gt=0,
+        description="questions asked, of each category its share; of 2000 the share right is known to about 2 points",
+    )
     max_tokens: MaxTokens | None = Field(
         None, description="longest answer, in tokens [in process the longest right answer; of a service 64]"
     )
     beams: tuple[Beams, ...] = Field(
         (1,),
         min_length=1,
-        description="beams of the search for each answer; several numbers are compared, as 1,2,3,4,5, by what"
-        " is right and the seconds that it takes; with 1 the likeliest token comes each time",
+        description="beams of the search for each answer; several numbers are compared, as 1,2,3,4,5, by the"
+        " share right and the seconds; 1: no search, each token is the likeliest",
     )
     blind_rows: BlindRows = Field(200, description=BLIND_ROWS)
     clients: int = Field(32, gt=0, description="of a service: questions asked at once")
@@ -65,7 +69,7 @@ class CalibrateOptions(Configured, ReadingOptions):
     """Learn from held-out rows how often answers of some confidence are right, and publish that with the adapter.
 
     The rows must be none that the adapter was trained on (such rows are left out), and none that it is to be judged by
-    afterwards. Ask the service whose confidences are to be calibrated: in another precision they are a little other.
+    afterwards. Ask the service whose confidences are to be calibrated: in another precision they differ a little.
     """
 
     examples: ClassVar[tuple[str, ...]] = (

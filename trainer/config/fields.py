@@ -34,8 +34,8 @@ GATE = (
 )
 BlindRows = Annotated[int, Field(ge=0)]
 BLIND_ROWS = (
-    "rows, at most, that the adapter is asked again with a grey picture in place of the image, to tell whether it"
-    " looks; 0: none"
+    "rows, at most, that the adapter is asked again with a grey picture in place of the image, to find out whether"
+    " its answers depend on the image; 0: none"
 )
 Canary = Annotated[float, Field(gt=0, le=1)] | None
 CANARY = (

@@ -68,8 +68,8 @@ class LoopOptions(Configured, ReadingOptions):
     clip: float = Field(1.0, ge=0, description="longest gradient, by its norm; longer ones are shortened; 0: never")
     optimizer: Literal["adamw", "adamw-8bit", "muon"] = Field(
         "adamw",
-        description="adamw-8bit: a quarter of its memory, on a GPU, by bitsandbytes; muon: steps of one size in all"
-        " directions of a matrix, which teach a small base in fewer of them what it knows little of; on whole matrices,"
+        description="adamw-8bit: a quarter of its memory, on a GPU, by bitsandbytes; muon: steps of the same size in"
+        " all directions of a matrix, by which a small base learns new facts in fewer steps; it needs whole matrices,"
         " so for LoRA alone and not under DeepSpeed or FSDP",
     )
     rows_per_step: int = Field(64, gt=0, description="rows whose gradients make one update, of all devices together")
@@ -98,8 +98,8 @@ class LoopOptions(Configured, ReadingOptions):
         None,
         gt=0,
         lt=1,
-        description="share of each update's rows that are text alone: an epoch meets the rows with images once, and as"
-        " many text rows as that makes, in turns [as the rows are]",
+        description="share of each update's rows that are text alone: an epoch has each row with an image once, and as"
+        " many text rows as the share needs, each about equally often over the epochs [as the rows are]",
     )
     group_by_modality: bool = Field(
         False, description="an update has images or text alone, as LLaVA groups them; on by default for base tune"
@@ -122,7 +122,8 @@ class LoopOptions(Configured, ReadingOptions):
     score_rows: int = Field(
         2000,
         gt=0,
-        description="held-out questions asked and measured, of each category its share; 2000 are known to 2%",
+        description="held-out questions asked and measured, of each category its share; of 2000 the share right is"
+        " known to about 2 points",
     )
     resume: bool = Field(
         False,
@@ -206,12 +207,12 @@ class TrainOptions(LoopOptions):
         description="of a mixture: learning rate of the tables of experts [--learning-rate x --temperature, by which"
         " their softmax moves as far in an update as any other weight]",
     )
-    rank: Rank = Field(16, description="LoRA rank; above 64 returns little")
+    rank: Rank = Field(16, description="LoRA rank; over 64 little is gained (recipe scaling-study)")
     alpha: float | None = Field(None, gt=0, description="LoRA alpha [2 x rank]")
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)")
     rank_pattern: dict[Expression, Rank] = Field(
         default_factory=dict,
-        description="other ranks for modules whose name ends so: an expression each, as layers.0.*=32",
+        description="other ranks for modules whose name ends as a regular expression says, as layers.0.*=32",
     )
     alpha_pattern: dict[Expression, float] = Field(default_factory=dict, description="other alphas, likewise")
     nf4: bool = Field(
@@ -230,9 +231,9 @@ class TrainOptions(LoopOptions):
     )
     method: Literal["sft", "dpo", "orpo", "simpo"] = Field(
         "sft",
-        description="sft learns answers; the others learn, of pairs {question, chosen, rejected}, to say the one rather"
-        " than the other: dpo against what the model said before (docs/how-to/training.md), orpo and simpo"
-        " without that",
+        description="sft learns answers; the others learn from pairs {question, chosen, rejected} to prefer the chosen:"
+        " dpo measured from the model before training (docs/how-to/training.md), orpo and simpo"
+        " without it",
     )
     beta: float | None = Field(
         None,
@@ -242,7 +243,7 @@ class TrainOptions(LoopOptions):
     )
     gamma: float = Field(1.0, ge=0, description="simpo: the margin to reach, of scaled log-probabilities a token")
     sft_weight: float = Field(
-        0.0, ge=0, description="dpo and simpo: so much of the chosen answer's loss a token is added to a pair's loss"
+        0.0, ge=0, description="dpo and simpo: the chosen answer's loss a token, times this, is added to a pair's loss"
     )
     gate: Gate = Field("auto", description=GATE)
     canary: Canary = Field(None, description=CANARY)

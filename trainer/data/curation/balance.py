@@ -92,7 +92,7 @@ def _clusters(options: BalanceOptions) -> dict[str, str]:
 
     if not options.model:
         raise OptionError(
-            "--by cluster: needs --model, a CLIP or LLaVA checkpoint by whose sight pictures are clustered"
+            "--by cluster: needs --model, a CLIP or LLaVA checkpoint by whose embeddings pictures are clustered"
         )
     images = (row.image for row in rows_of(options) if row.image)
     space = Space(Embedder(options.model).of_files(images, options.index))
