@@ -1,7 +1,7 @@
 """`make bench-data`: memory and rows a second of the `data` commands over 600,000 rows.
 
 Rows and pictures are those of `make bench-rows`, drawn once. Each command runs in a process of its own, as a user
-starts it; told in lines of JSON: seconds in all, rows a second, and the most memory that it held of its own (not of
+starts it; lines of JSON have seconds in all, rows a second, and the most memory that it held of its own (not of
 files that it maps), its children's counted too, in gigabytes. The first `check` reads every picture; the commands
 behind it find what it kept. `import` reads the same rows as one JSON array of LLaVA's form.
 """
@@ -131,7 +131,7 @@ def _held(process: int) -> int:
 
 
 def _below(process: int) -> Iterator[int]:
-    """The process's children, and theirs."""
+    """The ids of a process's children, and of theirs."""
     try:
         found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     except OSError:

@@ -116,7 +116,7 @@ def _extrapolated(config: Any, cost: Callable[[Any], _Cost]) -> _Cost:
 
 
 def _trained_before(config: Any, checkpointing: bool) -> _Cost:
-    """A step as it was before the forest; where answers are is told by places, as fake tensors have no values."""
+    """A step as it was before the forest; fake tensors have no values, so answers are chosen by places."""
     llava = _empty(config)
     learns = _lora(llava)
     for module in learns.modules():

@@ -1,7 +1,8 @@
 """`make bench-quantize`: `trainer quantize` by GPTQ at the 7B's width: seconds of a layer, and the largest memory.
 
 Writes a replica in bfloat16 with so many layers, and rows of pictures and of text; runs the command in a process of its
-own, and prints a line of JSON for each number of layers. Memory that does not grow with the layers is a whole model's.
+own, and prints a line of JSON for each number of layers. Memory that does not grow with the layers is what a model of
+all layers takes too.
 """
 
 import json

@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
 
 
 def drawn(options: Rows) -> Path:
-    """The file of rows; pictures and it are drawn once."""
+    """The file of rows; it and the pictures beside it are made if they are not there."""
     folder = options.work / f"{options.rows}-{options.images}"
     data = folder / "rows.jsonl"
     if data.is_file():
@@ -79,9 +79,9 @@ def drawn(options: Rows) -> Path:
     part = data.with_suffix(".part")
     with part.open("w") as out:
         for row in range(options.rows):
-            image, turn = row % options.images, row // options.images
-            question = _QUESTIONS[turn % len(_QUESTIONS)].format(_PLACES[row % len(_PLACES)])
-            answer = _ANSWERS[int(blocks[image, 0, turn % 4, 0]) % len(_ANSWERS)]
+            image, repeat = row % options.images, row // options.images
+            question = _QUESTIONS[repeat % len(_QUESTIONS)].format(_PLACES[row % len(_PLACES)])
+            answer = _ANSWERS[int(blocks[image, 0, repeat % 4, 0]) % len(_ANSWERS)]
             out.write(json.dumps({"image": _name(image), "question": question, "answer": answer}) + "\n")
     part.rename(data)
     return data

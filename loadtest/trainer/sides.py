@@ -14,7 +14,7 @@ Run = dict[str, float]
 
 
 def run(module: str, side: str, case: Path) -> Run:
-    """What `python -m module SIDE CASE` prints as its last line, which is told on stderr too.
+    """What `python -m module SIDE CASE` prints as its last line, read as JSON; it is printed to stderr too.
 
     Raises:
         CalledProcessError: it failed.
@@ -28,10 +28,10 @@ def run(module: str, side: str, case: Path) -> Run:
 
 
 def in_turn(module: str, cases: Sequence[Path]) -> list[tuple[Run, Run]]:
-    """What ours and TRL's came to, a pair for each case; which goes first alternates."""
+    """The results of ours and of TRL's, a pair for each case; which side goes first alternates."""
     runs = []
-    for turn, case in enumerate(cases):
-        found = {side: run(module, side, case) for side in (("ours", "trl"), ("trl", "ours"))[turn % 2]}
+    for number, case in enumerate(cases):
+        found = {side: run(module, side, case) for side in (("ours", "trl"), ("trl", "ours"))[number % 2]}
         runs.append((found["ours"], found["trl"]))
     return runs
 
@@ -56,7 +56,7 @@ def summary(runs: Sequence[tuple[Run, Run]], unit: str, measured: str) -> dict[s
 
 
 def peer_settings(options: LoopOptions, output: str) -> dict[str, Any]:
-    """What TRL's configurations are given, so that it trains as `options` have us do."""
+    """The settings of TRL's configurations by which it trains as our trainer does by `options`."""
     import torch
 
     return {

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
-from loadtest.trainer.mixture.one import CASES, Case, Found, Place, Right, asked, one
+from loadtest.trainer.mixture.one import CASES, Case, Found, Place, Right, scored, train_and_score
 from loadtest.trainer.mixture.rows import make_base, write_set
 from loadtest.trainer.mixture.served import Cost, costs
 
@@ -45,13 +45,13 @@ class Bench(BaseSettings):
 def main(options: Bench) -> None:
     """Train what is not there yet, each in a process of its own, serve, and print the table."""
     write_set(options.work, options.pictures, options.rows)
-    # Each is forked from one that has imported all.
+    # Each training's process is forked from one that has imported all modules.
     forked = get_context("forkserver")
     forked.set_forkserver_preload(["loadtest.trainer.mixture.one", "loadtest.trainer.mixture.rows"])
     with ProcessPoolExecutor(1, mp_context=forked, max_tasks_per_child=1) as processes:
         made = processes.submit(make_base, options.model, options.work).result()
         place = Place(options.work, options.pictures, made, options.epochs)
-        base = Right(**_kept(options.work / "base.json", lambda: processes.submit(asked, place, None).result()))
+        base = Right(**_kept(options.work / "base.json", lambda: processes.submit(scored, place, None).result()))
         found = list[Found]()
         for seed, case in product(options.seeds, options.cases):
             file = options.work / f"{case}-{seed}.json"
@@ -66,11 +66,11 @@ def main(options: Bench) -> None:
 
 
 def _one(processes: Executor, place: Place, case: Case, seed: int) -> Found:
-    return processes.submit(one, place, case, seed).result()
+    return processes.submit(train_and_score, place, case, seed).result()
 
 
 def _kept(file: Path, find: Callable[[], Found | Right]) -> dict[str, Any]:
-    """What was found now or in an earlier run, as JSON has it."""
+    """The result in `file`, of an earlier run, or else that of `find`, which is written there."""
     if not file.exists():
         file.write_text(json.dumps(asdict(find())) + "\n")
     found: dict[str, Any] = json.loads(file.read_text())

@@ -1,4 +1,4 @@
-"""One training of one case, and what it then answers."""
+"""One training of one case, and the shares of questions that it then answers rightly."""
 
 import resource
 import shutil
@@ -34,7 +34,7 @@ _COMPILED = ("two-up", "mixture", "lavin")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the set, easy-VQA's pictures and the base lie, and for how many passes is trained."""
+    """Where the set, easy-VQA's pictures and the base lie, and how many passes over the rows a training makes."""
 
     work: Path
     pictures: Path
@@ -53,7 +53,11 @@ class Right:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One training, asked. `seconds` are of training and scoring, `peak_gb` of the whole process."""
+    """The result of one training.
+
+    `learnt` is how many numbers were trained, `seconds` is the training and its own scoring, `peak_gb` the most memory
+    of the process, `megabytes` the size of the adapter's weights.
+    """
 
     case: Case
     seed: int
@@ -64,8 +68,8 @@ class Found:
     megabytes: float
 
 
-def one(place: Place, case: Case, seed: int) -> Found:
-    """Train one case, and ask it."""
+def train_and_score(place: Place, case: Case, seed: int) -> Found:
+    """Train one case, and ask it the held-out rows."""
     began, name = time.perf_counter(), f"{case}-{seed}"
     if case == "two-lora":
         weights = place.work / name
@@ -75,14 +79,14 @@ def one(place: Place, case: Case, seed: int) -> Found:
     else:
         weights = _train(place, name, case, seed, "-image" if case == "lora-image" else "") / "learnt"
     seconds = time.perf_counter() - began
-    found = asked(place, LocalAdapter(case, weights, weights))
+    found = scored(place, LocalAdapter(case, weights, weights))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     size = sum((folder / WEIGHTS).stat().st_size for folder in members_of(weights).values())
     return Found(case, seed, found, _learnt(case, weights), round(seconds, 1), round(peak, 2), round(size / 1e6, 2))
 
 
-def asked(place: Place, adapter: LocalAdapter | None) -> Right:
-    """What the base answers right through an adapter, or by itself."""
+def scored(place: Place, adapter: LocalAdapter | None) -> Right:
+    """The shares of held-out questions that the base answers rightly through an adapter, or by itself."""
     checkpoint = Checkpoint.load(place.base)
     rows = [*read_rows(place.work / "test.jsonl", place.pictures / "images"), *read_rows(place.work / "old.jsonl", "")]
     states, said = States.of(checkpoint, rows), [""] * len(rows)

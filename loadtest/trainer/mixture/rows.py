@@ -29,7 +29,7 @@ NUMBER = (
     "what is the number of the letter {}?", "which is the number of the letter {}?", "the letter {} is which number?",
 )  # fmt: skip
 LETTER = tuple(form.replace("number", "#").replace("letter", "number").replace("#", "letter") for form in NUMBER)
-# Of the wordings of an old fact so many are kept to be asked by, and of eleven codes one to be asked about.
+# So many wordings of an old fact are held out for the questions asked, and one code of so many.
 _KEPT_FORMS = 2
 _KEPT = 11
 
@@ -54,7 +54,7 @@ def write_set(work: Path, pictures: Path, rows: int) -> None:
 
 
 def make_base(model: str, work: Path) -> Path:
-    """The base that the old facts are taught to, by a LoRA that is merged into it."""
+    """The directory of a base that knows the old facts: `model` with a LoRA trained on them and merged into it."""
     base = work / "base"
     if base.exists():
         return base
