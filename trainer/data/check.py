@@ -40,7 +40,7 @@ def check(options: CheckOptions) -> str:
         faults.add(options.data, blind)
     if faults:
         raise faults.error(every=True)
-    return "\n".join([source.said(), *ids.said(), _summary(categories, answers, len(images), source.textual)])
+    return "\n".join([source.summary(), *ids.summary(), _summary(categories, answers, len(images), source.textual)])
 
 
 def images_of(line: Line) -> list[str]:
@@ -63,7 +63,7 @@ class _Ids:
             if len(self._again) < COMMON:
                 self._again.append(f"{line.id!r} on {line.where} as on {self._first[line.id]}")
 
-    def said(self) -> list[str]:
+    def summary(self) -> list[str]:
         """A line for the report where ids are there twice."""
         if not self._count:
             return []

@@ -35,7 +35,7 @@ def import_rows(options: ImportOptions) -> str:
             raise DataError([f"{options.source}: no record made a row", str(source.found), str(report)])
         if blind := source.blind():
             raise DataError([f"{options.source}: {blind}"])
-    return f"{source.said()}\n{report}\n--data {options.output} --images {source.images or '(none)'}"
+    return f"{source.summary()}\n{report}\n--data {options.output} --images {source.images or '(none)'}"
 
 
 def _where(line: Line, fault: Fault) -> str:

@@ -89,7 +89,7 @@ def _read(options: MixOptions) -> list[RowFile]:
         except DataError as error:
             faults += error.faults
             continue
-        log.info("%s: %s", data, sets[-1].source.said())
+        log.info("%s: %s", data, sets[-1].source.summary())
         if blind := sets[-1].source.blind():
             faults.append(f"{data}: {blind}")
     if faults:

@@ -117,7 +117,7 @@ class Source:
                 self.pictured += 1
         return line
 
-    def said(self) -> str:
+    def summary(self) -> str:
         """The form and its evidence, the rows without an image, and each mending with its count; a line each."""
         every = self.textual + self.pictured
         text = [f"{self.textual} of {every} rows have no image"] if self.textual else []

@@ -84,7 +84,7 @@ def read_sets(data: Sequence[tuple[str, str]], how: Reading) -> Sequence[Row]:
         )
         raise DataError([told, *error.faults]) from error
     for part in parts:
-        log.info("%s: %s", part.source.file, part.source.said())
+        log.info("%s: %s", part.source.file, part.source.summary())
     blind = [fault for part in parts if (fault := part.source.blind())]
     if len(blind) == len(parts):
         raise DataError([f"{part.source.file}: {fault}" for part, fault in zip(parts, blind, strict=True)])

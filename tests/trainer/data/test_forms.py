@@ -223,11 +223,11 @@ def test_no_spoilt_record_becomes_text_alone_in_silence(tmp_path: Path, record: 
     except DataError:
         return
     blind = sum(row.image is None for row in rows)
-    assert blind == 0 or (beside and f"{blind} of {len(rows)} rows have no image" in source.said())
+    assert blind == 0 or (beside and f"{blind} of {len(rows)} rows have no image" in source.summary())
     assert all(row.image in (None, f"{tmp_path}/a.png") for row in rows)
     for row in rows:
         plain = row.answer in ("red", "x", "a.png", "true", "false") or _is_number(row.answer)
-        assert plain or "as Python writes them" in source.said()
+        assert plain or "as Python writes them" in source.summary()
 
 
 def _is_number(text: str) -> bool:

@@ -15,7 +15,7 @@ from trainer.data.annotations.folders import Folders
 from trainer.data.annotations.ledger import Ledger
 from trainer.data.annotations.pictures import header, turned
 from trainer.data.annotations.questions import UnwordedQuestion, Vocabulary, decimal, questions
-from trainer.data.annotations.scene import Scene, Source, Thing
+from trainer.data.annotations.scene import Scene, SceneSource, Thing
 from trainer.data.annotations.table import Table
 from trainer.data.annotations.voc import Voc
 from trainer.data.annotations.wordings import Wordings
@@ -24,7 +24,7 @@ from trainer.data.row import Row
 from trainer.data.write import Report, Writer, writing
 from trainer.errors import DataError
 
-SOURCES: dict[AnnotationForm, Callable[[AnnotationOptions, Report], Source]] = {
+SOURCES: dict[AnnotationForm, Callable[[AnnotationOptions, Report], SceneSource]] = {
     "coco": Coco,
     "voc": Voc,
     "yolo": Yolo,

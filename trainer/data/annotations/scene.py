@@ -51,7 +51,7 @@ class Scene:
     facts: tuple[tuple[str, str], ...] = ()
 
 
-class Source(Protocol):
+class SceneSource(Protocol):
     """A set of annotations: the classes that it tells apart, and its scenes, read one by one."""
 
     @property
