@@ -34,8 +34,9 @@ ImageText = Annotated[str, BeforeValidator(_text, json_schema_input_type=str)]
 def read_image(text: str) -> Upload | Link:
     """The image that a data URL or plain base64 holds, or that another URL leads to.
 
-    The type in a data URL is ignored. Base64 is read by WHATWG's forgiving-base64 decode: white space and missing
-    padding are allowed. Of a long text the first bytes are checked to be an image's before the rest is decoded.
+    The type in a data URL is ignored. Base64 is read by WHATWG's forgiving-base64 decode, where white space and missing
+    padding are allowed; one or two needless `=` at the end are too. Of a long text the first bytes are checked to be an
+    image's before the rest is decoded.
 
     Raises:
         ImageBroken: it is not base64, or a data URL without base64.
