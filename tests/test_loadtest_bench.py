@@ -11,7 +11,7 @@ import pytest
 from loadtest import faces, pictures
 from loadtest.bench.__main__ import main
 from loadtest.bench.cases import Goal, cases
-from loadtest.bench.results import figures, reached, told
+from loadtest.bench.results import Figures, figures, reached, told
 from loadtest.client import Window, keep_asking
 from tests.conftest import Running
 
@@ -73,6 +73,16 @@ def test_a_goal_is_the_median_of_the_rounds_ratios() -> None:
     assert "MISSED" in told(reached(Goal("a", "b", "p95_ms", most=0.4), rounds))
     assert "reached" in told(reached(Goal("a", "b", "p95_ms", most=0.5), rounds))
     assert rounds[0]["a"]["cpu_ms"] == 100.0
+
+
+def test_a_round_in_which_the_other_answered_nothing_shows_nothing() -> None:
+    def a_round(ours: int, theirs: int) -> dict[str, Figures]:
+        return {name: figures(Window([0.1] * count, [], 1.0), 0.5) for name, count in (("a", ours), ("b", theirs))}
+
+    found = reached(Goal("a", "b", least=1.0), [a_round(10, 5), a_round(10, 0), a_round(0, 5)])
+    assert (found["median"], found["spread"]) == (1.0, [0.0, 2.0])
+    assert not reached(Goal("a", "b", least=1.0), [a_round(10, 0)])["reached"]
+    assert not reached(Goal("a", "b", "p95_ms", most=1.0), [a_round(10, 0), a_round(0, 5)])["reached"]
 
 
 def test_every_side_of_a_goal_is_asked_in_its_case() -> None:

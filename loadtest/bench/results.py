@@ -1,5 +1,6 @@
 """Figures of each side in each round -> medians, ratios and goals."""
 
+import math
 import os
 import statistics
 from collections.abc import Sequence
@@ -35,8 +36,17 @@ def line(
 
 
 def reached(goal: Goal, rounds: Sequence[dict[str, Figures]]) -> dict[str, Any]:
-    """A goal with its ratio's median, least and most over rounds, and whether the median keeps the bound."""
-    ratios = [each[goal.of][goal.figure] / max(1e-9, each[goal.over][goal.figure]) for each in rounds]
+    """A goal with its ratio's median, least and most over rounds, and whether the median keeps the bound.
+
+    Rounds in which one of the two answered nothing count only against us: those of `goal.over` are left out. With no
+    round left none is reached.
+    """
+    nothing = 0.0 if goal.least is not None else math.inf
+    answered = [each for each in rounds if each[goal.over]["rate"] > 0]
+    ratios = [
+        each[goal.of][goal.figure] / max(1e-9, each[goal.over][goal.figure]) if each[goal.of]["rate"] > 0 else nothing
+        for each in answered
+    ] or [nothing]
     return bounded(goal.of, goal.over, goal.figure, ratios, goal.least, goal.most)
 
 
