@@ -23,6 +23,8 @@ from loadtest.bench.picture import draw
 from loadtest.bench.results import Figures, figures, line, reached, table, told
 from loadtest.servers import folder_of_measurement
 from loadtest.store.manystore import copy_here
+from service.engine.sizing import Shape
+from service.environment import without_avx512
 
 # Questions whose answers are compared between sides, before time is taken; every adapter in use is asked once.
 _COMPARED = 8
@@ -60,6 +62,14 @@ def main(arguments: list[str]) -> int:
         print(f"--case: there is no {', '.join(unknown)}: there are {', '.join(names)}", file=sys.stderr)
         return 2
     chosen, began = [case for case in known if case.name in (options.case or names)], time.monotonic()
+    with_stock = any(side.server.startswith("stock") for case in chosen for side in case.sides)
+    if with_stock and without_avx512() and Shape.of_checkpoint(Path(options.model)).packed:
+        print(
+            "--model: vLLM has no INT4 product for this processor, which lacks AVX-512, so stock cannot serve it: "
+            "compare on the same checkpoint in float32 by --model models/tiny-llava --dtype float32",
+            file=sys.stderr,
+        )
+        return 2
     options.output.parent.mkdir(parents=True, exist_ok=True)
     lines = list[dict[str, Any]]()
     with (

@@ -10,6 +10,7 @@ from loadtest.gpu.make import device
 from loadtest.load.measure import ask_first, capacity, measure
 from loadtest.load.scenarios import scenarios
 from loadtest.servers import ours
+from service.environment import without_avx512
 
 if TYPE_CHECKING:
     from loadtest.gpu.__main__ import Recipe
@@ -36,7 +37,11 @@ def arrive(recipe: "Recipe") -> dict[str, Any]:
 
 
 def beside(recipe: "Recipe") -> dict[str, Any]:
-    """Four cases of `make bench`, with all servers on one GPU; their lines go to WORK/bench.jsonl."""
+    """Four cases of `make bench`, with all servers on one GPU; their lines go to WORK/bench.jsonl.
+
+    They are of INT4; tried on a CPU without AVX-512, where stock serves none, of bfloat16's weights in float32.
+    """
+    full = without_avx512()
     output = recipe.work / "bench.jsonl"
     output.unlink(missing_ok=True)
     missed = side_by_side(
@@ -48,7 +53,7 @@ def beside(recipe: "Recipe") -> dict[str, Any]:
             "--seconds",
             str(recipe.load_s),
             "--model",
-            str(recipe.model("int4")),
+            str(recipe.model("bfloat16" if full else "int4")),
             "--peer-model",
             str(recipe.model("bfloat16")),
             "--adapters",
@@ -60,8 +65,9 @@ def beside(recipe: "Recipe") -> dict[str, Any]:
             "--port",
             str(recipe.port),
             *(("--gpu-share", "0.22") if torch.cuda.is_available() else ()),
+            *(("--dtype", "float32") if full else ()),
         ]
     )
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     goals = {line["case"]: line["goals"] for line in lines}
-    return {"device": device(), "all_reached": missed == 0, "goals": goals}
+    return {"device": device(), "in_float32": full, "all_reached": missed == 0, "goals": goals}
