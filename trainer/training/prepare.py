@@ -15,6 +15,7 @@ from trainer.errors import OptionError
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.features import at_once
 from trainer.model.forest import IMAGES, Trees, bend_of, grow, pack
+from trainer.model.precision import has_bfloat16
 from trainer.model.sight import sight_of
 from trainer.model.tokens import Form, Tokens, encode
 from trainer.processes import gathered, sharing, this_process
@@ -69,6 +70,11 @@ def prepare(
             "%d updates in all, of up to %d rows each, are few to learn from: more --epochs or fewer --rows-per-step"
             " make more",
             *(updates, options.rows_per_step),
+        )
+    if options.precision == "bfloat16" and not has_bfloat16():
+        log.warning(
+            "--precision bfloat16: this machine multiplies in it by software, on a CPU without AVX-512 ten times as"
+            " slowly as in float32, which --precision auto takes"
         )
     if options.plan:
         shares = Shares(order, trees, budget, bend, blank(checkpoint), int(this_process().num_processes))

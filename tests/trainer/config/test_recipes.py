@@ -63,6 +63,7 @@ def test_they_are_printed_all_or_one_as_its_file_has_it(capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # one trains in bfloat16, which many processors have no products for
 @pytest.mark.parametrize("name", recipes())
 def test_each_trains_an_adapter_of_the_embedded_model(name: str, codes: Path, tmp_path: Path) -> None:
     colours = ("red", "green", "blue", "black", "orange", "purple")

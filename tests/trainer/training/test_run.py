@@ -202,6 +202,16 @@ def test_what_will_hardly_learn_is_told_before_it_is_tried(
     assert "is what a 7B wants" not in caplog.text
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_is_warned_of_where_the_machine_has_no_such_products(
+    has: bool, codes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.training.prepare.has_bfloat16", lambda: has)
+    monkeypatch.setattr("trainer.training.prepare._tell_time", lambda *_: None)
+    assert run(codes, tmp_path, "--plan", "--precision", "bfloat16") == 0
+    assert ("multiplies in it by software" in caplog.text) != has
+
+
 def checkpoint(folder: Path, step: int, whole: bool = True) -> Path:
     path = folder / f"checkpoints/checkpoint-{step}"
     path.mkdir(parents=True)
