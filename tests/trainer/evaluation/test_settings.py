@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from trainer.data.row import Row
+from trainer.evaluation.report.sweep import page
 from trainer.evaluation.settings import Setting, standings, table
 
 ROWS = [Row(str(n), f"{n // 2}.png", "which?", "a", "all") for n in range(200)]
@@ -29,6 +30,21 @@ def test_what_is_far_behind_is_worse_and_what_is_near_is_not_told_apart() -> Non
     assert [each.verdict for each in found] == ["best here", "not told apart from the best", "worse"]
     assert found[2].behind
     assert found[2].behind.mean == pytest.approx(-0.4)
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ((0.5, 0.9, 0.89), "1 of 2 others is surely worse</strong>; the rest are not told"),
+        ((0.5, 0.9, 0.4), "All 2 others are surely worse</strong>, by these 100 images"),
+        ((0.5, 0.9), "The other is surely worse</strong>, by these 100 images"),
+    ],
+)
+def test_the_page_speaks_of_a_rest_only_where_there_is_one(shares: tuple[float, ...], said: str) -> None:
+    found = standings([setting(str(n), share, seed=n + 1) for n, share in enumerate(shares)], ROWS)
+    text = " ".join(page(found, ROWS).split())
+    assert said in text
+    assert ("the rest" in text) == ("the rest" in said)
 
 
 def test_a_difference_within_the_spread_of_seeds_is_none() -> None:

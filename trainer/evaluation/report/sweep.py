@@ -50,6 +50,7 @@ def _picture(found: Sequence[Standing]) -> Picture:
         axes.errorbar(100 * each.right.mean, place, xerr=ends, fmt="o", color=colour, capsize=3)
         axes.plot([100 * seed for seed in each.seeds], [place] * len(each.seeds), "|", color=colour, markersize=9)
     axes.set_yticks(range(len(found)), [str(each.setting) for each in reversed(found)])
+    axes.set_ylim(-0.6, len(found) - 0.4)
     axes.set_xlabel("right answers, %")
     axes.grid(axis="x", alpha=0.3)
     return drawn(figure, f"Right answers by setting: {found[0].setting} is best with {100 * found[0].right.mean:.1f}%")
