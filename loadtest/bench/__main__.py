@@ -54,7 +54,7 @@ class Bench(BaseSettings):
 
 
 def main(arguments: list[str]) -> int:
-    """Measure and print; returns the exit status: 1 where a goal was missed, 2 for an unknown case."""
+    """Measure and print; returns the exit status: 1 where a goal was missed, 2 for a case or a model that cannot be."""
     options = CliApp.run(Bench, cli_args=arguments)
     known = cases(options.model)
     names = [*(case.name for case in known), gateway.NAME]

@@ -38,10 +38,10 @@ def line(
 def reached(goal: Goal, rounds: Sequence[dict[str, Figures]]) -> dict[str, Any]:
     """A goal with its ratio's median, least and most over rounds, and whether the median keeps the bound.
 
-    Rounds in which one of the two answered nothing count only against us: those of `goal.over` are left out. With no
-    round left none is reached.
+    A round in which `goal.over` answered nothing is left out. One in which `goal.of` answered nothing has a rate of 0,
+    and of every other figure an infinite ratio. Where no round is left the ratio is the same.
     """
-    nothing = 0.0 if goal.least is not None else math.inf
+    nothing = 0.0 if goal.figure == "rate" else math.inf
     answered = [each for each in rounds if each[goal.over]["rate"] > 0]
     ratios = [
         each[goal.of][goal.figure] / max(1e-9, each[goal.over][goal.figure]) if each[goal.of]["rate"] > 0 else nothing

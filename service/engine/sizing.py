@@ -140,7 +140,7 @@ class Sizes:
         shape, memory = Shape.of_checkpoint(checkpoint), Memory.now()
         if on_cpu():  # vLLM's CPU build uses no GPU, though the machine may have one
             memory = replace(memory, gpus=())
-        if not memory.gpus and without_avx512():
+        if without_avx512():
             shape = shape.in_float32()
         return fit(shape, memory, settings)
 
