@@ -1,13 +1,14 @@
 """What vLLM's processes write: records and prints cross one pipe, in our format, and the cause of a failure is kept."""
 
 import asyncio
+import json
 import logging
 import os
 import sys
 
 import pytest
 
-from service.engine.output import Output
+from service.engine.output import Output, how_it_ended
 from tests.conftest import until
 
 CHILD = """
@@ -47,6 +48,15 @@ async def test_records_keep_their_level_prints_are_for_who_debugs_and_the_cause_
     assert told["two\nlines"].levelno == logging.WARNING
     assert output.cause() == "RuntimeError: Engine core initialization failed"
     assert output.cause() is None
+
+
+def test_a_worker_that_ended_by_itself_is_a_cause() -> None:
+    output = Output()
+    said = "Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor."
+    output._tell("\x1e" + json.dumps({"name": "vllm", "level": 40, "message": said, "traceback": ""}))
+    assert output.cause() == ("a process of vLLM's ended by SIGKILL (the kernel sends it where memory has run out)")
+    assert how_it_ended(3) == "with status 3"
+    assert how_it_ended(-11) == "by SIGSEGV"
 
 
 def test_the_writer_s_end_is_closed_here_so_that_the_thread_ends_with_the_last_process() -> None:

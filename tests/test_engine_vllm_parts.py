@@ -73,6 +73,18 @@ PARTS = (
         "grammars.py",
         "compiles schemas first",
     ),
+    Part(
+        "vllm.tokenizers.detokenizer_utils:_restore_leading_spaces",
+        ("raw_token", "token_str", "marker"),
+        "unnamed_tokens.py",
+        "lets tokens without a piece be told",
+    ),
+    Part(
+        "vllm.v1.engine.utils:CoreEngineProcManager.finished_procs",
+        (),
+        "vllm.py",
+        "tells how its core ended",
+    ),
     Part("vllm.exceptions:VLLMError", (), "vllm.py", "makes its errors ours"),
     Part("vllm.exceptions:VLLMClientError", (), "vllm.py", "makes its errors ours"),
     Part(

@@ -8,14 +8,25 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 from collections import deque
 
 _MARK = "\x1e"
 _ERROR = re.compile(r"^(?:[\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt)): (.+)", re.MULTILINE)
+# What vLLM's core says of a worker that ended by itself.
+_ENDED = re.compile(r"died unexpectedly \(exit code: (-?\d+)\)")
 
 log = logging.getLogger("vllm.output")
+
+
+def how_it_ended(status: int) -> str:
+    """How a process ended, by its exit status, where a negative one is the signal that killed it."""
+    if status >= 0:
+        return f"with status {status}"
+    hint = " (the kernel sends it where memory has run out)" if status == -signal.SIGKILL else ""
+    return f"by {signal.Signals(-status).name}{hint}"
 
 
 class Output:
@@ -47,7 +58,10 @@ class Output:
         threading.Thread(target=self._read, name="engine output", daemon=True).start()
 
     def cause(self) -> str | None:
-        """The first error that was written since this was asked before, as `ValueError: its words`; None without."""
+        """The first error that was written since this was asked before, as `ValueError: its words`; None without.
+
+        A worker that ended by itself counts as one.
+        """
         found = next(iter(self._faults), None)
         self._faults.clear()
         return found
@@ -66,6 +80,8 @@ class Output:
         if found := _ERROR.findall(told["traceback"]):
             kind, words = found[-1]
             self._faults.append(f"{kind}: {words}")
+        elif ended := _ENDED.search(told["message"]):
+            self._faults.append(f"a process of vLLM's ended {how_it_ended(int(ended[1]))}")
         record = logging.makeLogRecord(
             {"name": told["name"], "levelno": told["level"], "levelname": logging.getLevelName(told["level"])}
             | {"msg": told["message"]}

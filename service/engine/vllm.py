@@ -15,6 +15,7 @@ from service import environment
 from service.engine import forking, sampling
 from service.engine.continuations import branches, totals
 from service.engine.grammars import CONFIG, Grammars
+from service.engine.output import how_it_ended
 from service.engine.sides import Sides
 from service.engine.sizing import Sizes
 from service.errors import AdapterRefused, EngineUnavailable, InvalidRequest, too_long
@@ -39,6 +40,9 @@ class VLLMEngine:
         self._engine: Any = None
         self.heard: Callable[[], None] = lambda: None
         self._building: asyncio.Task[None] | None = None
+        # What vLLM failed with in this process, and whether the log has been told why it died.
+        self._failure: Exception | None = None
+        self._death_told = False
         self._ids, self._numbers = itertools.count(1), itertools.count(1)
         # By adapter what vLLM knows of its members, a plain adapter's by "".
         self._lora: dict[str, dict[str, Any]] = {}
@@ -122,7 +126,7 @@ class VLLMEngine:
         """Take an adapter and all its members out of vLLM; one that is not loaded is left alone."""
         engine = self._running()
         for request in self._lora.pop(adapter.key, {}).values():
-            with _our_errors():
+            with self._our_errors():
                 await engine.remove_lora(request.lora_int_id)
 
     async def generate(self, query: Query) -> AsyncGenerator[Delta, None]:
@@ -166,7 +170,10 @@ class VLLMEngine:
         return None if self._engine is None else int(self._engine.model_config.max_model_len)
 
     async def check(self) -> None:
-        """Raise EngineUnavailable where vLLM does not run or has said that it is dead."""
+        """Raise EngineUnavailable where vLLM does not run or has said that it is dead; the log is told why, once."""
+        if self._engine is not None and self._engine.errored and not self._death_told:
+            self._death_told = True
+            log.error("vLLM died: %s", _why(self._engine, self._failure))
         self._running()
 
     async def _weigh(self, query: Query, said: TokenIds, longest: int, **asked: Any) -> Any:
@@ -186,7 +193,7 @@ class VLLMEngine:
         Pictures that the engine process has lost are sent once more.
         """
         engine = self._running()
-        with _our_errors():
+        with self._our_errors():
             for id_of_try in (id_, f"{id_}-again"):
                 prompt, room = await self._render(engine, query, least)
                 running = engine.generate(prompt, make(room), id_of_try, lora_request=lora)
@@ -197,6 +204,21 @@ class VLLMEngine:
                         yield output
                     else:
                         return
+
+    @contextmanager
+    def _our_errors(self) -> Iterator[None]:
+        """Raise InvalidRequest or EngineUnavailable for vLLM's errors."""
+        from vllm.exceptions import VLLMClientError, VLLMError
+
+        try:
+            yield
+        except VLLMClientError as error:
+            raise InvalidRequest(str(error)) from error
+        except VLLMError as error:
+            # What ends vLLM's task that reads answers comes to everybody who waits for one, as the cause of an error
+            # without words.
+            self._failure = error
+            raise EngineUnavailable(f"the engine failed: {error}") from error
 
     def _running(self) -> Any:
         if self._engine is None or self._engine.errored:
@@ -237,6 +259,10 @@ class VLLMEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        from service.engine import unnamed_tokens
+
+        unnamed_tokens.allow()
+        self._failure, self._death_told = None, False
         arguments: dict[str, Any] = {
             "model": str(self._checkpoint),
             "dtype": "auto",
@@ -282,16 +308,15 @@ def _spare_the_collector() -> None:
     gc.freeze()
 
 
-@contextmanager
-def _our_errors() -> Iterator[None]:
-    from vllm.exceptions import VLLMClientError, VLLMError
-
-    try:
-        yield
-    except VLLMClientError as error:
-        raise InvalidRequest(str(error)) from error
-    except VLLMError as error:
-        raise EngineUnavailable(f"the engine failed: {error}") from error
+def _why(engine: Any, failure: Exception | None) -> str:
+    """Why vLLM died, as far as anybody knows: `failure` is what it failed with in this process."""
+    if said := forking.cause():
+        return said
+    if failure is not None:
+        return repr(failure.__cause__ or failure)
+    manager = engine.engine_core.resources.engine_manager
+    ended = list(manager.finished_procs().values()) if manager else []
+    return f"its core ended {how_it_ended(ended[0])}" if ended else "for a reason that it did not tell"
 
 
 def _image_tokens(engine: Any, query: Query) -> int:
