@@ -44,8 +44,11 @@ class Server:
         """Start it and wait until it serves.
 
         Raises:
-            SystemExit: it ended before that; the message has the last of what it said.
+            SystemExit: it ended before that, and the message has the last of what it said; or another server answers
+                there already, as one that a killed measurement left.
         """
+        if self._ready_url and answers(self._ready_url):
+            raise SystemExit(f"{self._ready_url} is answered by another server: stop that, or take another port")
         self._said, began = TemporaryFile(), time.monotonic()
         pipes = {"stdout": self._said, "stderr": self._said} | self._pipes
         self.process = subprocess.Popen(self._command, env=self._environment, **pipes)  # type: ignore[call-overload]

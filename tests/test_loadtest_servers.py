@@ -1,7 +1,11 @@
 """loadtest.servers: a server that is measured is started, and nothing of it is left."""
 
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
 
 from loadtest.servers import Server
 
@@ -16,3 +20,24 @@ def test_what_a_server_started_is_gone_with_it() -> None:
             assert time.monotonic() < until
             time.sleep(0.02)
     assert server.pids() == []
+
+
+class _Answers(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_another_server_on_the_port_is_named_and_not_measured() -> None:
+    with HTTPServer(("127.0.0.1", 0), _Answers) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{other.server_port}/readyz"
+        with (
+            pytest.raises(SystemExit, match=f"{url} is answered by another server: stop that, or take another port"),
+            Server([sys.executable, "-c", _LEAVES_A_CHILD], url),
+        ):
+            pass
+        other.shutdown()
