@@ -162,15 +162,15 @@ class VQA:
                 adapter, since = progress.adapter, self.residency.changed(progress.adapter.name)
                 self.outcomes.record(adapter.name, adapter.version, outcome, progress.elapsed(), since)
 
-    async def warm_up(self, turn: int = 0) -> tuple[float, float]:
+    async def warm_up(self, number: int = 0) -> tuple[float, float]:
         """Ask the base about a blank image, so that no caller pays for what an engine does only once.
 
-        Returns seconds to the first token, and for each after it. Another `turn` is an image that no cache knows.
+        Returns seconds to the first token, and for each after it. Another `number` is an image that no cache knows.
         """
         preparation = self.pictures.preparation
-        blank = Picture(Image.new("RGB", (preparation.size,) * 2, preparation.colour), f"warm-up-{turn}")
+        blank = Picture(Image.new("RGB", (preparation.size,) * 2, preparation.colour), f"warm-up-{number}")
         token_ids = self.prompt.encode("what is this?", pictures=1)
-        query = Query(f"warm-up-{turn}", token_ids, (blank,), None, Sampling(max_tokens=2))
+        query = Query(f"warm-up-{number}", token_ids, (blank,), None, Sampling(max_tokens=2))
         loop = asyncio.get_running_loop()
         began, heard = loop.time(), list[float]()
         async with aclosing(self.engine.generate(query)) as deltas:
@@ -245,7 +245,7 @@ class VQA:
 
     @asynccontextmanager
     async def _slot(self, progress: Progress, sight: "Sight", deadline: float) -> AsyncGenerator[None, None]:
-        """Fetch the question's images, then hold an engine slot, which costs what is asked of the engine in it."""
+        """Fetch the question's images, then hold a slot, which costs what is asked of the engine in it."""
         question, adapter = progress.question, progress.adapter
 
         async def fetch() -> None:

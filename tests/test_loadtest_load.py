@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.client import Sent, with_key
+from loadtest.client import Sent, Window, with_key
+from loadtest.load import measure
 from loadtest.load.__main__ import main
 from loadtest.load.measure import arrivals, summary
 from loadtest.load.scenarios import TENANTS, Scenario, keys_file, scenarios
@@ -42,6 +43,18 @@ def test_the_summary_counts_good_answers_in_time_and_errors_by_code() -> None:
     assert (found["throughput"], found["goodput"], found["errors"]) == (0.5, 0.25, {"429": 1})
     assert (found["p50_ms"], found["p99_ms"]) == (100.0, 3000.0)
     assert (found["first_token_p50_ms"], found["token_p50_ms"]) == (50.0, 20.0)
+
+
+def test_a_service_that_answers_nothing_but_errors_has_no_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Window([], [503, 503, 429], 3.0)
+    monkeypatch.setattr(measure, "keep_asking", lambda *_: found)
+    text = scenarios()["text"]
+    with pytest.raises(RuntimeError, match=r"text: no answer but errors, by status: \{503: 2, 429: 1\}"):
+        measure.capacity("http://nowhere", text, 3.0)
+    found.statuses[:] = [200] * 6 + [503]
+    assert measure.capacity("http://nowhere", text, 3.0) == 2.0
+    found.statuses.clear()  # an answer takes longer than the window
+    assert measure.capacity("http://nowhere", text, 3.0) == 0.5
 
 
 def test_zipf_asks_the_first_adapter_most_and_uniform_asks_all_alike() -> None:

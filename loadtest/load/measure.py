@@ -18,11 +18,20 @@ _FULL, _LEAST_S = 16, 3.0
 
 
 def capacity(url: str, scenario: Scenario, seconds: float) -> float:
-    """Requests per second that are answered to 16 clients in a closed loop, over `seconds` after half as many."""
+    """Requests per second that are answered to 16 clients in a closed loop, over `seconds` after half as many.
+
+    At least one in two seconds is told, also of a service that takes longer than that for an answer.
+
+    Raises:
+        RuntimeError: all that was answered were errors.
+    """
     numbers, dice = iter(range(1_000_000, 2_000_000)), random.Random(0)
     seconds = max(_LEAST_S, seconds)
     window = keep_asking(url, _FULL, lambda: (scenario.make(next(numbers), dice).content,), seconds / 2, seconds)
-    return max(0.5, sum(status == 200 for status in window.statuses) / seconds)
+    good = sum(status == 200 for status in window.statuses)
+    if window.statuses and not good:
+        raise RuntimeError(f"{scenario.name}: no answer but errors, by status: {dict(Counter(window.statuses))}")
+    return max(0.5, good / seconds)
 
 
 def ask_first(url: str, scenario: Scenario) -> dict[str, float]:
