@@ -69,7 +69,10 @@ class Server:
         latest = time.monotonic() + _GONE_S
         while self.pids() and time.monotonic() < latest:
             time.sleep(0.02)
-        self._said.close()
+        for pipe in (self._said, self.process.stdin, self.process.stdout):
+            with contextlib.suppress(BrokenPipeError):  # of words that it did not read any more
+                if pipe is not None:
+                    pipe.close()
 
     def check(self) -> None:
         """Return if it runs.

@@ -1,5 +1,6 @@
 """loadtest.servers: a server that is measured is started, and nothing of it is left."""
 
+import subprocess
 import sys
 import threading
 import time
@@ -20,6 +21,15 @@ def test_what_a_server_started_is_gone_with_it() -> None:
             assert time.monotonic() < until
             time.sleep(0.02)
     assert server.pids() == []
+
+
+def test_pipes_to_a_server_are_closed_with_it() -> None:
+    with Server([sys.executable, "-c", "input()"], None, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        pass
+    assert server.process.stdin is not None
+    assert server.process.stdout is not None
+    assert server.process.stdin.closed
+    assert server.process.stdout.closed
 
 
 class _Answers(BaseHTTPRequestHandler):
