@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 
+from service import under_way
 from service.errors import ServiceError
 from service.pictures import MakePictures
 from service.types import Answer, Picture, Question
@@ -14,7 +15,8 @@ async def answer_all(vqa: VQA, questions: Sequence[Question]) -> list[Answer | B
     """Each question's answer or what it failed with, in order; all are about the first one's images."""
     shared = _Shared(vqa)
     answering = [vqa.answer(question, sight=shared) for question in questions]
-    return await asyncio.gather(*answering, return_exceptions=True)
+    with under_way.one():
+        return await asyncio.gather(*answering, return_exceptions=True)
 
 
 async def answer_each(
@@ -30,15 +32,16 @@ async def answer_each(
     numbers = {task: number for number, task in enumerate(answering)}
     for task in answering:
         task.add_done_callback(lambda ending: ended.put_nowait(numbers[ending]))
-    try:
-        for _ in answering:
-            number = await ended.get()
-            (found,) = await asyncio.gather(answering[number], return_exceptions=True)
-            yield number, found
-    finally:
-        for task in answering:
-            task.cancel()
-        await asyncio.gather(*answering, return_exceptions=True)
+    with under_way.one():
+        try:
+            for _ in answering:
+                number = await ended.get()
+                (found,) = await asyncio.gather(answering[number], return_exceptions=True)
+                yield number, found
+        finally:
+            for task in answering:
+                task.cancel()
+            await asyncio.gather(*answering, return_exceptions=True)
 
 
 class _Shared(Sight):
@@ -49,6 +52,10 @@ class _Shared(Sight):
         self._lock = asyncio.Lock()
         self._made: tuple[Picture, ...] | None = None
         self._failed: ServiceError | None = None
+
+    def counted(self) -> AbstractContextManager[None]:
+        """Counts nothing: all of a batch together count as one."""
+        return nullcontext()
 
     async def fetch(self, question: Question, deadline: float, stack: AsyncExitStack) -> None:
         """Fetch the images at URLs, for the first question of the batch that comes here; the others wait for it."""
@@ -61,6 +68,7 @@ class _Shared(Sight):
         async with self._once():
             if self._made is None:
                 self._made = await self._vqa.lane(question).run(await super().make_pictures(question))
+                self.decoded = True
         made = self._made
         return lambda: made
 

@@ -15,6 +15,7 @@ from service.adapters.manifest import FILE
 from service.adapters.modules import CONFIG, WEIGHTS, language_model_linears
 from service.adapters.proof import Proof
 from service.adapters.store import Store
+from service.engine.vllm import LINEARS
 from service.errors import AdapterNotFound, AdapterRefused
 from service.prompt import Prompt
 from tests.conftest import ADAPTERS, CHECKPOINT, ROOT
@@ -86,6 +87,7 @@ def test_only_language_model_linears_may_be_changed() -> None:
     linears = language_model_linears(CHECKPOINT)
     assert all("language_model" in name for name in linears)
     assert len(linears) % 7 == 0
+    assert {name.rpartition(".")[2] for name in linears} == set(LINEARS)  # where vLLM has room for adapters
 
 
 @pytest.mark.parametrize("name", Store(ADAPTERS).names())

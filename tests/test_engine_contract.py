@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from service import beams
 from service.adapters.store import Store
@@ -513,6 +514,28 @@ async def test_vllm_gives_a_choice_the_probability_it_gave_the_answer(
         answer = "".join(delta.text for delta in deltas)
         again = replace(asked, id=f"{asked.id}-again", choices=(prompt.encode_answer(question, answer),))
         assert await score(real.engine, again) == pytest.approx((deltas[-1].logprob,), abs=0.05)
+
+
+@pytest.mark.engine
+async def test_of_another_question_about_a_picture_vllm_computes_what_is_new(
+    real: Running, query: Query, prompt: Prompt
+) -> None:
+    """All of the picture's 64 tokens but those of a block of 32 that is not full."""
+    seen = picture(png("navy", (48, 64)), Preparation.of_checkpoint(CHECKPOINT))
+    for number, question in enumerate(("what color is the shape?", "is there a circle?")):
+        before = found_in_cache()
+        await collect(real.engine, Query(f"{query.id}-{number}", prompt.encode(question), (seen,)))
+    assert found_in_cache() - before >= 32
+
+
+def found_in_cache() -> float:
+    """Tokens of prompts that vLLM found in its cache so far."""
+    return sum(
+        sample.value
+        for family in REGISTRY.collect()
+        for sample in family.samples
+        if sample.name == "vllm:prefix_cache_hits_total"
+    )
 
 
 async def test_what_is_remembered_apart_is_answered_alike(engine: Engine, query: Query) -> None:

@@ -24,7 +24,7 @@ def one_by_one(
 
 def batch(slots: list[int], prefill: bool = True) -> GroupedLora:
     """The wrapper that vLLM calls, told of a batch with one adapter slot a token; -1 is none."""
-    lora = GroupedLora(64, 64, "cpu")
+    lora = GroupedLora(256, 64, "cpu")
     told(lora, slots, prefill)
     return lora
 
@@ -32,7 +32,7 @@ def batch(slots: list[int], prefill: bool = True) -> GroupedLora:
 def told(lora: GroupedLora, slots: list[int], prefill: bool = True) -> None:
     ids = tuple(slot + 1 for slot in slots)  # vLLM numbers adapters from 1, and the base is 0
     mapping = SimpleNamespace(index_mapping=ids, prompt_mapping=ids, is_prefill=prefill)
-    lora.update_metadata(mapping, [1, 2, 3], SLOTS, 100)
+    lora.update_metadata(mapping, [1, 2, 3], SLOTS + 1, 100)  # vLLM counts the base as one more
 
 
 def matrices(inputs: int = INPUT, dtype: torch.dtype = torch.float32) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -41,7 +41,9 @@ def matrices(inputs: int = INPUT, dtype: torch.dtype = torch.float32) -> tuple[l
 
 
 @given(
-    slots=st.lists(st.integers(-1, SLOTS - 1), min_size=1, max_size=24),
+    slots=st.lists(st.tuples(st.integers(-1, SLOTS - 1), st.integers(1, 12)), min_size=1, max_size=12).map(
+        lambda runs: [slot for slot, count in runs for _ in range(count)]
+    ),
     ranks=st.lists(st.integers(0, RANK), min_size=SLOTS, max_size=SLOTS),
     wide=st.booleans(),
     prefill=st.booleans(),
@@ -99,7 +101,24 @@ def test_in_bfloat16_the_sum_is_rounded_once() -> None:
 
 
 def test_tokens_of_an_adapter_lie_together_and_those_of_the_base_are_left_out() -> None:
-    grouped = Grouped.of(torch.tensor([-1, 1, 0, 1, -1, 0]))
-    assert grouped.tokens.tolist() == [2, 5, 1, 3]
-    assert grouped.parts == ((0, 0, 2), (1, 2, 4))
-    assert Grouped.of(torch.tensor([-1, -1])).parts == ()
+    grouped = Grouped.of(torch.tensor([-1, 1, 0, 1, -1, 0]), slots=5)
+    assert grouped.tokens.tolist() == [1, 3, 2, 5]
+    assert grouped.parts == ((1, 0, 2), (0, 2, 4))
+    assert (grouped.runs, len(grouped.places)) == ((), 0)
+    none = Grouped.of(torch.tensor([-1, -1]), slots=5)
+    assert (none.runs, none.parts, len(none.tokens)) == ((), (), 0)
+
+
+def test_prompts_are_left_where_they_are() -> None:
+    grouped = Grouped.of(torch.tensor([-1, *[2] * 20, *[0] * 9, 1, *[2] * 10]), slots=4)
+    assert grouped.runs == ((2, 1, 21), (0, 21, 30), (2, 31, 41))
+    assert grouped.tokens.tolist() == [30]
+
+
+def test_adapters_with_few_tokens_are_multiplied_at_once_where_they_are_half_of_the_slots() -> None:
+    grouped = Grouped.of(torch.tensor([1, *[2] * 20, 0, 1, -1]), slots=4)
+    assert grouped.runs == ((2, 1, 21),)
+    assert (grouped.tokens.tolist(), grouped.parts) == ([0, 22, 21], ())
+    assert grouped.rectangle[grouped.places].tolist() == grouped.tokens.tolist()
+    assert grouped.places.tolist() == [2, 3, 0]
+    assert len(grouped.rectangle) == 4 * 2

@@ -66,7 +66,7 @@ def test_the_7b_with_defaults_holds_its_whole_context_on_24_gib_of_host_memory()
 def test_the_context_shrinks_where_memory_is_short_and_nothing_was_asked() -> None:
     found = sizes(memory=on(10))
     assert 832 <= found.max_model_len < 4096
-    assert found.max_model_len % 128 == 0
+    assert found.max_model_len % 32 == 0
     assert found.kv_cache >= found.max_model_len * SEVEN.token_bytes
 
 
@@ -108,9 +108,9 @@ def test_two_gpus_hold_what_one_does_not() -> None:
     ("memory", "options", "option", "words"),
     [
         (on(6), {}, "model", "weights are 4.22 GiB, and .* INT4"),
-        (on(22), {"cpu_kv_cache_gib": 1, "max_model_len": 2048}, "cpu_kv_cache_gib", "1.00 GiB .* 2048 .* 1.06 GiB"),
+        (on(22), {"cpu_kv_cache_gib": 1, "max_model_len": 2048}, "cpu_kv_cache_gib", "1.00 GiB .* 2048 .* 1.02 GiB"),
         (on(22), {"cpu_kv_cache_gib": 50}, "cpu_kv_cache_gib", "50.00 GiB are asked for, and"),
-        (on(10), {"max_model_len": 4096}, "max_model_len", "4096 tokens needs 2.06 GiB"),
+        (on(9.9), {"max_model_len": 4096}, "max_model_len", "4096 tokens needs 2.02 GiB"),
         (on(7.9), {}, "max_model_len", "832 tokens needs"),
         (on(22), {"max_loras": 100}, "max_loras", "100 adapter slots of rank 64 take 29.79 GiB"),
         (on(22), {"adapters_host_bytes": 10**9}, "adapters_host_bytes", "hold 3 adapters .* 4 slots"),

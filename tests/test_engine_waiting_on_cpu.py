@@ -25,13 +25,10 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> SpinCondition:
 
 
 @pytest.fixture
-def two_questions() -> Iterator[None]:
-    """The service works on two questions."""
-    under_way.begin()
-    under_way.begin()
-    yield
-    under_way.end()
-    under_way.end()
+def two_requests() -> Iterator[None]:
+    """The service works on two requests."""
+    with under_way.one(), under_way.one():
+        yield
 
 
 def _share_of_a_core(reader: SpinCondition) -> float:
@@ -42,20 +39,19 @@ def _share_of_a_core(reader: SpinCondition) -> float:
     return (time.thread_time() - took) / 0.3
 
 
-@pytest.mark.usefixtures("two_questions")
-def test_with_two_questions_under_way_a_process_that_waits_leaves_its_core(reader: SpinCondition) -> None:
+@pytest.mark.usefixtures("two_requests")
+def test_with_two_requests_under_way_a_process_that_waits_leaves_its_core(reader: SpinCondition) -> None:
     assert _share_of_a_core(reader) < 0.5
 
 
-def test_with_one_question_it_looks_at_once_again(reader: SpinCondition, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_one_request_it_looks_at_once_again(reader: SpinCondition, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("it slept"))
-    under_way.begin()
-    for _ in range(100):
-        reader.wait()
-    under_way.end()
+    with under_way.one():
+        for _ in range(100):
+            reader.wait()
 
 
-@pytest.mark.usefixtures("two_questions")
+@pytest.mark.usefixtures("two_requests")
 def test_after_a_second_without_a_message_it_waits_as_vllm_does(
     reader: SpinCondition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,19 +64,18 @@ def test_after_a_second_without_a_message_it_waits_as_vllm_does(
 
 
 def test_a_process_forked_from_this_one_sees_what_is_counted_later() -> None:
-    """As vLLM's processes do: forked before the first question came."""
+    """As vLLM's processes do: forked before the first request came."""
     context = multiprocessing.get_context("fork")
     asked, told = context.Event(), context.SimpleQueue()
 
     def look() -> None:
         asked.wait(10)
-        told.put(under_way.questions())
+        told.put(under_way.requests())
 
     child = context.Process(target=look)
     child.start()
-    before = under_way.questions()
-    under_way.begin()
-    asked.set()
-    assert told.get() == before + 1
-    under_way.end()
+    before = under_way.requests()
+    with under_way.one():
+        asked.set()
+        assert told.get() == before + 1
     child.join(10)

@@ -25,6 +25,9 @@ from service.types import Adapter, Continuations, Delta, Query, Scores, TokenIds
 
 log = logging.getLogger(__name__)
 
+# What adapters change, by the last parts of the names that service/adapters/modules.py lets through. Left alone, vLLM
+# multiplies for embeddings and logits too.
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # What must not share a step of the engine: vLLM's V1 sampler gives every row of a batch the tokens that it was asked
 # for by name as soon as one row names some (`logprob_token_ids`), and the rows that want the likeliest get others.
 _NAMED, _RANKED = "named", "ranked"
@@ -268,6 +271,7 @@ class VLLMEngine:
             "dtype": "auto",
             "enable_lora": True,
             "max_lora_rank": settings.max_lora_rank,
+            "lora_target_modules": list(LINEARS),
             "max_num_seqs": settings.max_num_seqs,
             "structured_outputs_config": CONFIG,
             "enable_log_requests": False,

@@ -3,8 +3,8 @@
 The engine's core and its worker hand each other each step through shared memory (vLLM 0.32's
 distributed/device_communicators/shm_broadcast.py). Who waits looks again and again, for a second after the last
 message, and only yields in between: a whole core, taken from the gateway and from the threads that decode photographs.
-Here it sleeps between two looks while the service works on more than one question. With one question alone it goes on
-as vLLM does, since little else wants the core and waking from a sleep takes longer than a look. vLLM calls this through
+Here it sleeps between two looks while the service works on more than one request. With one alone it goes on as vLLM
+does, since little else wants the core and waking from a sleep takes longer than a look. vLLM calls this through
 its `vllm.general_plugins` entry points in each of its processes; on a GPU it changes nothing.
 
 Going over to vLLM's own idle mode sooner is no way out: now and then it misses a message, and a step waits for seconds.
@@ -30,12 +30,12 @@ def use_on_cpu() -> None:
 
 
 def wait(self: SpinCondition, timeout_ms: int | None = None) -> None:
-    """Return to look again, after a sleep where several questions are under way.
+    """Return to look again, after a sleep where several requests are under way.
 
-    With one question, and after a second without a message, do as vLLM does.
+    With one, and after a second without a message, do as vLLM does.
     """
     waited = time.monotonic() - self.last_read
-    if waited <= self.busy_loop_s and under_way.questions() > 1:
+    if waited <= self.busy_loop_s and under_way.requests() > 1:
         time.sleep(min(max(waited * _SHARE, _SHORTEST_S), _LONGEST_S))
     else:
         _as_vllm(self, timeout_ms)
