@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 from vllm.sampling_params import SamplingParams
+from vllm.tokenizers import detokenizer_utils
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.outputs import LogprobsLists
@@ -32,7 +33,7 @@ def told(token_ids: list[int]) -> dict[int, str | None]:
 
 def test_a_token_beyond_the_tokenizer_has_an_empty_text(monkeypatch: pytest.MonkeyPatch) -> None:
     beyond = len(AutoTokenizer.from_pretrained(TINY)) + 10
-    monkeypatch.setattr(unnamed_tokens.detokenizer_utils, "_restore_leading_spaces", unnamed_tokens._as_vllm)
+    monkeypatch.setattr(detokenizer_utils, "_restore_leading_spaces", unnamed_tokens._as_vllm)
     with pytest.raises(TypeError):  # where vLLM does not fail here, unnamed_tokens.py is no longer needed
         told([beyond, 100])
     unnamed_tokens.allow()
