@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from service import under_way
 from service.errors import ServiceError
 from service.pictures import MakePictures
 from service.types import Answer, Picture, Question
@@ -15,8 +14,7 @@ async def answer_all(vqa: VQA, questions: Sequence[Question]) -> list[Answer | B
     """Each question's answer or what it failed with, in order; all are about the first one's images."""
     shared = _Shared(vqa)
     answering = [vqa.answer(question, sight=shared) for question in questions]
-    with under_way.one():
-        return await asyncio.gather(*answering, return_exceptions=True)
+    return await asyncio.gather(*answering, return_exceptions=True)
 
 
 async def answer_each(
@@ -32,16 +30,15 @@ async def answer_each(
     numbers = {task: number for number, task in enumerate(answering)}
     for task in answering:
         task.add_done_callback(lambda ending: ended.put_nowait(numbers[ending]))
-    with under_way.one():
-        try:
-            for _ in answering:
-                number = await ended.get()
-                (found,) = await asyncio.gather(answering[number], return_exceptions=True)
-                yield number, found
-        finally:
-            for task in answering:
-                task.cancel()
-            await asyncio.gather(*answering, return_exceptions=True)
+    try:
+        for _ in answering:
+            number = await ended.get()
+            (found,) = await asyncio.gather(answering[number], return_exceptions=True)
+            yield number, found
+    finally:
+        for task in answering:
+            task.cancel()
+        await asyncio.gather(*answering, return_exceptions=True)
 
 
 class _Shared(Sight):
@@ -52,10 +49,6 @@ class _Shared(Sight):
         self._lock = asyncio.Lock()
         self._made: tuple[Picture, ...] | None = None
         self._failed: ServiceError | None = None
-
-    def counted(self) -> AbstractContextManager[None]:
-        """Counts nothing: all of a batch together count as one."""
-        return nullcontext()
 
     async def fetch(self, question: Question, deadline: float, stack: AsyncExitStack) -> None:
         """Fetch the images at URLs, for the first question of the batch that comes here; the others wait for it."""

@@ -15,7 +15,7 @@ from pathlib import Path
 _EVERYWHERE = {
     "VLLM_NO_USAGE_STATS": "1",
     # Of the plugins that an environment may hold, ours alone are loaded.
-    "VLLM_PLUGINS": "manylens,manylens_waiting,manylens_avx2",
+    "VLLM_PLUGINS": "manylens,manylens_avx2",
     # Of processes that vLLM starts in its own way; those that are forked log as we do.
     "VLLM_LOGGING_LEVEL": "ERROR",
 }

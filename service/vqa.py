@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from PIL import Image
 
-from service import beams, choices, under_way
+from service import beams, choices
 from service.adapters.residency import Lease, Residency
 from service.adapters.routing import some
 from service.admission import Admission
@@ -185,7 +185,7 @@ class VQA:
     async def _ask(self, progress: Progress, sight: "Sight", whole: bool) -> AsyncGenerator[Delta, None]:
         question = progress.question
         deadline = asyncio.get_running_loop().time() + question.deadline_s
-        with sight.counted(), self._lease(question) as lease:
+        with self._lease(question) as lease:
             progress.adapter, progress.release = lease.adapter, lease.release
             async with self._slot(progress, sight, deadline), self._loading(lease) as loaded:
                 await self.engine.check()
@@ -297,10 +297,6 @@ class Sight:
         self._vqa = vqa
         self._fetched: MakePictures | None = None
         self.decoded = False  # so that to make pictures takes no time any more
-
-    def counted(self) -> AbstractContextManager[None]:
-        """Counts the question among those under way while the block runs."""
-        return under_way.one()
 
     async def fetch(self, question: Question, deadline: float, stack: AsyncExitStack) -> None:
         """Fetch the images at URLs, once there is a place among those for fetching (`--fetches`).

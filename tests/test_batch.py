@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from service import under_way
 from service.engine.fake import FakeEngine
 from service.images import picture
 from service.settings import Settings
@@ -99,21 +98,6 @@ async def test_every_question_through_every_adapter(fake: Running) -> None:
     body = (await batch(fake, QUESTION, "where?", adapters=["digits", None])).raise_for_status().json()
     assert [(result["adapter"] or {}).get("name") for result in body["results"]] == ["digits", None] * 2
     assert len({result["answer"] for result in body["results"]}) == 4
-
-
-async def test_a_batch_is_one_request_under_way(fake: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that vLLM's processes wait for one another as for a lone question (service/engine/waiting_on_cpu.py)."""
-    counted, generate = list[int](), FakeEngine.generate
-
-    def counting(*about: Any) -> Any:
-        counted.append(under_way.requests())
-        return generate(*about)
-
-    monkeypatch.setattr(FakeEngine, "generate", counting)
-    before = under_way.requests()
-    (await batch(fake, *[{"question": f"what? {number}"} for number in range(5)])).raise_for_status()
-    assert counted == [before + 1] * 5
-    assert under_way.requests() == before
 
 
 async def test_a_question_that_fails_fails_alone(fake: Running) -> None:

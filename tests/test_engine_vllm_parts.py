@@ -105,12 +105,7 @@ PARTS = (
         "lora_on_cpu.py",
         "multiplies by adapter",
     ),
-    Part(
-        "vllm.distributed.device_communicators.shm_broadcast:SpinCondition.wait",
-        ("timeout_ms",),
-        "waiting_on_cpu.py",
-        "sleeps while it waits",
-    ),
+    Part("vllm.v1.executor.uniproc_executor:UniProcExecutor", (), "vllm.py", "has model and core in one process"),
     Part(
         "vllm.model_executor.kernels.linear.mixed_precision.cpu:CPUWNA16LinearKernel.process_weights_after_loading",
         ("layer",),

@@ -34,10 +34,10 @@ log = logging.getLogger(__name__)
 
 _MODULES = (
     "service.engine.lora_on_cpu",
-    "service.engine.waiting_on_cpu",
     "service.engine.without_avx512",
     "vllm.v1.engine.async_llm",
     "vllm.v1.engine.core",
+    "vllm.v1.executor.uniproc_executor",
     "vllm.v1.executor.multiproc_executor",
     "vllm.model_executor.models.llava",
     "vllm.lora.worker_manager",

@@ -144,14 +144,14 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]
             return
         matrices = self._of(lora_a_stacked, lora_b_stacked)
         dtype = matrices.downs[0].dtype
-        sums = y.split(list(output_slices), 1)
+        sums = torch.split(y, list(output_slices), 1)
         for slot, first, end in grouped.runs:
             its = x[first:end].to(dtype)
             if y.dtype == dtype:
                 matrices.added(slot, its, tuple(part[first:end] for part in sums), scale)
             else:
                 delta = its.new_empty(end - first, y.shape[1])
-                matrices.alone(slot, its, delta.split(list(output_slices), 1))
+                matrices.alone(slot, its, torch.split(delta, list(output_slices), 1))
                 y[first:end].add_(delta.to(y.dtype), alpha=scale)
         if grouped.parts:
             chosen = x.index_select(0, grouped.tokens).to(dtype)

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 # What adapters change, by the last parts of the names that service/adapters/modules.py lets through. Left alone, vLLM
 # multiplies for embeddings and logits too.
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# vLLM's name for it, "uni", is not taken on a CPU.
+_IN_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 # What must not share a step of the engine: vLLM's V1 sampler gives every row of a batch the tokens that it was asked
 # for by name as soon as one row names some (`logprob_token_ids`), and the rows that want the likeliest get others.
 _NAMED, _RANKED = "named", "ranked"
@@ -277,10 +279,23 @@ class VLLMEngine:
             "enable_log_requests": False,
             "use_tqdm_on_load": False,
             **self._sizes.engine_arguments(),
+            **_executor(settings),
         }
         self._engine = AsyncLLM.from_engine_args(
             AsyncEngineArgs(**arguments | settings.engine_args), stat_loggers=[_statistics(lambda: self.heard())]
         )
+
+
+def _executor(settings: Settings) -> dict[str, Any]:
+    """On a CPU the model runs in the process of vLLM's core, unless it is spread over several.
+
+    Left alone, vLLM gives it a process of its own there, since that one could not be told its OpenMP threads
+    otherwise; both wait for one another, at every step, in loops that take a core each. Here the variables that say how
+    many threads there are (service/environment.py) are set before torch is loaded.
+    """
+    ways = (int(settings.engine_args.get(f"{kind}_parallel_size", 1)) for kind in ("tensor", "pipeline", "data"))
+    alone = environment.on_cpu() and max(ways) == 1
+    return {"distributed_executor_backend": _IN_CORE} if alone else {}
 
 
 def _statistics(heard: Callable[[], None]) -> Any:
