@@ -2,7 +2,8 @@
 
 Importing torch and vLLM takes some 10 s of CPU, and stock vLLM does it three times, one after the other: here, in the
 engine's core, in its worker. `begin` imports once, before any thread runs, and forks a process that only serves as
-multiprocessing's fork server: the core is forked from that, and forks its worker. A core that died is back in seconds.
+multiprocessing's fork server: the core is forked from that, and forks its workers where it has some. A core that died is
+back in seconds.
 
 vLLM knows "spawn" and "fork" alone, so one function of it is replaced: `vllm.v1.engine.utils.get_mp_context`, from
 which it makes the core's process. tests/test_engine_forking.py says when an upgrade changes that.
@@ -151,7 +152,7 @@ def _serve(listener: int, alive_r: int, parent: int) -> None:
     if os.getppid() != parent:
         return
     os.register_at_fork(after_in_child=_be_a_child)
-    # The core forks its worker: a fork server of its own would import everything again.
+    # The core forks its workers, where it has some: a fork server of its own would import everything again.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
     if threads := os.environ.get("OMP_NUM_THREADS"):
         import torch
