@@ -2,8 +2,8 @@
 
 Importing torch and vLLM takes some 10 s of CPU, and stock vLLM does it three times, one after the other: here, in the
 engine's core, in its worker. `begin` imports once, before any thread runs, and forks a process that only serves as
-multiprocessing's fork server: the core is forked from that, and forks its workers where it has some. A core that died is
-back in seconds.
+multiprocessing's fork server: the core is forked from that, and forks its workers where it has some. A core that died
+is back in seconds.
 
 vLLM knows "spawn" and "fork" alone, so one function of it is replaced: `vllm.v1.engine.utils.get_mp_context`, from
 which it makes the core's process. tests/test_engine_forking.py says when an upgrade changes that.

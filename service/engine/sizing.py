@@ -20,7 +20,8 @@ from service.settings import Settings
 # question about the same picture. It takes 16 on a GPU; on a CPU 128 by itself, and here the least that its products
 # for a CPU are made for.
 _BLOCK = 32
-# Three processes that have imported torch and vLLM, measured at 2.5 GB on a CPU build.
+# What processes that have imported torch and vLLM take at most: 1.4 GB where they are forked from one import (PSS, CPU
+# build); more where each imports by itself, and where a model is spread over several.
 _PROCESSES = int(2.5 * GIB)
 # Of weights on a GPU: CUDA's context, its graphs, and what a batch needs while it runs.
 _GPU_RUN = int(2.0 * GIB)
