@@ -54,9 +54,11 @@ def test_a_worker_that_ended_by_itself_is_a_cause() -> None:
     output = Output()
     said = "Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor."
     output._tell("\x1e" + json.dumps({"name": "vllm", "level": 40, "message": said, "traceback": ""}))
-    assert output.cause() == ("a process of vLLM's ended by SIGKILL (the kernel sends it where memory has run out)")
+    assert output.cause() == (
+        "a process of vLLM's ended by signal 9, Killed (the kernel sends it where memory has run out)"
+    )
     assert how_it_ended(3) == "with status 3"
-    assert how_it_ended(-11) == "by SIGSEGV"
+    assert how_it_ended(-11) == "by signal 11, Segmentation fault"
 
 
 def test_the_writer_s_end_is_closed_here_so_that_the_thread_ends_with_the_last_process() -> None:

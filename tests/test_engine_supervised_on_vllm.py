@@ -96,7 +96,7 @@ class Crowd:
     ids=["killed", "stopped"],
 )
 async def test_an_engine_lost_under_load_is_noticed_in_time_and_another_answers_alike(
-    mortal: Running, number: signal.Signals, noticed_s: float
+    mortal: Running, number: signal.Signals, noticed_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     right = {who: await answer(mortal, who) for who in WHO}
     before, lost = restarts(mortal), core()
@@ -113,6 +113,10 @@ async def test_an_engine_lost_under_load_is_noticed_in_time_and_another_answers_
     assert {who: await answer(mortal, who) for who in WHO} == right
     assert restarts(mortal) == before + 1
     assert core() not in (None, lost)
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("vLLM died")]
+    assert [line.startswith("vLLM died: its core ended by signal 9") for line in told] == [True] * (
+        number == signal.SIGKILL
+    )
 
 
 @pytest.mark.timeout(900)

@@ -26,7 +26,7 @@ def how_it_ended(status: int) -> str:
     if status >= 0:
         return f"with status {status}"
     hint = " (the kernel sends it where memory has run out)" if status == -signal.SIGKILL else ""
-    return f"by {signal.Signals(-status).name}{hint}"
+    return f"by signal {-status}, {signal.strsignal(-status)}{hint}"
 
 
 class Output:

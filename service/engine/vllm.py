@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 # What adapters change, by the last parts of the names that service/adapters/modules.py lets through. Left alone, vLLM
 # multiplies for embeddings and logits too.
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-# vLLM's name for it, "uni", is not taken on a CPU.
+# The model in the process of vLLM's core. vLLM's short name for it, "uni", is not taken on a CPU.
 _IN_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 # What must not share a step of the engine: vLLM's V1 sampler gives every row of a batch the tokens that it was asked
 # for by name as soon as one row names some (`logprob_token_ids`), and the rows that want the likeliest get others.
@@ -122,6 +122,7 @@ class VLLMEngine:
                 await engine.add_lora(request)
                 loaded[member] = request
         except Exception as error:  # vLLM lets whatever its loader hit come through the engine process
+            forking.cause()  # what vLLM's processes said of it is not why they die, if they do later
             with suppress(EngineUnavailable):
                 await self.unload(adapter)
             self._running()
@@ -222,7 +223,8 @@ class VLLMEngine:
         except VLLMError as error:
             # What ends vLLM's task that reads answers comes to everybody who waits for one, as the cause of an error
             # without words.
-            self._failure = error
+            if self._engine is not None and self._engine.errored:
+                self._failure = error
             raise EngineUnavailable(f"the engine failed: {error}") from error
 
     def _running(self) -> Any:
@@ -289,9 +291,9 @@ class VLLMEngine:
 def _executor(settings: Settings) -> dict[str, Any]:
     """On a CPU the model runs in the process of vLLM's core, unless it is spread over several.
 
-    Left alone, vLLM gives it a process of its own there, since that one could not be told its OpenMP threads
-    otherwise; both wait for one another, at every step, in loops that take a core each. Here the variables that say how
-    many threads there are (service/environment.py) are set before torch is loaded.
+    Left alone, vLLM gives it a process of its own there, which is told its number of OpenMP threads as it starts; core
+    and model then wait for one another at every step, in loops that take a core each. Here the variables that say how
+    many threads there are (service/environment.py) are set before torch is loaded, so that no other process is needed.
     """
     ways = (int(settings.engine_args.get(f"{kind}_parallel_size", 1)) for kind in ("tensor", "pipeline", "data"))
     alone = environment.on_cpu() and max(ways) == 1
