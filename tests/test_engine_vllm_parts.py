@@ -87,6 +87,7 @@ PARTS = (
     ),
     Part("vllm.exceptions:VLLMError", (), "vllm.py", "makes its errors ours"),
     Part("vllm.exceptions:VLLMClientError", (), "vllm.py", "makes its errors ours"),
+    Part("vllm.v1.engine.exceptions:EngineDeadError", (), "vllm.py", "knows an error that gives no reason"),
     Part(
         "vllm.lora.punica_wrapper.punica_cpu:PunicaWrapperCPU._apply_shrink",
         ("y", "x", "w_t_all", "scale"),

@@ -215,6 +215,7 @@ class VLLMEngine:
     def _our_errors(self) -> Iterator[None]:
         """Raise InvalidRequest or EngineUnavailable for vLLM's errors."""
         from vllm.exceptions import VLLMClientError, VLLMError
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             yield
@@ -222,8 +223,8 @@ class VLLMEngine:
             raise InvalidRequest(str(error)) from error
         except VLLMError as error:
             # What ends vLLM's task that reads answers comes to everybody who waits for one, as the cause of an error
-            # without words.
-            if self._engine is not None and self._engine.errored:
+            # without words. Of another process's end EngineDeadError alone comes, which says nothing.
+            if self._engine is not None and self._engine.errored and not isinstance(error, EngineDeadError):
                 self._failure = error
             raise EngineUnavailable(f"the engine failed: {error}") from error
 
