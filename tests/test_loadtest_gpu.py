@@ -22,7 +22,7 @@ SMALL = [
     "2",
     "--rounds",
     "1",
-    # Half of it measures what a service can answer: in half a second a busy machine without AVX-512 answered nothing.
+    # A slow machine answers a few of each scenario in it; half of it, three seconds at least, measures the capacity.
     "--load-s",
     "4",
 ]

@@ -156,8 +156,8 @@ class Sizes:
             "mm_processor_cache_gb": self.image_cache / GIB,
             "gpu_memory_utilization": self.gpu_memory_utilization,
         }
-        on_cpu = {"kv_cache_memory_bytes": self.kv_cache, "block_size": _BLOCK}
-        return arguments | (on_cpu if self.kv_cache else {})
+        cache = {"kv_cache_memory_bytes": self.kv_cache, "block_size": _BLOCK}
+        return arguments | (cache if self.kv_cache else {})
 
 
 def fit(shape: Shape, memory: Memory, settings: Settings) -> Sizes:
